@@ -1,0 +1,60 @@
+# make demo    install what is missing, start a pool in a scratch directory, show it at work
+# make test    install what is missing, run every test
+# make check   formatting, lint, types, and whether the generated documents are current
+# make bench   our tunnel beside stunnel, haproxy and hitch, in one run
+# make venv    only the virtual environment, with the commands in .venv/bin
+# make clean   remove what the above have made
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench fuzz venv need-demo need-test need-bench clean docs
+
+demo: need-demo venv
+	@$(BIN)/python examples/demo.py
+
+test: need-test .venv/.tests
+	$(BIN)/python -m pytest -q
+
+check: need-demo .venv/.tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+bench: need-bench .venv/.tests
+	$(BIN)/python -m bench
+
+fuzz: need-test .venv/.tests
+	$(BIN)/python tests/fuzz/fuzz_recognise.py --runs 10000000
+
+docs: .venv/.tests
+	$(BIN)/python docs/generate.py
+
+venv: .venv/.installed
+
+need-demo:
+	@scripts/need demo
+
+need-test:
+	@scripts/need test
+
+need-bench:
+	@scripts/need bench
+
+# Editable, so that the commands run the tree; made again when the build files or the C sources change.
+.venv/.installed: setup.cfg setup.py $(wildcard tlspool_worker/native/*.[ch])
+	@test -x $(BIN)/python || { echo "Making the virtual environment .venv"; $(PYTHON) -m venv .venv; }
+	@echo "Installing Python packages"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+.venv/.tests: .venv/.installed
+	@echo "Installing Python packages for tests"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f tlspool_worker/native/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,221 @@
+"""Carry border frames over SOCK_SEQPACKET: the only sendmsg and recvmsg between our own processes.
+
+A channel knows both of its parties, so it can hold every frame against the table: unknown code, wrong
+direction, wrong number of descriptors, a message that is not first or not the only one, bytes left over,
+control data that did not fit (MSG_CTRUNC).  Any of these ends the channel with ``ChannelBroken``; it never
+ends the process, and descriptors that came along are closed.
+
+Everything is non-blocking.  What cannot be sent at once is queued up to a bound (unix(7), SOCK_SEQPACKET:
+one sendmsg is one frame, whole or not at all).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections import deque
+from types import TracebackType
+
+from tlspool_common import limits
+from tlspool_common.codec import BadFrame, decode_untrusted, encode, header_untrusted
+from tlspool_common.fd import OwnedFd
+from tlspool_common.messages import BY_CODE, BY_MESSAGE, TABLE, Message, Party
+
+_CONTROL_B = socket.CMSG_SPACE(4 * array.array("i").itemsize)
+"""Room for more descriptors than any row has, so that a surplus is seen (and closed) rather than truncated."""
+
+
+class ChannelClosed(Exception):
+    """The other process has closed the channel, or is gone."""
+
+
+class ChannelBroken(ChannelClosed):
+    """The other process broke the table; the text says how.  The channel is closed already."""
+
+
+class Received:
+    """One message and the descriptors that came with it.  Use in a ``with``: what is not taken is closed."""
+
+    __slots__ = ("exchange", "fds", "message")
+
+    def __init__(self, message: Message, exchange: int, fds: list[OwnedFd]) -> None:
+        self.message = message
+        self.exchange = exchange
+        self.fds = fds
+
+    def take_fd(self) -> OwnedFd:
+        """Hand over the (only) descriptor."""
+        return self.fds.pop()
+
+    def __enter__(self) -> Received:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for fd in self.fds:
+            fd.close()
+
+
+class Channel:
+    """One end of a border between two processes."""
+
+    def __init__(self, sock: socket.socket, me: Party, peer: Party) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self.me = me
+        self.peer = peer
+        self._queue: deque[tuple[bytes, OwnedFd | None]] = deque()
+        self._queued_b = 0
+        self._seen: set[int] = set()
+        self._must_open_with = next((r.code for r in TABLE if r.first and (r.sender, r.receiver) == (peer, me)), None)
+
+    def fileno(self) -> int:
+        """Return the number to poll; -1 once closed."""
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether frames wait for the socket to become writable."""
+        return bool(self._queue)
+
+    def close(self) -> None:
+        """Close the socket and whatever is still queued."""
+        self._sock.close()
+        while self._queue:
+            _, fd = self._queue.popleft()
+            if fd is not None:
+                fd.close()
+
+    # --- out ------------------------------------------------------------------------------------------
+
+    def send(self, message: Message, *, exchange: int = 0, fd: OwnedFd | None = None) -> None:
+        """Send a message, now or as soon as the socket takes it.  The descriptor becomes the channel's.
+
+        Raises:
+            BadFrame: the message does not fit the table; nothing was sent.
+            ChannelClosed: the other end is gone, or has not read for too long.
+        """
+        try:
+            row = BY_MESSAGE[type(message)]
+            if (row.sender, row.receiver) != (self.me, self.peer) or row.fds != (fd is not None):
+                raise BadFrame(f"{type(message).__name__} is not for {self.me} -> {self.peer}")
+            frame = encode(row.code, exchange, message)
+            if len(frame) > limits.FRAME_B:
+                raise BadFrame(f"{type(message).__name__} makes a frame of {len(frame)} bytes")
+        except BadFrame:
+            if fd is not None:
+                fd.close()
+            raise
+        self._queue.append((frame, fd))
+        self._queued_b += len(frame)
+        self.flush()
+        if self._queued_b > limits.CHANNEL_QUEUE_B:
+            self.close()
+            raise ChannelClosed(f"{self.peer} does not read its channel")
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it.
+
+        Raises:
+            ChannelClosed: the other end is gone.
+        """
+        while self._queue:
+            frame, fd = self._queue[0]
+            rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd.fileno()]))]
+            try:
+                self._sock.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close()
+                raise ChannelClosed(f"{self.peer}: {error.strerror}") from None
+            self._queue.popleft()
+            self._queued_b -= len(frame)
+            if fd is not None:
+                fd.close()
+
+    # --- in -------------------------------------------------------------------------------------------
+
+    def receive(self) -> Received | None:
+        """Return the next message, or None when there is none at the moment.
+
+        Raises:
+            ChannelBroken: the frame breaks the table.
+            ChannelClosed: the other end is gone.
+        """
+        try:
+            frame, control, flags, _ = self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self.close()
+            raise ChannelClosed(f"{self.peer}: {error.strerror}") from None
+        fds = fds_of(control)
+        try:
+            if not frame and not fds:
+                raise ChannelClosed(f"{self.peer} has closed its end")
+            return self._judge_untrusted(frame, flags, fds)
+        except (BadFrame, ChannelClosed) as error:
+            for fd in fds:
+                fd.close()
+            self.close()
+            if isinstance(error, BadFrame):
+                raise ChannelBroken(f"{self.peer} -> {self.me}: {error}") from None
+            raise
+
+    def _judge_untrusted(self, frame: bytes, flags: int, fds: list[OwnedFd]) -> Received:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise BadFrame("frame or descriptors truncated")
+        code, exchange = header_untrusted(frame)
+        row = BY_CODE.get(code)
+        if row is None or (row.sender, row.receiver) != (self.peer, self.me):
+            raise BadFrame(f"code {code:#x} is not for this border")
+        if len(fds) != row.fds:
+            raise BadFrame(f"{row.message.__name__} came with {len(fds)} descriptors, not {row.fds}")
+        if not self._seen and self._must_open_with not in (None, code):
+            raise BadFrame(f"{row.message.__name__} before the opening message")
+        if (row.once or row.first) and code in self._seen:
+            raise BadFrame(f"a second {row.message.__name__}")
+        message = decode_untrusted(row.message, frame)
+        self._seen.add(code)
+        return Received(message, exchange, fds)
+
+
+def fds_of(control: list[tuple[int, int, bytes]]) -> list[OwnedFd]:
+    """Take ownership of every descriptor in ancillary data as recvmsg returns it."""
+    found: list[OwnedFd] = []
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            found += [OwnedFd(number) for number in numbers]
+    return found
+
+
+def pair(me: Party, peer: Party) -> tuple[Channel, OwnedFd]:
+    """Make a channel: one end to keep, the other as a descriptor to hand to ``peer``."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    return Channel(ours, me, peer), OwnedFd(theirs.detach())
+
+
+def raw_pair() -> tuple[OwnedFd, OwnedFd]:
+    """Make the two ends of a channel between two other processes."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    return OwnedFd(one.detach()), OwnedFd(other.detach())
+
+
+def from_fd(fd: OwnedFd, me: Party, peer: Party) -> Channel:
+    """Make a channel of a descriptor that was handed to us.
+
+    Raises:
+        ChannelBroken: it is no SOCK_SEQPACKET socket.
+    """
+    sock = socket.socket(fileno=os.dup(fd.fileno()))
+    fd.close()
+    os.set_inheritable(sock.fileno(), False)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
+        sock.close()
+        raise ChannelBroken(f"{peer}: the descriptor is no channel")
+    return Channel(sock, me, peer)

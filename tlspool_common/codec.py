@@ -1,0 +1,249 @@
+"""Turn border messages into bytes and back.
+
+A frame is one SOCK_SEQPACKET datagram, so it has neither a length nor a checksum:
+
+    0      2          6
+    +------+----------+-----------------------------+
+    | code | exchange | fields, in declaration order |
+    +------+----------+-----------------------------+
+     U16    U32
+
+All integers are big-endian.  A ``bytes`` or ``str`` field is a length (U16, or U32 when its bound is
+above 65535) and that many bytes; ``str`` is UTF-8.  A ``tuple`` is a U16 count and its items.  ``bool``
+is one byte, 0 or 1.  Nothing may follow the last field: there are no optional tails.
+
+The bound of each field is part of its annotation (``Annotated[bytes, 1024]``), is checked in both
+directions, and is the only place where it is written down.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+HEADER = struct.Struct("!HI")
+
+
+class BadFrame(Exception):
+    """A frame, or a value to be put in one, breaks the table.  The only error of this module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Width of an unsigned integer on the wire."""
+
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Bounds of a tuple: how many items, and how many bytes each."""
+
+    count: int
+    size_b: int
+
+
+U8 = Annotated[int, Bits(8)]
+U16 = Annotated[int, Bits(16)]
+U32 = Annotated[int, Bits(32)]
+U64 = Annotated[int, Bits(64)]
+
+M = TypeVar("M")
+Writer = Callable[[Any, bytearray], None]
+Reader = Callable[[memoryview, int], tuple[Any, int]]
+
+_INTEGER = {8: struct.Struct("!B"), 16: struct.Struct("!H"), 32: struct.Struct("!I"), 64: struct.Struct("!Q")}
+
+
+def _integer(bits: int) -> tuple[Writer, Reader]:
+    form = _INTEGER[bits]
+
+    def write(value: Any, out: bytearray) -> None:
+        if not isinstance(value, int) or not 0 <= value < 1 << bits:
+            raise BadFrame(f"{value!r} is no unsigned {bits}-bit integer")
+        out += form.pack(value)
+
+    def read(frame: memoryview, at: int) -> tuple[int, int]:
+        end = at + form.size
+        if end > len(frame):
+            raise BadFrame("frame ends inside an integer")
+        return form.unpack_from(frame, at)[0], end
+
+    return write, read
+
+
+def _boolean() -> tuple[Writer, Reader]:
+    write_octet, read_octet = _integer(8)
+
+    def write(value: Any, out: bytearray) -> None:
+        write_octet(int(bool(value)), out)
+
+    def read(frame: memoryview, at: int) -> tuple[bool, int]:
+        value, end = read_octet(frame, at)
+        if value > 1:
+            raise BadFrame(f"{value} is no boolean")
+        return bool(value), end
+
+    return write, read
+
+
+def _enumeration(kind: type[IntEnum], bits: int) -> tuple[Writer, Reader]:
+    write_integer, read_integer = _integer(bits)
+
+    def read(frame: memoryview, at: int) -> tuple[IntEnum, int]:
+        value, end = read_integer(frame, at)
+        try:
+            return kind(value), end
+        except ValueError:
+            raise BadFrame(f"{value} is no {kind.__name__}") from None
+
+    return write_integer, read
+
+
+def _octets(bound_b: int) -> tuple[Writer, Reader]:
+    write_length, read_length = _integer(16 if bound_b < 1 << 16 else 32)
+
+    def write(value: Any, out: bytearray) -> None:
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise BadFrame(f"{type(value).__name__} where bytes belong")
+        if len(value) > bound_b:
+            raise BadFrame(f"{len(value)} bytes where at most {bound_b} are allowed")
+        write_length(len(value), out)
+        out += value
+
+    def read(frame: memoryview, at: int) -> tuple[bytes, int]:
+        size, at = read_length(frame, at)
+        end = at + size
+        if size > bound_b:
+            raise BadFrame(f"{size} bytes announced where at most {bound_b} are allowed")
+        if end > len(frame):
+            raise BadFrame("frame ends inside a byte string")
+        return bytes(frame[at:end]), end
+
+    return write, read
+
+
+def _text(bound_b: int) -> tuple[Writer, Reader]:
+    write_octets, read_octets = _octets(bound_b)
+
+    def write(value: Any, out: bytearray) -> None:
+        if not isinstance(value, str):
+            raise BadFrame(f"{type(value).__name__} where text belongs")
+        try:
+            write_octets(value.encode("utf-8"), out)
+        except UnicodeEncodeError:
+            raise BadFrame("text that is not Unicode") from None
+
+    def read(frame: memoryview, at: int) -> tuple[str, int]:
+        value, end = read_octets(frame, at)
+        try:
+            return value.decode("utf-8"), end
+        except UnicodeDecodeError:
+            raise BadFrame("text that is not UTF-8") from None
+
+    return write, read
+
+
+def _several(item: type, bounds: Items) -> tuple[Writer, Reader]:
+    write_count, read_count = _integer(16)
+    write_item, read_item = _text(bounds.size_b) if item is str else _octets(bounds.size_b)
+
+    def write(value: Any, out: bytearray) -> None:
+        if not isinstance(value, tuple) or len(value) > bounds.count:
+            raise BadFrame(f"no tuple of at most {bounds.count} items")
+        write_count(len(value), out)
+        for each in value:
+            write_item(each, out)
+
+    def read(frame: memoryview, at: int) -> tuple[tuple[Any, ...], int]:
+        count, at = read_count(frame, at)
+        if count > bounds.count:
+            raise BadFrame(f"{count} items announced where at most {bounds.count} are allowed")
+        values = []
+        for _ in range(count):
+            value, at = read_item(frame, at)
+            values.append(value)
+        return tuple(values), at
+
+    return write, read
+
+
+def _pair_for(hint: Any) -> tuple[Writer, Reader]:
+    """Find writer and reader for one annotation; a table with an unknown one does not import."""
+    if hint is bool:
+        return _boolean()
+    if get_origin(hint) is Annotated:
+        base, bound, *_ = get_args(hint)
+        if isinstance(bound, Bits):
+            if isinstance(base, type) and issubclass(base, IntEnum):
+                return _enumeration(base, bound.width)
+            if base is int:
+                return _integer(bound.width)
+        if isinstance(bound, int) and base is bytes:
+            return _octets(bound)
+        if isinstance(bound, int) and base is str:
+            return _text(bound)
+        if isinstance(bound, Items) and get_origin(base) is tuple:
+            return _several(get_args(base)[0], bound)
+    raise TypeError(f"no wire form for {hint!r}")
+
+
+_PLANS: dict[type, tuple[tuple[str, Writer, Reader], ...]] = {}
+
+
+def plan(kind: type) -> tuple[tuple[str, Writer, Reader], ...]:
+    """Return (field name, writer, reader) for each field of a message class, in wire order."""
+    made = _PLANS.get(kind)
+    if made is None:
+        hints = get_type_hints(kind, include_extras=True)
+        made = _PLANS[kind] = tuple((field.name, *_pair_for(hints[field.name])) for field in fields(kind))
+    return made
+
+
+def encode(code: int, exchange: int, message: object) -> bytes:
+    """Write one frame.
+
+    Raises:
+        BadFrame: a field is out of its bounds; the text names message and field.
+    """
+    out = bytearray(HEADER.pack(code, exchange))
+    for name, write, _ in plan(type(message)):
+        try:
+            write(getattr(message, name), out)
+        except BadFrame as bad:
+            raise BadFrame(f"{type(message).__name__}.{name}: {bad}") from None
+    return bytes(out)
+
+
+def header_untrusted(frame: bytes | memoryview) -> tuple[int, int]:
+    """Read (code, exchange) of a frame.
+
+    Raises:
+        BadFrame: the frame is shorter than a header.
+    """
+    if len(frame) < HEADER.size:
+        raise BadFrame(f"{len(frame)} bytes are no frame")
+    code, exchange = HEADER.unpack_from(frame)
+    return code, exchange
+
+
+def decode_untrusted(kind: type[M], frame: bytes | memoryview) -> M:
+    """Read the fields of a frame whose code is known to mean ``kind``.
+
+    Raises:
+        BadFrame: any field is short, beyond its bound or malformed, or bytes are left over.
+    """
+    view = memoryview(frame)
+    at = HEADER.size
+    values: dict[str, Any] = {}
+    for name, _, read in plan(kind):
+        try:
+            values[name], at = read(view, at)
+        except BadFrame as bad:
+            raise BadFrame(f"{kind.__name__}.{name}: {bad}") from None
+    if at != len(view):
+        raise BadFrame(f"{kind.__name__}: {len(view) - at} bytes left over")
+    return kind(**values)

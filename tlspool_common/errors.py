@@ -1,0 +1,436 @@
+"""Errors of the pool: one table of stable codes, one exception.
+
+A code is what crosses a border and what an application, a log or a script may rely on; it never changes
+its meaning and is never used again.  The exception carries a code and the detail of this one case.
+
+    PoolError                  codes
+    * misuse                   1xx   the caller broke the API
+    * refused                  2xx   policy or quota
+    * remote fault             3xx   alert, bad record, closed early, timeout
+    * remote unverified        4xx   chain, name, dates, purpose
+    * key trouble              5xx   token gone, PIN, key not found, content not recognised
+    * unavailable              6xx   a daemon is down, or stopping
+    * misconfigured            7xx   carries the setting, its value and the remedy
+    * internal                 9xx   a bug
+
+Programs that speak protocol V2 see the com_err number of table ``tlsP`` (upstream's); ``com_err`` maps to it.
+docs/errors.md is generated from this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+COM_ERR_BASE = -1167372288
+
+
+class ComErr(IntEnum):
+    """Upstream's com_err table ``tlsP``, as offsets from COM_ERR_BASE (protocol V2, ERROR.tlserrno)."""
+
+    OUT_OF_MEMORY = 0x00
+    ENTANGLED_THREADS = 0x01
+    CLIENT_DISCONNECT = 0x02
+    CLIENT_REFUSES_CALLBACK = 0x03
+    COMMAND_NEEDED = 0x04
+    SUPERFLUOUS_SOCKET = 0x05
+    CIPHER_SOCKET_NEEDED = 0x06
+    PLAIN_SOCKET_NEEDED = 0x07
+    COMMAND_UNKNOWN = 0x08
+    COMMAND_NOTIMPL = 0x09
+    COMMAND_BAD_CALLBACK_RESPONSE = 0x0A
+    FACILITY_STARTTLS = 0x0B
+    FACILITY_STARTGSS = 0x0C
+    FACILITY_STARTSSH = 0x0D
+    CTLKEY_REGISTRATION_FAILED = 0x0E
+    CTLKEY_NOT_FOUND = 0x0F
+    CTLKEY_NOT_YOURS = 0x10
+    CTLKEY_DETACHED = 0x11
+    CTLKEY_ATTACHED = 0x12
+    RENOGIATE_NOT_FOUND = 0x13
+    RENOGIATE_NOT_INTERRUPTABLE = 0x14
+    RENOGIATE_WOULD_BE_INSECURE = 0x15
+    CONNECTION_HANDLER_SETUP = 0x16
+    CONNECTION_DRIVER_SETUP = 0x17
+    STIRRED_NOT_SHAKEN = 0x18
+    PRNG_UNAVAILABLE = 0x19
+    LIDENTRY_NOT_VACANT = 0x1A
+    PINENTRY_NOT_VACANT = 0x1B
+    INFOKIND_UNKNOWN = 0x1C
+    INFO_NOT_FOUND = 0x1D
+
+    @property
+    def number(self) -> int:
+        """The signed 32-bit number on the application socket."""
+        return COM_ERR_BASE + self.value
+
+
+class Code(IntEnum):
+    """Stable code of an error."""
+
+    OK = 0
+
+    FIELD_MALFORMED = 101
+    COMMAND_UNKNOWN = 102
+    NOT_SUPPORTED_YET = 103
+    CIPHER_FD_MISSING = 104
+    CIPHER_FD_UNFIT = 105
+    SUPERFLUOUS_FD = 106
+    PLAIN_FD_MISSING = 107
+    PLAIN_FD_UNFIT = 108
+    BAD_CALLBACK_ANSWER = 109
+    ROLE_IMPOSSIBLE = 110
+    LOCALID_MISSING = 111
+    REMOTEID_MISSING = 112
+    IDENTITY_MALFORMED = 113
+    CTLKEY_IN_USE = 114
+    CTLKEY_UNKNOWN = 115
+    REQID_IN_USE = 116
+    CALLBACK_TIMEOUT = 117
+    RECORD_MALFORMED = 118
+
+    LOCALID_UNKNOWN = 201
+    LOCALID_NOT_DISCLOSED = 202
+    SNI_MISMATCH = 203
+    TOO_MANY_SESSIONS = 204
+    TOO_MANY_REQUESTS = 205
+    FACILITY_DENIED = 206
+    CALLER_GONE = 207
+
+    REMOTE_NOT_TLS = 301
+    REMOTE_ALERT = 302
+    REMOTE_CLOSED = 303
+    REMOTE_RESET = 304
+    REMOTE_PROTOCOL = 305
+    NOTHING_SHARED = 306
+    HANDSHAKE_TIMEOUT = 307
+
+    CERTIFICATE_MISSING = 401
+    CHAIN_UNTRUSTED = 402
+    SELF_SIGNED = 403
+    EXPIRED = 404
+    NOT_YET_VALID = 405
+    NAME_MISMATCH = 406
+    WRONG_PURPOSE = 407
+    CHAIN_INVALID = 408
+
+    KEY_NOT_FOUND = 501
+    KEY_AMBIGUOUS = 502
+    KEY_MISMATCH = 503
+    KEY_URI_MALFORMED = 504
+    PIN_MISSING = 505
+    PIN_WRONG = 506
+    PIN_LOCKED = 507
+    TOKEN_GONE = 508
+    TOKEN_FAILED = 509
+    TOKEN_SLOW = 510
+    CONTENT_REFUSED = 511
+    GRANT_REFUSED = 512
+    GRANT_USED = 513
+    GRANT_EXPIRED = 514
+    SCHEME_REFUSED = 515
+    KEYD_UNREACHABLE = 516
+
+    NO_KEYD = 601
+    NO_WORKER = 602
+    WORKER_DIED = 603
+    STOPPING = 604
+    DATABASE = 605
+
+    SETTING_INVALID = 701
+    PROVIDER_ABSENT = 702
+    PIN_FILE_EXPOSED = 703
+
+    INTERNAL = 901
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is said of a code: to the application, and to who can repair it."""
+
+    com_err: ComErr
+    happened: str
+    remedy: str
+
+
+_C = ComErr
+TABLE: dict[Code, Entry] = {
+    Code.FIELD_MALFORMED: Entry(
+        _C.COMMAND_NOTIMPL,
+        "a field of the message is malformed",
+        "send text as at most 127 bytes of UTF-8 with a NUL behind it",
+    ),
+    Code.COMMAND_UNKNOWN: Entry(
+        _C.COMMAND_UNKNOWN,
+        "the command is not known",
+        "send a request of protocol V2, or answer an open callback of this connection",
+    ),
+    Code.NOT_SUPPORTED_YET: Entry(
+        _C.COMMAND_NOTIMPL, "not supported yet by this pool", "see docs/protocol.md for what this version answers"
+    ),
+    Code.CIPHER_FD_MISSING: Entry(
+        _C.CIPHER_SOCKET_NEEDED,
+        "no descriptor came with STARTTLS",
+        "attach the connected socket with SCM_RIGHTS, in the same sendmsg as the request",
+    ),
+    Code.CIPHER_FD_UNFIT: Entry(
+        _C.CIPHER_SOCKET_NEEDED, "the descriptor is no connected stream socket", "pass a connected SOCK_STREAM socket"
+    ),
+    Code.SUPERFLUOUS_FD: Entry(
+        _C.SUPERFLUOUS_SOCKET, "a descriptor came where none belongs", "send this command without a descriptor"
+    ),
+    Code.PLAIN_FD_MISSING: Entry(
+        _C.PLAIN_SOCKET_NEEDED,
+        "no plaintext descriptor came with the answer",
+        "attach the plaintext socket to the PLAINTEXT_CONNECT answer",
+    ),
+    Code.PLAIN_FD_UNFIT: Entry(
+        _C.PLAIN_SOCKET_NEEDED,
+        "the plaintext descriptor is no connected socket",
+        "pass a connected stream or seqpacket socket",
+    ),
+    Code.BAD_CALLBACK_ANSWER: Entry(
+        _C.COMMAND_BAD_CALLBACK_RESPONSE,
+        "the callback was refused or answered with another command",
+        "answer PLAINTEXT_CONNECT with PLAINTEXT_CONNECT",
+    ),
+    Code.ROLE_IMPOSSIBLE: Entry(
+        _C.COMMAND_NOTIMPL,
+        "the role flags leave neither client nor server",
+        "set LOCALROLE_CLIENT|REMOTEROLE_SERVER or LOCALROLE_SERVER|REMOTEROLE_CLIENT",
+    ),
+    Code.LOCALID_MISSING: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "a server needs a local identity",
+        "set localid to an identity of the localid database",
+    ),
+    Code.REMOTEID_MISSING: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "a client needs a remote identity", "set remoteid to the name of the server"
+    ),
+    Code.IDENTITY_MALFORMED: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "the text is no identity", "use domain or user@domain, at most 127 bytes"
+    ),
+    Code.CTLKEY_IN_USE: Entry(
+        _C.CTLKEY_REGISTRATION_FAILED,
+        "the control key names a live session",
+        "make 16 fresh random bytes for each session",
+    ),
+    Code.CTLKEY_UNKNOWN: Entry(
+        _C.CTLKEY_NOT_FOUND,
+        "the control key names no session of this connection",
+        "use the key of a live session that this connection controls",
+    ),
+    Code.REQID_IN_USE: Entry(
+        _C.COMMAND_NOTIMPL,
+        "the request id is in use on this connection",
+        "use another pio_reqid until the final reply has come",
+    ),
+    Code.CALLBACK_TIMEOUT: Entry(
+        _C.COMMAND_BAD_CALLBACK_RESPONSE,
+        "the callback was not answered in time",
+        "answer callbacks within the STARTTLS timeout",
+    ),
+    Code.RECORD_MALFORMED: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "a database record is malformed", "write the record again with the tlspool command"
+    ),
+    Code.LOCALID_UNKNOWN: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "there is no usable credential for this local identity and role",
+        "add one: tlspool localid set ID x509,server URI CERTIFICATE",
+    ),
+    Code.LOCALID_NOT_DISCLOSED: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "policy does not disclose this local identity to that remote",
+        "allow it: tlspool disclose set SELECTOR ID, or leave localid empty",
+    ),
+    Code.SNI_MISMATCH: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the client asked for another server name than the local identity",
+        "let the client connect by the right name, or serve that name too",
+    ),
+    Code.TOO_MANY_SESSIONS: Entry(
+        _C.OUT_OF_MEMORY, "the pool has as many sessions as it may", "raise max_sessions, or wait for sessions to end"
+    ),
+    Code.TOO_MANY_REQUESTS: Entry(
+        _C.OUT_OF_MEMORY, "the connection has as many open requests as it may", "wait for replies before sending more"
+    ),
+    Code.FACILITY_DENIED: Entry(
+        _C.FACILITY_STARTTLS, "the facility is denied by configuration", "change allow_facilities or deny_facilities"
+    ),
+    Code.CALLER_GONE: Entry(
+        _C.CLIENT_DISCONNECT,
+        "the application closed its connection",
+        "keep the connection to the pool open while a session is set up",
+    ),
+    Code.REMOTE_NOT_TLS: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the remote does not speak TLS", "check that the remote starts TLS on this port"
+    ),
+    Code.REMOTE_ALERT: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote refused the handshake with an alert",
+        "look at the alert, and at the log of the remote",
+    ),
+    Code.REMOTE_CLOSED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the remote closed the connection during the handshake", "look at the log of the remote"
+    ),
+    Code.REMOTE_RESET: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the remote reset the connection during the handshake", "look at the log of the remote"
+    ),
+    Code.REMOTE_PROTOCOL: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the remote broke the TLS protocol", "look at the detail in the log"
+    ),
+    Code.NOTHING_SHARED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "no protocol version, cipher, group or signature scheme is shared",
+        "compare both ends' TLS policy",
+    ),
+    Code.HANDSHAKE_TIMEOUT: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the handshake was not finished in time",
+        "raise the timeout of the request, or find out why the remote is slow",
+    ),
+    Code.CERTIFICATE_MISSING: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote showed no certificate and one is required",
+        "give the remote a certificate, or set REQUEST_REMOTEID or IGNORE_REMOTEID",
+    ),
+    Code.CHAIN_UNTRUSTED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote's certificate does not lead to a trusted anchor",
+        "add its issuer: tlspool trust set x509,client,server 1 CERTIFICATE",
+    ),
+    Code.SELF_SIGNED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote's certificate is self-signed and not trusted",
+        "trust it explicitly, or have it issued by a trusted authority",
+    ),
+    Code.EXPIRED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "a certificate of the remote has expired",
+        "let the remote renew it; check this host's clock",
+    ),
+    Code.NOT_YET_VALID: Entry(
+        _C.STIRRED_NOT_SHAKEN, "a certificate of the remote is not valid yet", "check both clocks"
+    ),
+    Code.NAME_MISMATCH: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote's certificate is for another name",
+        "connect by a name in the certificate, or get one for this name",
+    ),
+    Code.WRONG_PURPOSE: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote's certificate is not for this role",
+        "use a certificate whose extended key usage has serverAuth or clientAuth as needed",
+    ),
+    Code.CHAIN_INVALID: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the remote's certificate chain is invalid", "look at the detail in the log"
+    ),
+    Code.KEY_NOT_FOUND: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the private key is not on any token",
+        "compare the URI with p11tool --list-all, and check that the token is there",
+    ),
+    Code.KEY_AMBIGUOUS: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "the URI matches more than one private key", "add id= or serial= to the URI"
+    ),
+    Code.KEY_MISMATCH: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the private key on the token is not the certificate's",
+        "pair the right URI and certificate with tlspool localid set",
+    ),
+    Code.KEY_URI_MALFORMED: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "the key's PKCS #11 URI is malformed", "write it as in RFC 7512; p11tool prints it"
+    ),
+    Code.PIN_MISSING: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the token needs a PIN and none is known",
+        "set pkcs11_pin_file, or give keyd a systemd credential",
+    ),
+    Code.PIN_WRONG: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the token refused the PIN; it is not tried again", "correct the PIN and restart keyd"
+    ),
+    Code.PIN_LOCKED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the token's PIN is locked", "unlock it with the security officer's PIN"
+    ),
+    Code.TOKEN_GONE: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the token is not present", "insert it again; later sessions will use it without restart"
+    ),
+    Code.TOKEN_FAILED: Entry(_C.STIRRED_NOT_SHAKEN, "the token failed", "look up the CKR_ name in keyd's log"),
+    Code.TOKEN_SLOW: Entry(_C.STIRRED_NOT_SHAKEN, "the token did not answer in time", "check the token and its load"),
+    Code.CONTENT_REFUSED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "keyd does not recognise the content to be signed",
+        "if a TLS handshake did this, report it as a bug",
+    ),
+    Code.GRANT_REFUSED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the grant is not valid here", "if a TLS handshake did this, report it as a bug"
+    ),
+    Code.GRANT_USED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the grant was used before", "if a TLS handshake did this, report it as a bug"
+    ),
+    Code.GRANT_EXPIRED: Entry(_C.STIRRED_NOT_SHAKEN, "the grant has expired", "find out why the handshake is slow"),
+    Code.SCHEME_REFUSED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the signature scheme does not fit key or policy", "look at the detail in keyd's log"
+    ),
+    Code.KEYD_UNREACHABLE: Entry(
+        _C.STIRRED_NOT_SHAKEN, "the key daemon went away during the handshake", "check that tlspool-keyd runs"
+    ),
+    Code.NO_KEYD: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "the key daemon is not connected", "start tlspool-keyd and look at its log"
+    ),
+    Code.NO_WORKER: Entry(_C.ENTANGLED_THREADS, "no worker is available", "start tlspool-worker and look at its log"),
+    Code.WORKER_DIED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the worker died with this session",
+        "look for its exit code in the log of tlspool-worker",
+    ),
+    Code.STOPPING: Entry(_C.CLIENT_DISCONNECT, "the pool is stopping", "try again when it has been started"),
+    Code.DATABASE: Entry(_C.CONNECTION_DRIVER_SETUP, "a database could not be read", "look at the broker's log"),
+    Code.SETTING_INVALID: Entry(_C.CONNECTION_DRIVER_SETUP, "a setting is invalid", "correct the named setting"),
+    Code.PROVIDER_ABSENT: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "the OpenSSL provider is not in effect", "build it: pip install ."
+    ),
+    Code.PIN_FILE_EXPOSED: Entry(_C.CONNECTION_DRIVER_SETUP, "the PIN file can be read by others", "chmod 0600"),
+    Code.INTERNAL: Entry(_C.STIRRED_NOT_SHAKEN, "an internal error", "report it with the session id and the log"),
+}
+
+
+class PoolError(Exception):
+    """A code and what happened this time; ``str`` is one line that a person can act on."""
+
+    def __init__(self, code: Code, detail: str = "") -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    @property
+    def category(self) -> int:
+        """The first digit of the code."""
+        return self.code // 100
+
+    def __str__(self) -> str:
+        entry = TABLE[self.code]
+        detail = f": {self.detail}" if self.detail else ""
+        return f"[{self.code.value}] {entry.happened}{detail}; {entry.remedy}"
+
+
+def com_err(code: Code) -> int:
+    """Return the V2 error number for a code."""
+    return TABLE[code].com_err.number
+
+
+def app_text(code: Code, detail: str = "") -> str:
+    """Return what an application reads in ERROR.message: at most 127 bytes, code first, nothing secret."""
+    entry = TABLE[code]
+    text = f"[{code.value}] {entry.happened}" + (f": {detail}" if detail else "")
+    full = f"{text}; {entry.remedy}"
+    chosen = full if len(full.encode()) <= 127 else text
+    return chosen.encode()[:127].decode(errors="ignore")
+
+
+def code_of(number: int) -> Code:
+    """Return the code for a number that crossed a border; an unknown one is INTERNAL."""
+    try:
+        return Code(number)
+    except ValueError:
+        return Code.INTERNAL

@@ -1,0 +1,59 @@
+"""Descriptors with one owner.
+
+A descriptor that came over a socket is wrapped here before anything else is done with it.  It is closed
+exactly once: by ``close``, by leaving a ``with``, or when nobody holds it any more.
+"""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+
+class OwnedFd:
+    """The right and the duty to close one descriptor."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the number without giving up ownership.
+
+        Raises:
+            ValueError: it was closed or detached before.
+        """
+        if self._fd < 0:
+            raise ValueError("descriptor is closed")
+        return self._fd
+
+    def detach(self) -> int:
+        """Give the number away: the caller closes it from now on."""
+        fd, self._fd = self.fileno(), -1
+        return fd
+
+    def close(self) -> None:
+        """Close; closing twice is harmless."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is owned any more."""
+        return self._fd < 0
+
+    def __enter__(self) -> OwnedFd:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"OwnedFd({self._fd})"

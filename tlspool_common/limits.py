@@ -1,0 +1,77 @@
+"""Every number that bounds something, with the reason for it and what others chose.
+
+Settings an operator may change live in settings.py; these are the walls.
+"""
+
+from __future__ import annotations
+
+# --- identities -------------------------------------------------------------------------------------
+
+IDENTITY_B = 127
+"""A DoNAI: 128-byte fields with NUL in protocol V2 of the application socket."""
+
+IDENTITY_NAMES = 64
+"""Names taken from one certificate.  Public CAs stop at 100; a worker reports the first ones only."""
+
+IDENTITY_NAME_B = 320
+"""One name with its kind: an addr-spec is at most 254 octets (RFC 5321 section 4.5.3.1.3), plus prefix."""
+
+SUBJECT_B = 1024
+"""A distinguished name as RFC 4514 text, shortened beyond this."""
+
+SNI_B = 255
+"""A DNS name (RFC 1035 section 2.3.4)."""
+
+ALPN_B = 1024
+"""A ProtocolNameList body (RFC 7301 section 3.1).  Browsers send 14 bytes; the field allows 65535."""
+
+# --- certificates and keys --------------------------------------------------------------------------
+
+CERTIFICATE_B = 16384
+"""One DER certificate.  Web PKI leaves are 1 to 5 KiB; an ML-DSA-87 one has 7.5 KiB; nginx reads 16 KiB."""
+
+CHAIN_CERTIFICATES = 8
+"""Certificates in a local chain.  GnuTLS reads 16, OpenSSL verifies 100; more than 4 are not seen."""
+
+KEY_URI_B = 512
+"""A PKCS #11 URI without PIN; p11tool prints at most about 300 bytes."""
+
+SPKI_B = 2200
+"""A SubjectPublicKeyInfo: RSA-16384 has 2086 bytes."""
+
+GRANT_B = 1024
+"""A sealed grant: its fixed part has under 200 bytes, plus the key URI."""
+
+SIGN_CONTENT_B = 65535
+"""Content to be signed.  TLS 1.3 has 146 bytes; a TLS 1.2 client signs the whole transcript, 2 to 20 KiB."""
+
+SIGNATURE_B = 2048
+"""A signature: RSA-16384."""
+
+PIN_B = 127
+"""A token PIN: the field of PIOC_PINENTRY has 128 bytes with NUL; SoftHSM stops at 255."""
+
+GRANT_LIFE_S = 300
+"""Longest life of a grant.  The broker takes the handshake's deadline where that is nearer."""
+
+# --- text -------------------------------------------------------------------------------------------
+
+POLICY_TEXT_B = 1024
+"""A cipher, group or signature algorithm list in OpenSSL's syntax."""
+
+PROSE_B = 512
+"""An explanation that crosses a border for log and operator."""
+
+PATH_B = 4096
+"""PATH_MAX of Linux."""
+
+# --- channels ---------------------------------------------------------------------------------------
+
+FRAME_B = 160 * 1024
+"""A border frame: a full chain fits (8 x 16 KiB).  SEQPACKET needs it to fit SO_SNDBUF (212992 by default)."""
+
+FRAME_FDS = 1
+"""Descriptors in a border frame: the most any row of the table has."""
+
+CHANNEL_QUEUE_B = 4 * 1024 * 1024
+"""Bytes waiting for a channel whose reader is slow; beyond it the channel is closed."""

@@ -1,0 +1,94 @@
+"""Logs: one line per fact, ``event=handshake.done session=17 remote=... ms=3.1``, on standard error.
+
+Levels: error, someone must act; warning, someone may have to; info, one line at start and end of a session;
+debug, messages between processes.  Values are escaped, so that nothing a remote sent can break a line or
+colour a terminal.  A field whose name ends in ``_secret``, or a value that is not text, a number or a
+boolean, is refused: an object's repr is no fact.  systemd's ``<N>`` prefix is written when standard error is
+the journal (sd-daemon(3)).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+
+_VALUE_CHARACTERS = 400
+"""Longest value in a line: a detail of a border message fits, a flood does not."""
+
+Value = str | int | float | bool | None
+
+
+def escape(value: Value) -> str:
+    """Return a value as it stands in a log line: printable, quoted when it needs to be."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if value is None or value == "":
+        return "-"
+    text = str(value)
+    shown = text[:_VALUE_CHARACTERS] + ("..." if len(text) > _VALUE_CHARACTERS else "")
+    if shown.isprintable() and not set(shown) & set(" \"'=\\"):
+        return shown
+    safe = "".join(
+        "\\" + c if c in '"\\' else c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
+        for c in shown
+    )
+    return f'"{safe}"'
+
+
+def line(event: str, fields: Mapping[str, Value]) -> str:
+    """Write one line.
+
+    Raises:
+        ValueError: a field is named as a secret, or holds something that is no plain value.
+    """
+    parts = [f"event={event}"]
+    for name, value in fields.items():
+        if name.endswith("_secret"):
+            raise ValueError(f"{name} must not be logged")
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise ValueError(f"{name}: {type(value).__name__} is no plain value")
+        parts.append(f"{name}={escape(value)}")
+    return " ".join(parts)
+
+
+class Log:
+    """Where a process writes its facts."""
+
+    def __init__(self, role: str, level: str = "info") -> None:
+        self.role = role
+        self._least = LEVELS[level]
+        self._journal = "JOURNAL_STREAM" in os.environ
+
+    def note(self, level: str, event: str, **fields: Value) -> None:
+        """Write one fact, if its level counts."""
+        number = LEVELS[level]
+        if number > self._least:
+            return
+        text = line(event, fields)
+        head = f"<{number}>" if self._journal else f"{level.upper()} {self.role}: "
+        try:
+            sys.stderr.write(f"{head}{text}\n")
+            sys.stderr.flush()
+        except OSError:
+            return  # nobody reads standard error any more; that must not end a session
+
+    def debug(self, event: str, **fields: Value) -> None:
+        """Write at level debug."""
+        self.note("debug", event, **fields)
+
+    def info(self, event: str, **fields: Value) -> None:
+        """Write at level info."""
+        self.note("info", event, **fields)
+
+    def warning(self, event: str, **fields: Value) -> None:
+        """Write at level warning."""
+        self.note("warning", event, **fields)
+
+    def error(self, event: str, **fields: Value) -> None:
+        """Write at level error."""
+        self.note("error", event, **fields)

@@ -1,0 +1,426 @@
+"""THE border table: who may say what to whom, with how many descriptors, when.
+
+Everything that is not in this table closes the channel it came over.  A channel is opened as one
+``Border`` (an ordered pair of parties), and only the rows of that border exist on it.
+
+* Requests have even codes; the answer of a request, if it has one, is the next odd code and carries the
+  same exchange number.  A row whose ``answer`` is None is a statement: nothing comes back.
+* ``fds`` is the exact number of descriptors that travel with the frame.
+* ``first`` marks the one message that must open a channel, and that is allowed at no other time.
+* ``once`` marks a message that is allowed a single time on a channel.
+
+``PROTOCOL`` changes whenever this file changes the wire: tests/unit/test_messages.py holds a hash of the
+table, so that it cannot change silently.  docs/messages.md is generated from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Annotated
+
+from tlspool_common import limits
+from tlspool_common.codec import U8, U16, U32, U64, Bits, Items
+
+PROTOCOL = 1
+
+
+class Party(StrEnum):
+    """A process that speaks over a border."""
+
+    BROKER = "broker"
+    MASTER = "master"
+    WORKER = "worker"
+    KEYD = "keyd"
+    TOKEN = "token"
+
+
+class Message:
+    """Base of everything that crosses a border."""
+
+    __slots__ = ()
+
+
+class Side(IntEnum):
+    """Role of the local end in TLS (RFC 8446 section 1.1)."""
+
+    CLIENT = 1
+    SERVER = 2
+
+
+class RemoteAuth(IntEnum):
+    """What is asked of the remote end's credential."""
+
+    REQUIRE = 1
+    REQUEST = 2
+    IGNORE = 3
+
+
+class KeyKind(IntEnum):
+    """Kind of a signing key; the provider's key reference uses the same numbers."""
+
+    RSA = 1
+    EC_P256 = 2
+    EC_P384 = 3
+    ED25519 = 4
+
+
+class EndReason(IntEnum):
+    """Why a session that was relaying has ended."""
+
+    CLEAN = 1  # both directions closed in order
+    TRUNCATED = 2  # remote closed TCP without close_notify (RFC 8446 section 6.1)
+    REMOTE_RESET = 3  # remote reset the connection
+    REMOTE_ALERT = 4  # remote sent a fatal alert, or a record that does not decrypt
+    PLAIN_LOST = 5  # the plaintext descriptor failed
+    ORDERED = 6  # the broker asked for it
+    WORKER_LOST = 7  # said by the broker itself, of a worker that died
+
+
+DonaiText = Annotated[str, limits.IDENTITY_B]
+CertificateDer = Annotated[bytes, limits.CERTIFICATE_B]
+Chain = Annotated[tuple[bytes, ...], Items(limits.CHAIN_CERTIFICATES, limits.CERTIFICATE_B)]
+GrantBytes = Annotated[bytes, limits.GRANT_B]
+Names = Annotated[tuple[str, ...], Items(limits.IDENTITY_NAMES, limits.IDENTITY_NAME_B)]
+SideField = Annotated[Side, Bits(8)]
+RemoteAuthField = Annotated[RemoteAuth, Bits(8)]
+KeyKindField = Annotated[KeyKind, Bits(8)]
+Prose = Annotated[str, limits.PROSE_B]
+
+
+# --- worker master <-> broker ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterHello(Message):
+    """The worker master introduces itself."""
+
+    protocol: U16
+    pid: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerBorn(Message):
+    """A worker was forked; the descriptor is the broker's end of its channel."""
+
+    worker_id: U32
+    pid: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerGone(Message):
+    """A worker was reaped; ``status`` is a tlspool_worker exit code, or 128 + signal number."""
+
+    worker_id: U32
+    status: U16
+    meaning: Prose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnWorkers(Message):
+    """Fork ``count`` more workers."""
+
+    count: U16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetireWorker(Message):
+    """Take no more sessions to this worker: it ends after its last one (at once when ``kill``)."""
+
+    worker_id: U32
+    kill: bool
+
+
+# --- keyd <-> broker ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeydHello(Message):
+    """The key daemon introduces itself and hands over the secret that seals grants."""
+
+    protocol: U16
+    pid: U32
+    grant_secret: Annotated[bytes, 32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChannel(Message):
+    """Serve this worker over the descriptor; forget an older channel of the same worker."""
+
+    worker_id: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyQuestion(Message):
+    """Does this key exist and can it be used?  Logs in when needed, signs nothing."""
+
+    uri: Annotated[str, limits.KEY_URI_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAnswer(Message):
+    """``code`` is 0, or a stable code of tlspool_common.errors; ``spki`` may be empty if unknown."""
+
+    code: U16
+    detail: Prose
+    spki: Annotated[bytes, limits.SPKI_B]
+
+
+# --- worker <-> keyd ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignHandshake(Message):
+    """Ask for a signature over TLS handshake content, never over a digest.
+
+    The descriptor is one end of a fresh SEQPACKET pair; ``Signed`` comes back over it, so that threads
+    and forked workers need no lock.  Written by provider.c.
+    """
+
+    grant: GrantBytes
+    scheme: U16  # SignatureScheme, RFC 8446 section 4.2.3
+    content: Annotated[bytes, limits.SIGN_CONTENT_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed(Message):
+    """The signature, as it goes on the wire of TLS; or a non-zero stable code and no signature."""
+
+    code: U16
+    signature: Annotated[bytes, limits.SIGNATURE_B]
+
+
+# --- keyd <-> its token processes -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenOpen(Message):
+    """Load the module and log in with this PIN (empty: none is known) to tokens matching ``token_uri``."""
+
+    module: Annotated[str, limits.PATH_B]
+    token_uri: Annotated[str, limits.KEY_URI_B]
+    pin_secret: Annotated[bytes, limits.PIN_B]
+    sessions: U16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenOpened(Message):
+    """``code`` 0: ready.  Otherwise why not; ``tokens`` describes what was found, one line each."""
+
+    code: U16
+    detail: Prose
+    tokens: Annotated[tuple[str, ...], Items(64, 256)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSign(Message):
+    """Sign recognised content.  ``spki_sha256`` is the public key the caller's certificate names."""
+
+    uri: Annotated[str, limits.KEY_URI_B]
+    scheme: U16
+    spki_sha256: Annotated[bytes, 32]
+    content: Annotated[bytes, limits.SIGN_CONTENT_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSigned(Message):
+    """The signature in TLS form, or a stable code and the CKR_ name."""
+
+    code: U16
+    detail: Prose
+    signature: Annotated[bytes, limits.SIGNATURE_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFind(Message):
+    """Find a private key."""
+
+    uri: Annotated[str, limits.KEY_URI_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFound(Message):
+    """What was found; ``spki`` is empty when the token keeps no public key."""
+
+    code: U16
+    detail: Prose
+    spki: Annotated[bytes, limits.SPKI_B]
+
+
+# --- broker <-> worker ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseKeyChannel(Message):
+    """The descriptor is the worker's way to keyd from now on."""
+
+    worker_id: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustBegin(Message):
+    """A new trust generation follows; the worker forgets generations no session uses."""
+
+    generation: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustAnchor(Message):
+    """One anchor of a generation; ``for_sides`` is a bit set: 1 local clients, 2 local servers."""
+
+    generation: U64
+    for_sides: U8
+    certificate: CertificateDer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSession(Message):
+    """Shake hands over the descriptor.  What the worker may do is all in here and in UseCredential."""
+
+    session_id: U64
+    side: SideField
+    remote_auth: RemoteAuthField
+    trust_generation: U64
+    tls_min: U16  # ProtocolVersion: 0x0303, 0x0304
+    tls_max: U16
+    groups: Annotated[str, limits.POLICY_TEXT_B]  # OpenSSL group list; empty: the library's default
+    ciphers_tls12: Annotated[str, limits.POLICY_TEXT_B]
+    ciphersuites_tls13: Annotated[str, limits.POLICY_TEXT_B]
+    sigalgs: Annotated[str, limits.POLICY_TEXT_B]
+    alpn: Annotated[bytes, limits.ALPN_B]  # ProtocolNameList body: (length octet, name)*
+    sni: Annotated[str, limits.SNI_B]  # client: name to send; empty: none
+    remote_name: DonaiText  # DoNAI the remote must prove; empty: any that verifies
+    domain_represents_user: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientHelloSeen(Message):
+    """Server side: who are we?  Names as sent by the remote, not yet trusted in any way."""
+
+    session_id: U64
+    sni: Annotated[str, limits.SNI_B]
+    alpn: Annotated[bytes, limits.ALPN_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseCredential(Message):
+    """One credential for this session: leaf first, then its issuers; a grant for one signature.
+
+    Sent before ``Proceed``, once per kind of key.
+    """
+
+    session_id: U64
+    key_kind: KeyKindField
+    chain: Chain
+    grant: GrantBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proceed(Message):
+    """Go on with the handshake with the credentials given so far (a client may have none)."""
+
+    session_id: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeDone(Message):
+    """Facts of a finished handshake.  The handshake is over on the wire; the application still waits."""
+
+    session_id: U64
+    tls_version: U16
+    cipher: Annotated[str, 64]
+    group: Annotated[str, 64]
+    alpn: Annotated[bytes, 255]
+    sni: Annotated[str, limits.SNI_B]
+    remote_verified: bool
+    remote_names: Names  # "dns:NAME" or "email:NAME", each matched against nothing yet
+    remote_subject: Annotated[str, limits.SUBJECT_B]
+    remote_sha256: Annotated[bytes, 32]  # of the leaf certificate; empty when there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeFailed(Message):
+    """The handshake did not succeed; the socket is closed.  ``detail`` is for log and operator."""
+
+    session_id: U64
+    code: U16
+    alert: U8  # AlertDescription sent or received; 255: none
+    detail: Prose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainConnected(Message):
+    """The descriptor is the plaintext end: start to relay."""
+
+    session_id: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSession(Message):
+    """Stop: in a handshake with this alert (255: none), in the relay with close_notify."""
+
+    session_id: U64
+    alert: U8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnded(Message):
+    """A relaying session is over, or an EndSession was carried out."""
+
+    session_id: U64
+    reason: Annotated[EndReason, Bits(8)]
+    from_remote_b: U64
+    to_remote_b: U64
+    detail: Prose
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    code: int
+    message: type[Message]
+    sender: Party
+    receiver: Party
+    fds: int = 0
+    answer: type[Message] | None = None
+    first: bool = False
+    once: bool = False
+
+
+_B, _M, _W, _K, _T = Party.BROKER, Party.MASTER, Party.WORKER, Party.KEYD, Party.TOKEN
+
+TABLE: tuple[Row, ...] = (
+    Row(0x10, MasterHello, _M, _B, first=True),
+    Row(0x12, WorkerBorn, _M, _B, fds=1),
+    Row(0x14, WorkerGone, _M, _B),
+    Row(0x16, SpawnWorkers, _B, _M),
+    Row(0x18, RetireWorker, _B, _M),
+    Row(0x20, KeydHello, _K, _B, first=True),
+    Row(0x22, KeyChannel, _B, _K, fds=1),
+    Row(0x24, KeyQuestion, _B, _K, answer=KeyAnswer),
+    Row(0x25, KeyAnswer, _K, _B),
+    Row(0x30, SignHandshake, _W, _K, fds=1, answer=Signed),
+    Row(0x31, Signed, _K, _W),
+    Row(0x40, TokenOpen, _K, _T, answer=TokenOpened, first=True),
+    Row(0x41, TokenOpened, _T, _K, once=True),
+    Row(0x42, TokenSign, _K, _T, answer=TokenSigned),
+    Row(0x43, TokenSigned, _T, _K),
+    Row(0x44, TokenFind, _K, _T, answer=TokenFound),
+    Row(0x45, TokenFound, _T, _K),
+    Row(0x50, UseKeyChannel, _B, _W, fds=1),
+    Row(0x52, TrustBegin, _B, _W),
+    Row(0x54, TrustAnchor, _B, _W),
+    Row(0x60, StartSession, _B, _W, fds=1),
+    Row(0x62, ClientHelloSeen, _W, _B),
+    Row(0x64, UseCredential, _B, _W),
+    Row(0x66, Proceed, _B, _W),
+    Row(0x68, HandshakeDone, _W, _B),
+    Row(0x6A, HandshakeFailed, _W, _B),
+    Row(0x6C, PlainConnected, _B, _W, fds=1),
+    Row(0x6E, EndSession, _B, _W),
+    Row(0x70, SessionEnded, _W, _B),
+)
+
+BY_CODE = {row.code: row for row in TABLE}
+BY_MESSAGE = {row.message: row for row in TABLE}

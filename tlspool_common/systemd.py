@@ -1,0 +1,43 @@
+"""The two things a daemon says to and hears from systemd: readiness, and sockets that are open already."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from tlspool_common.fd import OwnedFd
+
+_FIRST_FD = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+
+
+def notify(text: str) -> None:
+    """Tell systemd, if it listens: ``READY=1``, ``STATUS=...``, ``STOPPING=1`` (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect(address)
+            sock.send(text.encode())
+        except OSError:
+            return  # a supervisor that does not listen is no reason to stop
+
+
+def listen_fds() -> dict[str, OwnedFd]:
+    """Take the sockets systemd opened, by FileDescriptorName (sd_listen_fds_with_names(3)).
+
+    The variables are removed, so that no child believes that it was meant.
+    """
+    count = os.environ.pop("LISTEN_FDS", "0")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdigit():
+        return {}
+    found: dict[str, OwnedFd] = {}
+    for offset in range(int(count)):
+        fd = _FIRST_FD + offset
+        os.set_inheritable(fd, False)
+        found[names[offset] if offset < len(names) and names[offset] else str(fd)] = OwnedFd(fd)
+    return found
