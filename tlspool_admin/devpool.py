@@ -49,7 +49,7 @@ SOFTHSM_MODULES = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
 )
 DAEMONS = ("broker", "keyd", "worker")
-TOKEN_LABEL = "tlspool-dev"
+TOKEN_LABEL = "tlspool-dev"  # noqa: S105 - a name
 
 _START_S = 30.0
 """How long a daemon may take to say READY: importing cryptography on a loaded machine takes seconds."""
@@ -73,12 +73,13 @@ def softhsm_module() -> str:
 
 
 def _start_ticks(pid: int) -> int:
-    """Return when a process started, in ticks since boot (proc_pid_stat(5), field 22); 0: no such process."""
+    """Return when a process started, in ticks since boot (proc_pid_stat(5), field 22); 0: it does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] == "Z" else int(fields[19])
 
 
 class DevPool:
@@ -244,8 +245,8 @@ class DevPool:
             try:
                 deadline = time.monotonic() + _START_S
                 while (left := deadline - time.monotonic()) > 0:
-                    readable, _, _ = select.select([ready, pid_fd], [], [], left)
-                    if ready in readable and b"READY=1" in ready.recv(4096):
+                    readable, _, _ = select.select([ready.fileno(), pid_fd], [], [], left)
+                    if ready.fileno() in readable and b"READY=1" in ready.recv(4096):
                         return
                     if pid_fd in readable:
                         break

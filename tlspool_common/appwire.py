@@ -327,6 +327,162 @@ class Details:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """pioc_control: of CONTROL_DETACH and CONTROL_REATTACH.  ``flags`` and ``name`` have no use yet."""
+
+    ctlkey: bytes = field(repr=False)
+    flags: int = 0
+    name: str = ""
+
+    FORM: ClassVar[struct.Struct] = struct.Struct("=I16s128s")
+
+    def to_payload(self) -> bytes:
+        """Write the payload."""
+        if len(self.ctlkey) != CTLKEY_B:
+            raise BadPayload(f"ctlkey has {len(self.ctlkey)} bytes, not {CTLKEY_B}")
+        return self.FORM.pack(self.flags, self.ctlkey, text_field("name", self.name, 128))
+
+    @classmethod
+    def from_payload_untrusted(cls, payload: bytes) -> Control:
+        """Read the payload; raises BadPayload."""
+        flags, ctlkey, name = cls.FORM.unpack_from(payload)
+        return cls(ctlkey, flags, text_untrusted("name", name))
+
+
+@dataclass(frozen=True, slots=True)
+class Prng:
+    """pioc_prng: a request holds control key, label and context in one buffer, a reply the output.
+
+    The three lengths are those of the request in both.  ``context_b`` -1 says that there is no context, which
+    TLS 1.2 tells apart from an empty one (RFC 5705 section 4).
+    """
+
+    label_b: int
+    context_b: int
+    output_b: int
+    buffer: bytes = field(repr=False)
+
+    FORM: ClassVar[struct.Struct] = struct.Struct("=hhh350s")
+    BUFFER_B: ClassVar[int] = 350
+
+    @classmethod
+    def ask(cls, ctlkey: bytes, label: bytes, context: bytes | None, output_b: int) -> Prng:
+        """Make a request."""
+        return cls(len(label), -1 if context is None else len(context), output_b, ctlkey + label + (context or b""))
+
+    def asked(self) -> tuple[bytes, bytes, bytes | None]:
+        """Return control key, label and context of a request; raises BadPayload when the lengths do not fit."""
+        end = CTLKEY_B + self.label_b + max(self.context_b, 0)
+        if self.label_b < 1 or self.context_b < -1 or end > self.BUFFER_B or not 0 <= self.output_b <= self.BUFFER_B:
+            raise BadPayload("the lengths of label, context and output do not fit")
+        data = self.buffer.ljust(self.BUFFER_B, b"\0")
+        label_end = CTLKEY_B + self.label_b
+        return data[:CTLKEY_B], data[CTLKEY_B:label_end], None if self.context_b < 0 else data[label_end:end]
+
+    def to_payload(self) -> bytes:
+        """Write the payload."""
+        if len(self.buffer) > self.BUFFER_B:
+            raise BadPayload(f"buffer has {len(self.buffer)} bytes where {self.BUFFER_B} fit")
+        return self.FORM.pack(self.label_b, self.context_b, self.output_b, self.buffer)
+
+    @classmethod
+    def from_payload_untrusted(cls, payload: bytes) -> Prng:
+        """Read the payload: any bytes are one; ``asked`` judges the lengths of a request."""
+        return cls(*cls.FORM.unpack_from(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """pioc_info: ``data`` None asks for the value; else it is the value, or one to be compared."""
+
+    ctlkey: bytes = field(repr=False)
+    kind: int
+    data: bytes | None = None
+
+    FORM: ClassVar[struct.Struct] = struct.Struct("=16sIH334s")
+    DATA_B: ClassVar[int] = 334
+    QUERY: ClassVar[int] = 0xFFFF
+
+    def to_payload(self) -> bytes:
+        """Write the payload."""
+        data = self.data or b""
+        if len(self.ctlkey) != CTLKEY_B or len(data) > self.DATA_B:
+            raise BadPayload(f"info has {len(data)} bytes where {self.DATA_B} fit, or the control key is no key")
+        return self.FORM.pack(self.ctlkey, self.kind, self.QUERY if self.data is None else len(data), data)
+
+    @classmethod
+    def from_payload_untrusted(cls, payload: bytes) -> Info:
+        """Read the payload; raises BadPayload."""
+        ctlkey, kind, size, data = cls.FORM.unpack_from(payload)
+        if size > cls.DATA_B and size != cls.QUERY:
+            raise BadPayload(f"info announces {size} bytes where {cls.DATA_B} fit")
+        return cls(ctlkey, kind, None if size == cls.QUERY else data[:size])
+
+
+@dataclass(frozen=True, slots=True)
+class Pinentry:
+    """pioc_pinentry: a registration, a callback and its answer, which is the next registration."""
+
+    flags: int = 0
+    attempt: int = 0
+    timeout_us: int = 0
+    pin_secret: str = field(default="", repr=False)
+    prompt: str = ""
+    token_manuf: str = ""
+    token_model: str = ""
+    token_serial: str = ""
+    token_label: str = ""
+
+    FORM: ClassVar[struct.Struct] = struct.Struct("=III128s128s36s20s20s36s")
+    TEXTS: ClassVar[tuple[tuple[str, int], ...]] = (
+        ("pin_secret", 128),
+        ("prompt", 128),
+        ("token_manuf", 36),
+        ("token_model", 20),
+        ("token_serial", 20),
+        ("token_label", 36),
+    )
+
+    def to_payload(self) -> bytes:
+        """Write the payload."""
+        texts = [text_field(name, getattr(self, name), size_b) for name, size_b in self.TEXTS]
+        return self.FORM.pack(self.flags, self.attempt, self.timeout_us, *texts)
+
+    @classmethod
+    def from_payload_untrusted(cls, payload: bytes) -> Pinentry:
+        """Read the payload; raises BadPayload."""
+        flags, attempt, timeout_us, *texts = cls.FORM.unpack_from(payload)
+        named = zip(cls.TEXTS, texts, strict=True)
+        return cls(flags, attempt, timeout_us, *(text_untrusted(name, data) for (name, _), data in named))
+
+
+@dataclass(frozen=True, slots=True)
+class Lidentry:
+    """pioc_lidentry: ``timeout_s`` counts from now in a registration, and is a UNIX time in a callback."""
+
+    flags: int = 0
+    maxlevels: int = 0
+    timeout_s: int = 0
+    localid: str = ""
+    remoteid: str = ""
+
+    FORM: ClassVar[struct.Struct] = struct.Struct("=IHI128s128s")
+
+    def to_payload(self) -> bytes:
+        """Write the payload."""
+        identities = text_field("localid", self.localid, 128), text_field("remoteid", self.remoteid, 128)
+        return self.FORM.pack(self.flags, self.maxlevels, self.timeout_s, *identities)
+
+    @classmethod
+    def from_payload_untrusted(cls, payload: bytes) -> Lidentry:
+        """Read the payload; raises BadPayload."""
+        flags, maxlevels, timeout_s, localid, remoteid = cls.FORM.unpack_from(payload)
+        return cls(
+            flags, maxlevels, timeout_s, text_untrusted("localid", localid), text_untrusted("remoteid", remoteid)
+        )
+
+
 def alpn_join(names: tuple[bytes, ...]) -> bytes:
     """Make a ProtocolNameList body; raises BadPayload for an empty or overlong name."""
     if any(not 1 <= len(name) <= 255 for name in names):

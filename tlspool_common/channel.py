@@ -5,8 +5,9 @@ direction, wrong number of descriptors, a message that is not first or not the o
 control data that did not fit (MSG_CTRUNC).  Any of these ends the channel with ``ChannelBroken``; it never
 ends the process, and descriptors that came along are closed.
 
-Everything is non-blocking.  What cannot be sent at once is queued up to a bound (unix(7), SOCK_SEQPACKET:
-one sendmsg is one frame, whole or not at all).
+Everything is non-blocking, by a flag with each call: O_NONBLOCK belongs to the open socket, so who sent us a
+descriptor and kept a copy could take it away again.  What cannot be sent at once is queued up to a bound
+(unix(7), SOCK_SEQPACKET: one sendmsg is one frame, whole or not at all).
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Channel:
             frame, fd = self._queue[0]
             rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd.fileno()]))]
             try:
-                self._sock.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
+                self._sock.sendmsg([frame], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -146,7 +147,7 @@ class Channel:
             ChannelClosed: the other end is gone.
         """
         try:
-            frame, control, flags, _ = self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, socket.MSG_CMSG_CLOEXEC)
+            frame, control, flags = self._take()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -164,6 +165,15 @@ class Channel:
             if isinstance(error, BadFrame):
                 raise ChannelBroken(f"{self.peer} -> {self.me}: {error}") from None
             raise
+
+    def _take(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        try:
+            return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, flags)[:3]
+        except ConnectionResetError:
+            # The other end was closed with frames of ours unread.  That is told once, and before the last frames
+            # that came from there, which are still to be had (Linux, unix_release_sock).
+            return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, flags)[:3]
 
     def _judge_untrusted(self, frame: bytes, flags: int, fds: list[OwnedFd]) -> Received:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -212,8 +222,12 @@ def from_fd(fd: OwnedFd, me: Party, peer: Party) -> Channel:
     Raises:
         ChannelBroken: it is no SOCK_SEQPACKET socket.
     """
-    sock = socket.socket(fileno=os.dup(fd.fileno()))
-    fd.close()
+    number = fd.detach()
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError:  # no socket at all
+        os.close(number)
+        raise ChannelBroken(f"{peer}: the descriptor is no channel") from None
     os.set_inheritable(sock.fileno(), False)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
         sock.close()

@@ -11,7 +11,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+import struct
+from collections.abc import Awaitable, Callable, Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tlspool_common.errors import Code, PoolError
 
 LINE_B = 1024 * 1024
 """Longest request: a certificate chain in base64 fits many times."""
+
+_UCRED = struct.Struct("=iII")
 
 Request = dict[str, object]
 Answer = dict[str, object]
@@ -88,20 +91,20 @@ async def _converse(
             await writer.drain()
     except ValueError:  # StreamReader: a line beyond the limit
         writer.write(render(refusal(PoolError(Code.FIELD_MALFORMED, f"a request has at most {LINE_B} bytes")), True))
-    except ConnectionError:
-        pass
+    except (ConnectionError, asyncio.CancelledError):
+        pass  # the client has gone, or the daemon ends: Python 3.11 would call the latter an error
     finally:
         with suppress(ConnectionError, OSError):
             writer.close()
 
 
-def bind(path: Path, mode: int) -> socket.socket:
+def bind(path: Path, mode: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """Listen at ``path``, replacing the socket a predecessor left behind.
 
     Raises:
         PoolError: SETTING_INVALID, the path cannot be used.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -125,10 +128,24 @@ def mask_of(mode: int) -> int:
     return mode & 0o777
 
 
-async def serve(path: Path, handler: Handler | AsyncHandler, mode: int = 0o660) -> asyncio.Server:
-    """Serve a control socket on the running loop."""
-    sock = bind(path, mode)
-    return await asyncio.start_unix_server(lambda r, w: _converse(r, w, handler), sock=sock, limit=LINE_B)
+async def serve(
+    path: Path, handler: Handler | AsyncHandler, mode: int = 0o660, strangers: Container[int] = ()
+) -> asyncio.Server:
+    """Serve a control socket on the running loop; users that are ``strangers`` are sent away."""
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if _uid_of(writer.get_extra_info("socket")) in strangers:
+            writer.close()
+        else:
+            await _converse(reader, writer, handler)
+
+    return await asyncio.start_unix_server(converse, sock=bind(path, mode), limit=LINE_B)
+
+
+def _uid_of(sock: socket.socket) -> int:
+    """Return the user of the process that connected (unix(7), SO_PEERCRED)."""
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)
 
 
 class LineServer:

@@ -88,6 +88,7 @@ class Code(IntEnum):
     REQID_IN_USE = 116
     CALLBACK_TIMEOUT = 117
     RECORD_MALFORMED = 118
+    SESSION_UNKNOWN = 119
 
     LOCALID_UNKNOWN = 201
     LOCALID_NOT_DISCLOSED = 202
@@ -96,6 +97,7 @@ class Code(IntEnum):
     TOO_MANY_REQUESTS = 205
     FACILITY_DENIED = 206
     CALLER_GONE = 207
+    SESSION_KILLED = 208
 
     REMOTE_NOT_TLS = 301
     REMOTE_ALERT = 302
@@ -233,6 +235,7 @@ TABLE: dict[Code, Entry] = {
     Code.RECORD_MALFORMED: Entry(
         _C.CONNECTION_DRIVER_SETUP, "a database record is malformed", "write the record again with the tlspool command"
     ),
+    Code.SESSION_UNKNOWN: Entry(_C.CTLKEY_NOT_FOUND, "there is no such session", "list them: tlspool sessions"),
     Code.LOCALID_UNKNOWN: Entry(
         _C.CONNECTION_DRIVER_SETUP,
         "there is no usable credential for this local identity and role",
@@ -261,6 +264,9 @@ TABLE: dict[Code, Entry] = {
         _C.CLIENT_DISCONNECT,
         "the application closed its connection",
         "keep the connection to the pool open while a session is set up",
+    ),
+    Code.SESSION_KILLED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "an operator of the pool ended the session", "ask the operator; trying again is harmless"
     ),
     Code.REMOTE_NOT_TLS: Entry(
         _C.STIRRED_NOT_SHAKEN, "the remote does not speak TLS", "check that the remote starts TLS on this port"

@@ -7,6 +7,7 @@ exactly once: by ``close``, by leaving a ``with``, or when nobody holds it any m
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import TracebackType
 
 
@@ -57,3 +58,17 @@ class OwnedFd:
 
     def __repr__(self) -> str:
         return f"OwnedFd({self._fd})"
+
+
+def open_fds() -> set[int]:
+    """Return the descriptors of this process, less the one that finds them (proc_pid_fd(5))."""
+    found = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+    return {fd for fd in found if _is_open(fd)}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

@@ -60,8 +60,7 @@ def seal(secret: bytes, grant: Grant) -> bytes:
     Raises:
         BadFrame: a field is out of its bounds.
     """
-    if len(grant.grant_id) != 16 or len(grant.spki_sha256) != 32:
-        raise BadFrame("grant_id has 16 bytes and spki_sha256 has 32")
+    _check_sizes(grant)
     body = encode(_MARK, 0, grant)
     sealed = body + hmac.digest(secret, body, hashlib.sha256)
     if len(sealed) > limits.GRANT_B:
@@ -81,6 +80,13 @@ def unseal_untrusted(secret: bytes, sealed: bytes) -> Grant:
     if HEADER.unpack_from(body)[0] != _MARK:
         raise PoolError(Code.GRANT_REFUSED, "this is no grant")
     try:
-        return decode_untrusted(Grant, body)
+        grant = decode_untrusted(Grant, body)
+        _check_sizes(grant)
     except BadFrame as bad:
         raise PoolError(Code.GRANT_REFUSED, str(bad)) from None
+    return grant
+
+
+def _check_sizes(grant: Grant) -> None:
+    if len(grant.grant_id) != 16 or len(grant.spki_sha256) != 32:
+        raise BadFrame("grant_id has 16 bytes and spki_sha256 has 32")

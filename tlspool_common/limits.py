@@ -51,6 +51,12 @@ SIGNATURE_B = 2048
 PIN_B = 127
 """A token PIN: the field of PIOC_PINENTRY has 128 bytes with NUL; SoftHSM stops at 255."""
 
+LISTED_KEYS = 128
+"""Keys in one answer to an operator: with their URIs half a frame."""
+
+KEY_LINE_B = KEY_URI_B + 48
+"""A line of that list: two words of a table, and the URI."""
+
 GRANT_LIFE_S = 300
 """Longest life of a grant.  The broker takes the handshake's deadline where that is nearer."""
 

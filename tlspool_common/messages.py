@@ -15,7 +15,7 @@ table, so that it cannot change silently.  docs/messages.md is generated from it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Annotated
 
@@ -88,6 +88,11 @@ KeyKindField = Annotated[KeyKind, Bits(8)]
 Prose = Annotated[str, limits.PROSE_B]
 
 
+def prose(text: str) -> str:
+    """Cut an explanation to what a field of Prose takes."""
+    return text.encode("utf-8", "replace")[: limits.PROSE_B].decode("utf-8", "ignore")
+
+
 # --- worker master <-> broker ---------------------------------------------------------------------
 
 
@@ -140,7 +145,7 @@ class KeydHello(Message):
 
     protocol: U16
     pid: U32
-    grant_secret: Annotated[bytes, 32]
+    grant_secret: Annotated[bytes, 32] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +200,15 @@ class Signed(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenOpen(Message):
-    """Load the module and log in with this PIN (empty: none is known) to tokens matching ``token_uri``."""
+    """Load the module and log in with this PIN (empty: none is known) to tokens matching ``token_uri``.
+
+    ``pin_refused_by`` names tokens that did not take this PIN before, and must not be asked again.
+    """
 
     module: Annotated[str, limits.PATH_B]
     token_uri: Annotated[str, limits.KEY_URI_B]
-    pin_secret: Annotated[bytes, limits.PIN_B]
+    pin_secret: Annotated[bytes, limits.PIN_B] = field(repr=False)
+    pin_refused_by: Annotated[tuple[str, ...], Items(64, limits.KEY_URI_B)]
     sessions: U16
 
 
@@ -209,7 +218,7 @@ class TokenOpened(Message):
 
     code: U16
     detail: Prose
-    tokens: Annotated[tuple[str, ...], Items(64, 256)]
+    tokens: Annotated[tuple[str, ...], Items(64, limits.KEY_URI_B)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +254,23 @@ class TokenFound(Message):
     code: U16
     detail: Prose
     spki: Annotated[bytes, limits.SPKI_B]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenList(Message):
+    """List the private keys on the tokens that can be used, leaving out the first ``skip``."""
+
+    skip: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenListed(Message):
+    """Keys in the order of their URIs, each as ``KIND STATE URI``; ``more`` when there are others behind them."""
+
+    code: U16
+    detail: Prose
+    keys: Annotated[tuple[str, ...], Items(limits.LISTED_KEYS, limits.KEY_LINE_B)]
+    more: bool
 
 
 # --- broker <-> worker ----------------------------------------------------------------------------
@@ -408,6 +434,8 @@ TABLE: tuple[Row, ...] = (
     Row(0x43, TokenSigned, _T, _K),
     Row(0x44, TokenFind, _K, _T, answer=TokenFound),
     Row(0x45, TokenFound, _T, _K),
+    Row(0x46, TokenList, _K, _T, answer=TokenListed),
+    Row(0x47, TokenListed, _T, _K),
     Row(0x50, UseKeyChannel, _B, _W, fds=1),
     Row(0x52, TrustBegin, _B, _W),
     Row(0x54, TrustAnchor, _B, _W),

@@ -259,7 +259,7 @@ def _lines_untrusted(text: str) -> list[tuple[int, str, str]]:
         keyword, space, value = line.partition(" ")
         if line[0].isspace() or not space:
             raise SettingError(f"line {number}", line[:60], "write `keyword value` with one space, no indentation")
-        if len(line.encode()) > _LINE_B:
+        if len(line.encode("utf-8", "replace")) > _LINE_B:
             raise SettingError(keyword, value[:60] + "...", f"a line has at most {_LINE_B} bytes")
         found.append((number, keyword, value.strip()))
     return found
@@ -283,7 +283,9 @@ def parse_untrusted(text: str) -> Settings:
             except ValueError as error:
                 raise SettingError(keyword, value, str(error)) from None
         elif keyword == "pkcs11_path":
-            module_path = str(_path(value)) if value.startswith("/") else _bad_path(value)
+            if not value.startswith("/") or "\0" in value:
+                raise SettingError(keyword, value, "must be an absolute path")
+            module_path = value
         elif keyword == "pkcs11_token":
             if not module_path or not value.startswith("pkcs11:"):
                 raise SettingError(keyword, value, "must be a pkcs11: URI behind a pkcs11_path line")
@@ -300,10 +302,6 @@ def parse_untrusted(text: str) -> Settings:
         if values[name] is None:
             values[name] = os.getuid()
     return Settings(**values, pkcs11=tuple(modules), warnings=tuple(warnings))
-
-
-def _bad_path(value: str) -> NoReturn:
-    raise SettingError("pkcs11_path", value, "must be an absolute path")
 
 
 def default_path() -> Path:

@@ -29,6 +29,9 @@ KINDS = ("rsa", "ec", "ec384", "ed25519")
 _EC_EDWARDS_KEY_PAIR_GEN = 0x1055
 _RSA_BITS = 2048
 
+_LABEL_B = 32
+"""CK_TOKEN_INFO has labels padded with blanks (PKCS #11 v2.40 section 3.2); PyKCS11 would pad with NUL."""
+
 
 def _templates(kind: str, label: str, key_id: bytes) -> tuple[list[Any], list[Any], Any]:
     both = [(PyKCS11.CKA_TOKEN, PyKCS11.CK_TRUE), (PyKCS11.CKA_LABEL, label), (PyKCS11.CKA_ID, key_id)]
@@ -73,7 +76,7 @@ def _open(module: str, label: str, pin: str) -> tuple[Any, Any]:
 
     def slot_of_token() -> Any:
         for slot in library.getSlotList(tokenPresent=True):
-            if library.getTokenInfo(slot).label.strip() == label:
+            if library.getTokenInfo(slot).label.rstrip(" \0") == label:
                 return slot
         return None
 
@@ -87,7 +90,7 @@ def _open(module: str, label: str, pin: str) -> tuple[Any, Any]:
         if not free:
             raise SystemExit(f"{module}: no free slot for a token named {label}")
         # The security officer's PIN of a development token is the user's: it protects nothing else.
-        library.initToken(free[0], pin, label)
+        library.initToken(free[0], pin, label.ljust(_LABEL_B))
         slot = slot_of_token() or free[0]
         officer = library.openSession(slot, PyKCS11.CKF_SERIAL_SESSION | PyKCS11.CKF_RW_SESSION)
         officer.login(pin, PyKCS11.CKU_SO)

@@ -179,6 +179,33 @@ def test_the_other_end_going_away_is_told(ends):
         worker.receive()
 
 
+def test_the_last_words_of_an_end_that_did_not_read_are_heard(no_leak):
+    keyd, fd = pair(Party.KEYD, Party.BROKER)
+    broker = from_fd(fd, Party.BROKER, Party.KEYD)
+    keyd.send(HELLO)  # never read
+    for exchange in (1, 2):
+        broker.send(KeyQuestion(uri="pkcs11:object=a"), exchange=exchange)
+    broker.close()
+    for exchange in (1, 2):
+        with keyd.receive() as received:
+            assert received.exchange == exchange
+    with pytest.raises(ChannelClosed, match="has closed"):
+        keyd.receive()
+
+
+def test_nothing_blocks_although_a_copy_of_our_end_was_made_blocking(no_leak):
+    """O_NONBLOCK is shared by all copies of a descriptor, and who sent us one may have kept another."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    copy = ours.dup()
+    broker = from_fd(OwnedFd(ours.detach()), Party.BROKER, Party.KEYD)
+    copy.setblocking(True)
+    assert broker.receive() is None
+    while not broker.wants_write:
+        broker.send(KeyQuestion(uri="pkcs11:object=a"))
+    for part in (broker, copy, theirs):
+        part.close()
+
+
 def test_only_a_seqpacket_socket_becomes_a_channel(no_leak):
     one, other = socket.socketpair()
     with pytest.raises(ChannelBroken, match="no channel"):

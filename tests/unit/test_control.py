@@ -1,6 +1,7 @@
 """The operator's sockets: words and JSON, people and programs."""
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -66,6 +67,20 @@ def test_over_asyncio(tmp_path):
     assert first == {"ok": True, "echo": "a", "args": []}
     assert second["code"] == 201
     assert "at most" in third["error"]
+
+
+def test_strangers_are_sent_away(tmp_path, no_leaks):
+    async def converse():
+        server = await control.serve(tmp_path / "s", handler, strangers={os.getuid()})
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"status\n")
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(converse())
 
 
 def test_line_server(tmp_path):

@@ -16,8 +16,8 @@ def test_notify(tmp_path, monkeypatch):
         systemd.notify("READY=1")
         assert sock.recv(100) == b"READY=1"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind("\0tlspool-test-notify-%d" % os.getpid())
-        monkeypatch.setenv("NOTIFY_SOCKET", "@tlspool-test-notify-%d" % os.getpid())
+        sock.bind(f"\0tlspool-test-notify-{os.getpid()}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@tlspool-test-notify-{os.getpid()}")
         systemd.notify("STATUS=x")
         assert sock.recv(100) == b"STATUS=x"
 

@@ -1,0 +1,85 @@
+"""Build the OpenSSL provider as a plain shared object; everything else is in setup.cfg.
+
+It is no Python extension: OpenSSL loads it, so it has no PyInit function and no ABI tag in its name, and a
+wheel that contains it is good for every Python 3 of the platform.
+"""
+
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70.1
+    from wheel.bdist_wheel import bdist_wheel
+
+NATIVE = "tlspool_worker/native"
+SOURCES = ("decoder", "key", "params", "provider", "reference", "signature", "signer")
+HEADERS = ("provider", "reference", "signer")
+COMPILE = [
+    "-std=c11",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fvisibility=hidden",
+    "-fstack-protector-strong",
+    "-U_FORTIFY_SOURCE",  # some compilers predefine it, and a second definition is a warning
+    "-D_FORTIFY_SOURCE=2",
+]
+LINK = ["-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,-z,defs"]  # defs: a symbol that libc does not have fails here
+NO_HEADERS = """
+The OpenSSL provider cannot be built: the C compiler does not find <openssl/core.h>, a header of OpenSSL 3.
+
+    Debian, Ubuntu:  apt install gcc libssl-dev
+    Fedora:          dnf install gcc openssl-devel
+"""
+
+
+class BuildSharedObject(build_ext):
+    """Name the file without an ABI tag, and say what is missing when it cannot be built."""
+
+    def get_ext_filename(self, ext_name):
+        """Return ``pkg/name.so``."""
+        return str(Path(*ext_name.split("."))) + ".so"
+
+    def get_export_symbols(self, ext):
+        """Export no PyInit function."""
+        return ext.export_symbols
+
+    def build_extension(self, ext):
+        """Compile, or name the packages to install."""
+        with tempfile.TemporaryDirectory() as directory:
+            probe = Path(directory, "probe.c")
+            probe.write_text("#include <openssl/core.h>\n")
+            try:
+                self.compiler.compile([str(probe)], output_dir=directory, include_dirs=ext.include_dirs)
+            except CompileError:
+                raise SystemExit(NO_HEADERS) from None
+        super().build_extension(ext)
+
+
+class AnyPythonWheel(bdist_wheel):
+    """Tag the wheel for any Python 3 of this platform."""
+
+    def get_tag(self):
+        """Return py3-none-PLATFORM."""
+        *_, platform = super().get_tag()
+        return "py3", "none", platform
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "tlspool_worker.native.tlspool_provider",
+            sources=[f"{NATIVE}/{name}.c" for name in SOURCES],
+            depends=[f"{NATIVE}/{name}.h" for name in HEADERS],
+            extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+        )
+    ],
+    cmdclass={"build_ext": BuildSharedObject, "bdist_wheel": AnyPythonWheel},
+)

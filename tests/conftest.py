@@ -1,0 +1,26 @@
+"""What all tests share: nothing leaks from a test into the next."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+from tlspool_common.fd import open_fds
+
+
+def children():
+    """Return the processes that this one has to wait for."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture
+def no_leaks():
+    """Fail a test that leaves descriptors or children behind."""
+    gc.collect()
+    fds, pids = open_fds(), children()
+    yield
+    gc.collect()
+    left = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in open_fds() - fds}
+    assert not left, f"descriptors left open: {left}"
+    assert not children() - pids, "children left behind"

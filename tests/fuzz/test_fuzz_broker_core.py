@@ -1,0 +1,262 @@
+"""Invariant: whatever applications, workers, keyd and masters say, in any order, the broker's core does not raise,
+gives every descriptor away exactly once, says nothing to an application that it is not owed, and forgets everything.
+
+Chance is seeded: a failure names its seed.  For more of it set BROKER_FUZZ_SEEDS to 1000.
+"""
+
+import os
+import random
+from collections import Counter
+
+import pytest
+
+from tests.playbook.broker import DEFAULTS, World
+from tlspool_broker.events import AdoptWorker, FdKind, KeydSaid, KillAsked, MasterSaid, SendApp, StopAsked, WorkerSaid
+from tlspool_common.appwire import Cmd, Flag
+from tlspool_common.fd import OwnedFd
+from tlspool_common.messages import (
+    PROTOCOL,
+    ClientHelloSeen,
+    HandshakeDone,
+    HandshakeFailed,
+    KeyAnswer,
+    KeydHello,
+    MasterHello,
+    SessionEnded,
+    WorkerBorn,
+    WorkerGone,
+)
+
+SEEDS = int(os.environ.get("BROKER_FUZZ_SEEDS", "12"))
+STEPS = 1500
+
+
+class Monkey(World):
+    """Does anything, and checks after each event what must always hold."""
+
+    def __init__(self, seed):
+        self.chance = random.Random(seed)
+        config = f"isolation {self.chance.choice(['application', 'connection', 'pool'])}\nmax_sessions 40\n"
+        self.owed = Counter()
+        self.open = set()
+        self.given = []
+        self.apps, self.callbacks = [], []
+        super().__init__(config + "max_sessions_per_caller 30\nmax_requests_per_connection 12\n")
+
+    def happen(self, event):
+        frame, passed = getattr(event, "frame", None), getattr(event, "passed", None)
+        fd = passed.fd if passed else getattr(event, "fd", None)
+        if fd is not None:
+            self.given.append(fd)
+        if frame is not None:
+            self.owed[event.connection, frame.reqid] += 1
+        lines = [self.core.connections.get(app) for app in self.apps]
+        self.open = {(line.connection_id, one.reqid) for line in lines for one in line.by_cbid.values()}
+        effects = super().happen(event)
+        for effect in effects:
+            if isinstance(effect, SendApp):
+                self.look_at(effect.connection, effect.frame)
+            if isinstance(effect, AdoptWorker):
+                assert effect.fd in self.given
+        return effects
+
+    def look_at(self, app, frame):
+        """The library has one place for an answer to each request id, and an array without bounds.
+
+        Only a final ERROR may follow a callback that was not answered.
+        """
+        key = app, frame.reqid
+        assert app in self.apps
+        if frame.cmd == Cmd.ERROR and key in self.open:
+            self.open.remove(key)  # and one only
+        else:
+            self.owed[key] -= 1
+        assert self.owed[key] >= 0, frame
+        if frame.cmd == Cmd.PLAINTEXT_CONNECT:
+            self.callbacks.append((app, frame))
+
+    def step(self):
+        chance = self.chance
+        if chance.random() < 0.02 or not self.apps:
+            # before it is there, as the core may answer at once
+            self.apps.append(self.app(chance.choice([1, 2, 3])))
+        session = chance.choice(list(self.core.sessions) or [None])
+        chance.choices(
+            [self.ask, self.garbage, self.answer_one, self.go, self.speak, self.daemon, self.wait, self.kill],
+            [30, 8, 20, 1, 60, 6, 4, 1],
+        )[0](session)
+
+    def maybe_fd(self):
+        kind = self.chance.choice([None, FdKind.STREAM, FdKind.STREAM, FdKind.STREAM, FdKind.SEQPACKET, *FdKind])
+        return kind and self.fd(kind)
+
+    def ask(self, _session):
+        chance = self.chance
+        client, well = chance.random() < 0.5, chance.random() < 0.7
+        flags = (0x9 if client else 0x6) | chance.choice([0, 0, Flag.FORK, Flag.DETACH, Flag.IGNORE_REMOTEID, 0xFFFFF])
+        self.starttls(
+            chance.choice(self.apps),
+            reqid=chance.randrange(6),
+            cbid=chance.choice([0, 0, 0, chance.randrange(65536)]),
+            passed=self.fd() if well else self.maybe_fd(),
+            flags=(0x9 if client else 0x6) if well else flags,
+            localid=("me.example" if client else "localhost") if well else chance.choice(["localhost", "", "?"]),
+            remoteid="www.example.com" if well else chance.choice(["www.example.com", "", "@"]),
+            ctlkey=bytes([chance.randrange(20)]) * 16,
+            timeout_ms=chance.choice([0, 50, 0xFFFFFFFF]),
+        )
+
+    def garbage(self, _session):
+        chance = self.chance
+        cmd = chance.choice([*Cmd, chance.randrange(1 << 32)])
+        cbid = chance.choice([0, chance.randrange(1, 65536)])
+        self.send(
+            chance.choice(self.apps),
+            cmd,
+            chance.randbytes(380),
+            reqid=chance.randrange(6),
+            cbid=cbid,
+            passed=self.maybe_fd(),
+        )
+
+    def answer_one(self, _session):
+        if not self.callbacks:
+            return
+        chance = self.chance
+        app, frame = self.callbacks[-1] if chance.random() < 0.7 else chance.choice(self.callbacks)
+        if app in self.apps:
+            cmd = chance.choice([None, None, None, Cmd.ERROR, Cmd.PING])
+            reqid = chance.choice([None, None, chance.randrange(6)])
+            self.answer(app, frame, cmd=cmd, reqid=reqid, passed=self.maybe_fd())
+
+    def go(self, _session):
+        app = self.chance.choice(self.apps)
+        self.apps.remove(app)
+        self.gone(app)
+
+    def speak(self, session):
+        chance = self.chance
+        workers = list(self.core.workers)
+        if session is None or not workers:
+            return
+        worker = session.worker or chance.choice(workers)
+        if chance.random() < 0.01:
+            worker = chance.choice(workers)
+        right = {
+            "EXPECT_CLIENT_HELLO": ClientHelloSeen,
+            "EXPECT_HANDSHAKE": HandshakeDone,
+            "EXPECT_END": SessionEnded,
+            "RELAYING": chance.choice([SessionEnded, None, None]),
+        }.get(session.state.name)
+        kind = right if chance.random() < 0.995 else chance.choice(list(DEFAULTS))
+        if chance.random() < 0.05:
+            kind = HandshakeFailed
+        if kind is None:
+            return
+        fields = dict(DEFAULTS[kind])
+        if kind is HandshakeDone and chance.random() < 0.2:
+            fields |= {"remote_verified": False, "sni": "elsewhere.example"}
+        if kind is HandshakeFailed:
+            fields |= {"code": chance.choice([0, 302, 516, 999, 65535]), "alert": chance.randrange(256)}
+        number = session.session_id if chance.random() < 0.99 else chance.randrange(2**64)
+        self.happen(WorkerSaid(worker.number, kind(session_id=number, **fields)))
+
+    def daemon(self, _session):
+        chance = self.chance
+        workers = list(self.core.workers)
+        if not self.core.keyd.present and chance.random() < 0.5:
+            self.keyd_comes()
+            return
+        if not self.core.workers.has_master and chance.random() < 0.5:
+            self.master_comes()
+            return
+        match chance.randrange(20):
+            case 0:
+                self.keyd_goes()
+            case 1:
+                self.keyd_comes()
+            case 2:
+                self.happen(KeydSaid(self.keyd, chance.choice([KeyAnswer(code=0, detail="", spki=b""), HELLO])))
+            case 3 if workers:
+                self.worker_goes(chance.choice(workers).number, chance.random() < 0.5)
+            case 4:
+                self.master_goes()
+            case 5:
+                self.master_comes()
+            case 6:
+                self.happen(MasterSaid(self.master, WorkerGone(worker_id=1, status=1, meaning="x")))
+            case 7:
+                self.happen(MasterSaid(self.master, MasterHello(protocol=PROTOCOL + 1, pid=1)))
+            case _:
+                born = WorkerBorn(worker_id=chance.randrange(1, 30), pid=1)
+                self.happen(MasterSaid(self.master, born, self.fd().fd))
+
+    def wait(self, _session):
+        self.later(self.chance.choice([1, 60, 1100, 5000, 70_000]))
+
+    def kill(self, session):
+        if session is not None:
+            self.happen(KillAsked(session.session_id))
+
+    def check(self):
+        """Everything is accounted for."""
+        sessions, connections = self.core.sessions, self.core.connections
+        held = [session.crypt for session in sessions if session.crypt is not None]
+        away = Counter(map(id, self.fds + held))
+        assert away == Counter(map(id, self.given))
+        assert sorted(sessions._by_uid.elements()) == sorted(session.caller.uid for session in sessions)
+        of_workers = [number for worker in self.core.workers for number in worker.sessions]
+        assert sorted(of_workers) == sorted(one.session_id for one in sessions if one.worker is not None)
+        exchanges = [one for app in self.apps for one in connections.get(app).exchanges.values()]
+        assert {id(one) for one in exchanges} == {id(one.exchange) for one in sessions if one.exchange is not None}
+        for app in self.apps:
+            connection = connections.get(app)
+            by_reqid = {one.reqid: one for one in connection.exchanges.values() if one.reqid is not None}
+            by_cbid = {one.cbid: one for one in connection.exchanges.values() if one.cbid is not None}
+            assert (connection.by_reqid, connection.by_cbid) == (by_reqid, by_cbid)
+
+
+HELLO = KeydHello(protocol=PROTOCOL + 1, pid=1, grant_secret=bytes(32))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_anything_in_any_order(no_leaks, seed):
+    monkey = Monkey(seed)
+    for step in range(STEPS):
+        monkey.step()
+        if step % 50 == 0:
+            monkey.check()
+    monkey.check()
+    # in the end everybody goes away, and nothing is left
+    monkey.happen(StopAsked())
+    for app in list(monkey.apps):
+        monkey.apps.remove(app)
+        monkey.gone(app)
+    for worker in list(monkey.core.workers):
+        monkey.worker_goes(worker.number)
+    monkey.later(1_000_000)
+    monkey.check()
+    sessions = monkey.core.sessions
+    assert len(sessions) == len(monkey.core.connections) == len(monkey.core.workers) == 0
+    assert not sessions._by_ctlkey
+    assert not sessions._by_uid
+    assert not sessions._wait_keyd
+    assert not sessions._wait_worker.users()
+    assert not monkey.core.workers._waiting
+    assert not [timer for timer in monkey.timers if timer.clock.name == "SESSION"]
+    monkey.close()
+    assert all(isinstance(fd, OwnedFd) for fd in monkey.given)
+
+
+def test_the_monkey_gets_about(no_leaks):
+    """It is no evidence if all it ever gets is the first refusal."""
+    reached, rules = set(), set()
+    for seed in range(6):
+        monkey = Monkey(seed)
+        for _ in range(STEPS):
+            monkey.step()
+        monkey.close()
+        reached |= {note.event for note in monkey.notes}
+        rules |= {note.fields.get("rule") for note in monkey.notes}
+    assert {"session.start", "session.end", "worker.condemned", "keyd.lost", "master.lost"} <= reached
+    assert {"callback_timeout", "ctlkey_in_use", "no_keyd", "no_worker", "worker_died", "reqid_in_use"} <= rules

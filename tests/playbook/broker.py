@@ -1,0 +1,318 @@
+"""A broker's core with everybody around it played by the test: events go in, effects are kept and looked at."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from tlspool_broker.core import BrokerCore
+from tlspool_broker.credentials import Anchor, Credential
+from tlspool_broker.events import (
+    AppConnected,
+    AppFrame,
+    AppGone,
+    Arm,
+    Caller,
+    Clock,
+    ConnectionId,
+    Disarm,
+    DropFd,
+    FdKind,
+    KeydLost,
+    KeydSaid,
+    MasterLost,
+    MasterSaid,
+    Note,
+    PassedFd,
+    PeerId,
+    SendApp,
+    SendMaster,
+    SendWorker,
+    Timer,
+    TimerFired,
+    WorkerLost,
+    WorkerNumber,
+    WorkerSaid,
+)
+from tlspool_common.appwire import Cmd, ErrorReply, Frame, Starttls
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd
+from tlspool_common.messages import (
+    PROTOCOL,
+    ClientHelloSeen,
+    EndReason,
+    HandshakeDone,
+    HandshakeFailed,
+    KeydHello,
+    KeyKind,
+    MasterHello,
+    SessionEnded,
+    Side,
+    SpawnWorkers,
+    WorkerBorn,
+)
+from tlspool_common.settings import parse_untrusted
+
+GRANT_SECRET = b"s" * 32
+SERVER, CLIENT = 0x6, 0x9
+
+
+def credential(name="localhost", kind=KeyKind.EC_P256):
+    return Credential(f"pkcs11:object={name}", (name.encode(),), kind, bytes(32))
+
+
+class FakeRecords:
+    """Databases in three dictionaries."""
+
+    def __init__(self):
+        self.generation = 7
+        self.trust_generation = 5
+        self.identities = {
+            ("localhost", Side.SERVER): [credential()],
+            ("me.example", Side.CLIENT): [credential("me.example"), credential("me.example", KeyKind.RSA)],
+        }
+        self.disclosures = {"www.example.com": ["me.example"]}
+        self.trusted = [Anchor(3, b"root"), Anchor(1, b"other")]
+        self.broken = None
+
+    def _check(self):
+        if self.broken:
+            raise self.broken
+
+    def credentials(self, donai, side):
+        self._check()
+        return list(self.identities.get((str(donai), side), []))
+
+    def disclosed(self, remote):
+        self._check()
+        return self.disclosures.get(str(remote), [])
+
+    def anchors(self):
+        self._check()
+        return self.trusted
+
+
+class World:
+    """The core, the time, and who is there."""
+
+    def __init__(self, config="", *, keyd=True, workers=2):
+        self.now_ms = 1_000_000
+        self.settings = parse_untrusted(config)
+        self.records = FakeRecords()
+        self._random = itertools.count()
+        self.core = BrokerCore(self.settings, self.records, self._bytes)
+        self.timers = {}
+        self.effects = []
+        self.notes = []
+        self.fds = []
+        self._numbers = itertools.count(1)
+        self._worker_ids = itertools.count(1)
+        self.keyd = self.master = None
+        if keyd:
+            self.keyd_comes()
+        if workers is not None:
+            self.master_comes()
+            for _ in range(workers):
+                self.worker_comes()
+
+    def _bytes(self, count):
+        return next(self._random).to_bytes(count, "big")
+
+    # --- events ---------------------------------------------------------------------------------------
+
+    def happen(self, event):
+        """Let something happen; the effects are returned, and kept in ``effects`` until the next event."""
+        self.effects = self.core.handle(event, self.now_ms)
+        for effect in self.effects:
+            match effect:
+                case Arm(timer, delay_ms):
+                    self.timers[timer] = self.now_ms + delay_ms
+                case Disarm(timer):
+                    self.timers.pop(timer, None)
+                case Note():
+                    self.notes.append(effect)
+            fd = getattr(effect, "fd", None)
+            if isinstance(fd, OwnedFd):
+                assert not fd.closed, effect
+                assert not any(fd is other for other in self.fds), "given away twice"
+                self.fds.append(fd)
+        return self.effects
+
+    def later(self, ms):
+        """Let time pass; timers fire when they are due.  Returns all effects."""
+        end = self.now_ms + ms
+        effects = []
+        while due := [(at, str(timer), timer) for timer, at in self.timers.items() if at <= end]:
+            at, _, timer = min(due, key=lambda one: one[:2])
+            self.now_ms = max(self.now_ms, int(at))
+            del self.timers[timer]
+            effects += self.happen(TimerFired(timer))
+        self.now_ms = end
+        self.effects = effects
+        return effects
+
+    def fd(self, kind=FdKind.STREAM):
+        """Return a descriptor as an application passes it."""
+        return PassedFd(OwnedFd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)), kind)
+
+    def app(self, uid=1000):
+        connection = ConnectionId(next(self._numbers))
+        self.happen(AppConnected(connection, Caller(uid, uid, 815, "postfix.service", "smtpd")))
+        return connection
+
+    def gone(self, app, reason="closed it"):
+        return self.happen(AppGone(app, reason))
+
+    def send(self, app, cmd, payload=b"", *, reqid=1, cbid=0, passed=None):
+        return self.happen(AppFrame(app, Frame(reqid, cbid, cmd, payload.ljust(380, b"\0")), passed))
+
+    def starttls(self, app, *, reqid=1, passed=True, cbid=0, **fields):
+        """Ask for a session: of a server unless flags say otherwise."""
+        number = next(self._numbers)
+        fields = {"flags": SERVER, "localid": "localhost", "service": "smtp", "ctlkey": number.to_bytes(16), **fields}
+        passed = self.fd() if passed is True else passed
+        self.send(app, Cmd.STARTTLS, Starttls(**fields).to_payload(), reqid=reqid, cbid=cbid, passed=passed)
+        return max((session.session_id for session in self.core.sessions), default=None)
+
+    def starttls_client(self, app, **fields):
+        return self.starttls(app, **{"flags": CLIENT, "localid": "", "remoteid": "www.example.com", **fields})
+
+    def keyd_comes(self, secret=GRANT_SECRET):
+        self.keyd = PeerId(next(self._numbers))
+        return self.happen(KeydSaid(self.keyd, KeydHello(protocol=PROTOCOL, pid=22, grant_secret=secret)))
+
+    def keyd_goes(self):
+        return self.happen(KeydLost(self.keyd, "keyd has closed its end"))
+
+    def master_comes(self):
+        self.master = PeerId(next(self._numbers))
+        return self.happen(MasterSaid(self.master, MasterHello(protocol=PROTOCOL, pid=33)))
+
+    def master_goes(self):
+        return self.happen(MasterLost(self.master, "master has closed its end"))
+
+    def worker_comes(self, worker_id=None):
+        """A worker is born; return its number."""
+        worker_id = next(self._worker_ids) if worker_id is None else worker_id
+        self.happen(MasterSaid(self.master, WorkerBorn(worker_id=worker_id, pid=100 + worker_id), self.fd().fd))
+        return max((worker.number for worker in self.core.workers), default=None)
+
+    def worker_goes(self, worker, broken=False):
+        return self.happen(WorkerLost(worker, "worker has closed its end", broken))
+
+    def say(self, session_id, message=None, *, worker=None, **fields):
+        """Let the worker of a session say something."""
+        if isinstance(message, type):
+            message = message(session_id=session_id, **{**DEFAULTS[message], **fields})
+        if worker is None:
+            worker = self.session(session_id).worker.number
+        return self.happen(WorkerSaid(WorkerNumber(worker), message))
+
+    # --- what came of it ------------------------------------------------------------------------------
+
+    def session(self, session_id):
+        return self.core.sessions.get(session_id)
+
+    def state(self, session_id):
+        session = self.session(session_id)
+        return session.state.name if session else "OVER"
+
+    def frames(self, app=None):
+        """Return the frames that were sent to an application."""
+        found = [effect for effect in self.effects if isinstance(effect, SendApp)]
+        return [effect.frame for effect in found if app is None or effect.connection == app]
+
+    def error(self, app=None):
+        """Return (request id, code, text) of the one ERROR that was sent; nothing else was."""
+        [frame] = self.frames(app)
+        assert (frame.cmd, frame.cbid) == (Cmd.ERROR, 0), frame
+        reply = ErrorReply.from_payload_untrusted(frame.payload)
+        assert reply.tlserrno < 0
+        return frame.reqid, int(reply.message[1:4]), reply.message
+
+    def callback(self, app=None):
+        """Return the one callback that was sent, and what is in it."""
+        [frame] = self.frames(app)
+        assert frame.cmd == Cmd.PLAINTEXT_CONNECT, frame
+        assert frame.cbid
+        return frame, Starttls.from_payload_untrusted(frame.payload)
+
+    def reply(self, app=None):
+        """Return the one final STARTTLS reply that was sent, and what is in it."""
+        [frame] = self.frames(app)
+        assert (frame.cmd, frame.cbid) == (Cmd.STARTTLS, 0), frame
+        return frame, Starttls.from_payload_untrusted(frame.payload)
+
+    def to_worker(self, *kinds):
+        """Return the messages that were sent to workers, of these types."""
+        messages = [effect.message for effect in self.effects if isinstance(effect, SendWorker)]
+        return [message for message in messages if not kinds or isinstance(message, kinds)]
+
+    def spawned(self):
+        """Return how many workers were asked for."""
+        found = [effect.message for effect in self.effects if isinstance(effect, SendMaster)]
+        return sum(message.count for message in found if isinstance(message, SpawnWorkers))
+
+    def of(self, kind):
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    def dropped(self):
+        """Return whether each descriptor that was closed was shut down."""
+        return [effect.shut for effect in self.of(DropFd)]
+
+    def noted(self, event):
+        """Return the fields of the log lines about an event, since the world began."""
+        return [note.fields for note in self.notes if note.event == event]
+
+    def timer(self, session_id):
+        """Return in how many milliseconds a session runs out of time; None: never."""
+        at = self.timers.get(Timer(Clock.SESSION, session_id))
+        return None if at is None else at - self.now_ms
+
+    def relaying(self, app, *, reqid=1, **fields):
+        """Bring a session to where it relays."""
+        session_id = self.starttls(app, reqid=reqid, **fields)
+        self.say(session_id, ClientHelloSeen)
+        self.say(session_id, HandshakeDone)
+        frame, _ = self.callback(app)
+        self.answer(app, frame)
+        assert self.state(session_id) == "RELAYING"
+        return session_id
+
+    def answer(self, app, callback, *, cmd=None, reqid=None, cbid=None, passed=True):
+        """Answer a callback, well unless told otherwise."""
+        return self.send(
+            app,
+            callback.cmd if cmd is None else cmd,
+            callback.payload,
+            reqid=callback.reqid if reqid is None else reqid,
+            cbid=callback.cbid if cbid is None else cbid,
+            passed=self.fd() if passed is True else passed,
+        )
+
+    def close(self):
+        kept = [session.crypt for session in self.core.sessions if session.crypt is not None]
+        for fd in self.fds + kept:
+            fd.close()
+
+
+DEFAULTS = {
+    ClientHelloSeen: {"sni": "localhost", "alpn": b""},
+    HandshakeDone: {
+        "tls_version": 0x0304,
+        "cipher": "TLS_AES_256_GCM_SHA384",
+        "group": "X25519MLKEM768",
+        "alpn": b"",
+        "sni": "localhost",
+        "remote_verified": True,
+        "remote_names": ("dns:www.example.com", "email:john@example.com"),
+        "remote_subject": "CN=www.example.com",
+        "remote_sha256": bytes(32),
+    },
+    HandshakeFailed: {"code": int(Code.REMOTE_CLOSED), "alert": 255, "detail": "it closed"},
+    SessionEnded: {"reason": EndReason.CLEAN, "from_remote_b": 10, "to_remote_b": 20, "detail": ""},
+}
+
+
+def broken_database():
+    return PoolError(Code.DATABASE, "/var/lib/tlspool/db: BDB0087")

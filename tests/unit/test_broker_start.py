@@ -1,0 +1,111 @@
+"""What the broker needs before it can serve."""
+
+import os
+import resource
+import socket
+import stat
+
+import pytest
+
+from tlspool_broker import start
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Log
+from tlspool_common.settings import parse_untrusted
+
+
+def test_a_directory_is_one_brokers(no_leaks, tmp_path):
+    directory = tmp_path / "a" / "b"
+    with start.lock(directory, 0o710):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o710
+        with pytest.raises(PoolError, match="another broker uses"):
+            start.lock(directory, 0o700)
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o710
+    with start.lock(directory, 0o700):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_directories_that_cannot_be(no_leaks, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "link"):
+        with pytest.raises(PoolError) as caught:
+            start.lock(path, 0o700)
+        assert caught.value.code is Code.SETTING_INVALID
+        assert str(path) in caught.value.detail
+    with pytest.raises(PoolError):
+        start.make_run_dir(tmp_path / "file" / "run")
+
+
+def test_the_run_dir_lets_applications_pass(tmp_path):
+    before = os.umask(0o077)
+    try:
+        start.make_run_dir(tmp_path / "run")
+        assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
+        (tmp_path / "run").chmod(0o750)
+        start.make_run_dir(tmp_path / "run")  # somebody knows better
+        assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o750
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("lines", "modes"),
+    [
+        ("broker_user 1\nworker_user 1\nkeyd_user 1\n", (0o700, 0o600)),
+        ("broker_user 1\nworker_user 2\nkeyd_user 1\n", (0o710, 0o660)),
+        ("broker_user 1\nworker_user 1\nkeyd_user 2\n", (0o710, 0o660)),
+    ],
+)
+def test_modes_of_the_private_socket(lines, modes):
+    assert start.private_modes(parse_untrusted(lines)) == modes
+
+
+def test_as_many_descriptors_as_we_may_have():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        most = start.raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most >= 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def listening(tmp_path, kind=socket.SOCK_STREAM, listen=True):
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.bind(str(tmp_path / "s"))
+    if listen:
+        sock.listen()
+    return sock
+
+
+@pytest.mark.parametrize("name", ["app", "tlspool.sock"])
+def test_systemds_socket(no_leaks, tmp_path, name):
+    other = OwnedFd(os.open("/dev/null", os.O_RDONLY))
+    sock = start.inherited_socket({name: OwnedFd(listening(tmp_path).detach()), "x": other})
+    assert sock.getsockname() == str(tmp_path / "s")
+    assert other.closed
+    sock.close()
+    assert start.inherited_socket({}) is None
+
+
+@pytest.mark.parametrize("options", [{"listen": False}, {"kind": socket.SOCK_SEQPACKET}])
+def test_systemds_socket_that_is_none(no_leaks, tmp_path, options):
+    with pytest.raises(PoolError, match="ListenStream"):
+        start.inherited_socket({"app": OwnedFd(listening(tmp_path, **options).detach())})
+    with pytest.raises(PoolError, match="socket from systemd"):
+        start.inherited_socket({"app": OwnedFd(os.open("/dev/null", os.O_RDONLY))})
+
+
+def test_a_record_is_reported_once(capsys):
+    report = start.once(Log("broker"))
+    for _ in range(3):
+        report(PoolError(Code.RECORD_MALFORMED, "localid a: why"))
+    report(PoolError(Code.RECORD_MALFORMED, "localid b: why"))
+    assert capsys.readouterr().err.count("record.unusable") == 2
+    for number in range(1100):
+        report(PoolError(Code.RECORD_MALFORMED, f"{number}"))
+    capsys.readouterr()
+    report(PoolError(Code.RECORD_MALFORMED, "localid a: why"))
+    assert "code=118 rule=record_malformed" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""setup.py: the provider as a plain shared object, in a wheel for any Python 3, or a clear word why not."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests.fixtures.native import ROOT
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what is built, without what was built."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    for package in {name.partition(".")[0] for name in settings["options"]["packages"].split()}:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "setup.cfg", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "README.md").write_text("read me")
+    return tmp_path
+
+
+def build(tree, *command, **environment):
+    return subprocess.run(
+        [sys.executable, "setup.py", *command],
+        cwd=tree,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_wheel(tree):
+    done = build(tree, "-q", "bdist_wheel")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tree / "dist").iterdir()
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]
+    assert "linux" in wheel.name.split("-")[4]
+    with zipfile.ZipFile(wheel) as archive:
+        binaries = [name for name in archive.namelist() if ".so" in name]
+        assert binaries == ["tlspool_worker/native/tlspool_provider.so"]
+        assert b"OSSL_provider_init" in archive.read(binaries[0])
+        assert b"PyInit" not in archive.read(binaries[0])
+
+
+def test_in_place(tree):
+    done = build(tree, "-q", "build_ext", "--inplace")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tree / "tlspool_worker" / "native").glob("*.so")] == ["tlspool_provider.so"]
+
+
+def test_headers_are_missing(tree):
+    done = build(tree, "build_ext", "--inplace", CC="gcc -nostdinc")
+    assert done.returncode != 0
+    assert "apt install gcc libssl-dev" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_compiler(tree):
+    done = build(tree, "build_ext", "--inplace", CC=str(tree / "no-compiler"))
+    assert done.returncode != 0
+    assert "apt install gcc libssl-dev" in done.stderr

@@ -1,0 +1,199 @@
+"""A channel on the loop."""
+
+import asyncio
+import os
+
+import pytest
+
+from tests.fixtures.keyd_world import WAIT_S
+from tlspool_common import limits
+from tlspool_common.channel import ChannelBroken, ChannelClosed, from_fd, pair, raw_pair
+from tlspool_common.fd import OwnedFd
+from tlspool_common.messages import PROTOCOL, KeyAnswer, KeyChannel, KeydHello, KeyQuestion, Party
+from tlspool_keyd import line as module
+from tlspool_keyd.line import Line
+
+QUESTION = KeyQuestion(uri="pkcs11:object=a")
+
+
+def run(work):
+    """Run a test on a loop, bounded."""
+
+    async def bounded():
+        async with asyncio.timeout(WAIT_S):
+            await work()
+
+    asyncio.run(bounded())
+
+
+class Ends:
+    """A line of keyd's, and the broker's end of its channel."""
+
+    def __init__(self, on_message=None):
+        channel, theirs = pair(Party.KEYD, Party.BROKER)
+        self.broker = from_fd(theirs, Party.BROKER, Party.KEYD)
+        self.heard, self.lost, self.changed = [], [], asyncio.Event()
+        self.on_message = on_message or self.heard.append
+        self.line = Line(channel, self._message, self._lost)
+
+    def _message(self, received):
+        self.on_message(received)
+        self.changed.set()
+
+    def _lost(self, error):
+        self.lost.append(error)
+        self.changed.set()
+
+    async def until(self, test):
+        while not test():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+def test_messages_come_in_order(no_leaks):
+    async def work():
+        ends = Ends()
+        for exchange in range(1, 101):
+            ends.broker.send(QUESTION, exchange=exchange)
+        await ends.until(lambda: len(ends.heard) == 100)
+        assert [received.exchange for received in ends.heard] == list(range(1, 101))
+        ends.broker.close()
+        await ends.until(lambda: ends.lost)
+        assert not isinstance(ends.lost[0], ChannelBroken)
+        assert not ends.line.open
+
+    run(work)
+
+
+def test_a_broken_frame_ends_the_line_once(no_leaks):
+    async def work():
+        ends = Ends()
+        ends.broker._sock.send(b"garbage")
+        ends.broker._sock.send(b"garbage")
+        await ends.until(lambda: ends.lost)
+        assert isinstance(ends.lost[0], ChannelBroken)
+        ends.line.send(KeyAnswer(code=0, detail="", spki=b""))  # to nobody
+        ends.line.close()
+        await asyncio.sleep(0)
+        assert len(ends.lost) == 1
+        ends.broker.close()
+
+    run(work)
+
+
+def test_descriptors_that_nobody_takes_are_closed(no_leaks):
+    async def work():
+        ends = Ends()
+        read_fd, write_fd = os.pipe()
+        ends.broker.send(KeyChannel(worker_id=1), fd=OwnedFd(write_fd))
+        await ends.until(lambda: ends.heard)
+        assert os.read(read_fd, 1) == b""
+        os.close(read_fd)
+        ends.line.close()
+        ends.broker.close()
+
+    run(work)
+
+
+def test_what_does_not_fit_goes_out_when_there_is_room(no_leaks):
+    async def work():
+        ends = Ends()
+        big = KeyAnswer(code=0, detail="", spki=bytes(limits.SPKI_B))
+        ends.line.send(KeydHello(protocol=PROTOCOL, pid=1, grant_secret=bytes(32)))
+        for exchange in range(1, 301):
+            ends.line.send(big, exchange=exchange)
+        got = []
+        while len(got) < 301:
+            if (received := ends.broker.receive()) is not None:
+                got.append(received.exchange)
+            await asyncio.sleep(0)
+        assert got == list(range(301))
+        ends.line.close()
+        ends.broker.close()
+
+    run(work)
+
+
+def test_one_who_does_not_read_loses_the_line(no_leaks):
+    async def work():
+        ends = Ends()
+        big = KeyAnswer(code=0, detail="", spki=bytes(limits.SPKI_B))
+        while ends.line.open:
+            ends.line.send(big)
+        assert ends.lost == []  # not while we were sending
+        await ends.until(lambda: ends.lost)
+        assert isinstance(ends.lost[0], ChannelClosed)
+        one, other = raw_pair()
+        ends.line.send(KeyAnswer(code=0, detail="", spki=b""), fd=one)
+        assert one.closed
+        other.close()
+        ends.broker.close()
+
+    run(work)
+
+
+def test_a_reader_that_goes_away_while_frames_wait(no_leaks):
+    async def work():
+        ends = Ends()
+        big = KeyAnswer(code=0, detail="", spki=bytes(limits.SPKI_B))
+        for _ in range(300):
+            ends.line.send(big)
+        ends.broker.close()
+        await ends.until(lambda: ends.lost)
+        assert len(ends.lost) == 1
+
+    run(work)
+
+
+def test_one_who_floods_leaves_others_their_turn(no_leaks):
+    async def work():
+        flood, other = Ends(), Ends()
+        order = []
+        flood.on_message = lambda received: order.append("flood")
+        other.on_message = lambda received: order.append("other")
+        for _ in range(200):
+            flood.broker.send(QUESTION)
+        other.broker.send(QUESTION)
+        await other.until(lambda: "other" in order)
+        assert order.index("other") <= module.FRAMES_AT_ONCE
+        await flood.until(lambda: len(order) == 201)
+        for ends in (flood, other):
+            ends.line.close()
+            ends.broker.close()
+
+    run(work)
+
+
+def test_a_line_closed_by_its_own_message_says_no_more(no_leaks):
+    async def work():
+        ends = Ends()
+        heard = []
+
+        def close(received):
+            heard.append(received)
+            ends.line.close()
+
+        ends.on_message = close
+        for _ in range(5):
+            ends.broker.send(QUESTION)
+        await ends.until(lambda: heard)
+        await asyncio.sleep(0)
+        assert len(heard) == 1
+        assert ends.lost == []
+        ends.broker.close()
+
+    run(work)
+
+
+@pytest.mark.parametrize("count", [0, 3, 40])
+def test_drain_takes_what_has_come(no_leaks, count):
+    async def work():
+        ends = Ends()
+        for _ in range(count):
+            ends.broker.send(QUESTION)
+        ends.broker.close()
+        ends.line.drain()
+        assert len(ends.heard) == count
+        assert len(ends.lost) == 1
+
+    run(work)

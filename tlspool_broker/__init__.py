@@ -1,0 +1,1 @@
+"""The broker: application socket, databases and policy; no keys, and no TLS."""

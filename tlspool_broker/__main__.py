@@ -1,0 +1,133 @@
+"""Start the broker.  The recipe, in its order:
+
+1  read the whole configuration; with --check that is all
+2  log, process title, umask, as many descriptors as we may have
+3  lock the directories: one broker for a run_dir, one for a database environment
+4  open the databases, which recover if our predecessor crashed
+5  listen: for applications, for the other two daemons, for operators
+6  say READY
+7  the loop, until SIGTERM or SIGINT
+8  say STOPPING; sessions that are being set up end with an error, those that relay go on in the workers
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import setproctitle
+
+from tlspool_broker import passed, start
+from tlspool_broker.control import Control
+from tlspool_broker.core import BrokerCore
+from tlspool_broker.databases import Databases
+from tlspool_broker.events import StopAsked
+from tlspool_broker.listener import Listener
+from tlspool_broker.shell import Shell
+from tlspool_broker.title import Title
+from tlspool_common import control, settings, systemd
+from tlspool_common.errors import PoolError
+from tlspool_common.log import Log
+from tlspool_common.settings import Settings
+
+_LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
+"""A second for others to read what we said last, when we end."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the broker until it is told to end; return the exit status."""
+    parser = argparse.ArgumentParser(prog="tlspool-broker", description="the TLS pool's broker")
+    parser.add_argument("--config", type=Path, default=settings.default_path(), help="default: %(default)s")
+    parser.add_argument("--check", action="store_true", help="only say whether the configuration is right")
+    parser.add_argument("--foreground", action="store_true", help="for scripts: this daemon never forks anyway")
+    args = parser.parse_args(argv)
+    try:
+        config = settings.load(args.config)
+        if args.check:
+            return 0
+        return _run(config)
+    except PoolError as error:
+        print(f"tlspool-broker: {error}", file=sys.stderr)  # noqa: T201 - there may be no log yet
+        return 1
+
+
+def _run(config: Settings) -> int:
+    log = Log("broker", config.log_level)
+    setproctitle.setproctitle("tlspool-broker: starting")
+    os.umask(0o077)
+    most_fds = start.raise_descriptor_limit()
+    for warning in config.warnings:
+        log.warning("setting.ignored", detail=warning)
+    inherited = start.inherited_socket(systemd.listen_fds())
+    start.make_run_dir(config.run_dir)
+    directory_mode, _ = start.private_modes(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(start.lock(config.private_socket.parent, directory_mode))
+        stack.enter_context(start.lock(config.dbenv_dir, 0o700))
+        databases = Databases.from_settings(config, start.once(log))
+        stack.callback(databases.close)
+        asyncio.run(_serve(config, databases, inherited, most_fds, log))
+    return 0
+
+
+async def _serve(
+    config: Settings, databases: Databases, app_socket: socket.socket | None, most_fds: int, log: Log
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    core = BrokerCore(config, databases, secrets.token_bytes)
+    title = Title(lambda: len(core.sessions))
+    # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
+    shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
+    loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "reload.unsupported")
+
+    control_path = config.run_dir / "broker.sock"
+    made = [config.private_socket, control_path]
+    if app_socket is None:
+        app_socket = control.bind(config.socket_name, config.socket_mode)
+        made.append(config.socket_name)
+    _, private_mode = start.private_modes(config)
+    private_socket = control.bind(config.private_socket, private_mode, socket.SOCK_SEQPACKET)
+    operators = Control(core, databases, config, shell.happened, log)
+    # They share our group for the sake of the private socket; that makes no operators of them.
+    strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
+    server = await control.serve(control_path, operators.handle, strangers=strangers)
+    address = str(app_socket.getsockname())
+    listeners = [
+        Listener(app_socket, shell.applications.accepted, log),
+        Listener(private_socket, shell.borders.accepted, log),
+    ]
+    log.info("broker.ready", socket=address, generation=databases.generation)
+    title.changed()
+    systemd.notify("READY=1")
+
+    await stop.wait()
+
+    systemd.notify("STOPPING=1")
+    log.info("broker.stopping", sessions=len(core.sessions))
+    for listener in listeners:
+        listener.close()
+    server.close()
+    for path in made:
+        path.unlink(missing_ok=True)
+    shell.happened(StopAsked())
+    for _ in range(_LAST_LOOKS):
+        if shell.applications.has_queued or shell.borders.has_queued:
+            await asyncio.sleep(_LAST_LOOK_S)
+    title.close()
+    shell.close()
+    log.info("broker.stopped")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,211 @@
+"""Channels to keyd, worker masters and workers, and the socket where the first two arrive.
+
+A connection to the private socket is *unidentified* until its first message: the kernel says which user it
+is of, and so which daemons it may be; the code of the first message, looked at without taking it, says which
+of these it is.  From there on the border table judges, beginning with that message.  There are few
+unidentified connections of a user at a time, and each has a deadline.
+
+XXX A worker runs as the same user as its master, and could say that it is one.  What keeps it from
+connecting at all is the worker's own confinement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+from tlspool_broker import caller
+from tlspool_broker.events import (
+    Event,
+    JoinKeyd,
+    KeydLost,
+    KeydSaid,
+    MasterLost,
+    MasterSaid,
+    PeerId,
+    WorkerLost,
+    WorkerNumber,
+    WorkerSaid,
+)
+from tlspool_broker.pump import Pump
+from tlspool_common.channel import Channel, ChannelBroken, Received, from_fd, raw_pair
+from tlspool_common.codec import HEADER, BadFrame, header_untrusted
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Log
+from tlspool_common.messages import (
+    BY_CODE,
+    ClientHelloSeen,
+    HandshakeDone,
+    HandshakeFailed,
+    KeyAnswer,
+    KeyChannel,
+    KeydHello,
+    MasterHello,
+    Message,
+    Party,
+    SessionEnded,
+    UseKeyChannel,
+    WorkerBorn,
+    WorkerGone,
+)
+from tlspool_common.settings import Settings
+
+_IDENTIFY_S = 5.0
+"""A daemon says hello in the same breath as it connects."""
+
+_UNIDENTIFIED = 8
+"""Connections of one user that have not said hello; a daemon that is started anew has one."""
+
+
+class Borders:
+    """All channels."""
+
+    def __init__(self, happened: Callable[[Event], None], settings: Settings, log: Log) -> None:
+        self._happened = happened
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._uids = {Party.KEYD: settings.keyd_uid, Party.MASTER: settings.worker_uid}
+        self._unidentified: dict[socket.socket, tuple[int, asyncio.TimerHandle]] = {}
+        self._peers: dict[PeerId, Pump] = {}
+        self._workers: dict[WorkerNumber, Pump] = {}
+        self._last = 0
+
+    def close(self) -> None:
+        """Close everything, and tell nobody."""
+        for sock in list(self._unidentified):
+            self._identified(sock)
+            sock.close()
+        for pump in [*self._peers.values(), *self._workers.values()]:
+            pump.close()
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits for another daemon to read."""
+        return any(pump.has_queued for pump in [*self._peers.values(), *self._workers.values()])
+
+    # --- who is it ------------------------------------------------------------------------------------
+
+    def accepted(self, sock: socket.socket) -> None:
+        """Take a new connection to the private socket, if its user may be there."""
+        who = caller.identify(sock)
+        waiting = Counter(uid for uid, _ in self._unidentified.values())
+        if who.uid not in self._uids.values() or waiting[who.uid] >= _UNIDENTIFIED:
+            self._log.warning("peer.refused", caller=who.label, uid=who.uid)
+            sock.close()
+            return
+        deadline = self._loop.call_later(_IDENTIFY_S, self._refuse, sock, "it does not say what it is")
+        self._unidentified[sock] = who.uid, deadline
+        self._loop.add_reader(sock, self._first_untrusted, sock)
+
+    def _identified(self, sock: socket.socket) -> int:
+        """Take a connection off the list; return its user."""
+        uid, deadline = self._unidentified.pop(sock)
+        deadline.cancel()
+        self._loop.remove_reader(sock)
+        return uid
+
+    def _refuse(self, sock: socket.socket, why: str) -> None:
+        uid = self._identified(sock)
+        self._log.warning("peer.refused", uid=uid, detail=why)
+        sock.close()
+
+    def _first_untrusted(self, sock: socket.socket) -> None:
+        """Look at the head of the first message: descriptors that come with it stay in the kernel."""
+        try:
+            code, _ = header_untrusted(sock.recv(HEADER.size, socket.MSG_PEEK))
+        except BlockingIOError:
+            return
+        except (BadFrame, OSError):
+            self._refuse(sock, "it has closed its end, or sent what is no message")
+            return
+        row = BY_CODE.get(code)
+        party = row.sender if row is not None and row.first and row.receiver is Party.BROKER else None
+        if party is None or self._unidentified[sock][0] != self._uids[party]:
+            self._refuse(sock, f"message {code:#x} is not for its user to begin with")
+            return
+        self._identified(sock)
+        self._last += 1
+        self._start_peer(PeerId(self._last), Channel(sock, Party.BROKER, party))
+
+    def _start_peer(self, peer: PeerId, channel: Channel) -> None:
+        is_keyd = channel.peer is Party.KEYD
+
+        def lost(reason: str, broken: bool) -> None:
+            del self._peers[peer]
+            if broken:
+                self._log.error("border.broken", peer=channel.peer, detail=reason)
+            self._happened(KeydLost(peer, reason) if is_keyd else MasterLost(peer, reason))
+
+        pump = Pump(channel, lambda received: self._peer_said(peer, received), lost, self._log)
+        self._peers[peer] = pump
+        pump.start()
+
+    # --- in -------------------------------------------------------------------------------------------
+
+    def _peer_said(self, peer: PeerId, received: Received) -> None:
+        match received.message:
+            case MasterHello() | WorkerBorn() | WorkerGone() as of_master:
+                self._happened(MasterSaid(peer, of_master, received.take_fd() if received.fds else None))
+            case KeydHello() | KeyAnswer() as of_keyd:
+                self._happened(KeydSaid(peer, of_keyd))
+
+    def _worker_said(self, worker: WorkerNumber, received: Received) -> None:
+        match received.message:
+            case ClientHelloSeen() | HandshakeDone() | HandshakeFailed() | SessionEnded() as message:
+                self._happened(WorkerSaid(worker, message))
+
+    # --- out ------------------------------------------------------------------------------------------
+
+    def send_peer(self, peer: PeerId, message: Message, fd: OwnedFd | None = None) -> None:
+        """Send to keyd or a worker master."""
+        self._send(self._peers.get(peer), message, fd)
+
+    def send_worker(self, worker: WorkerNumber, message: Message, fd: OwnedFd | None = None) -> None:
+        """Send to a worker."""
+        self._send(self._workers.get(worker), message, fd)
+
+    @staticmethod
+    def _send(pump: Pump | None, message: Message, fd: OwnedFd | None) -> None:
+        if pump is not None:
+            pump.send(message, fd)
+        elif fd is not None:
+            fd.close()
+
+    def adopt(self, worker: WorkerNumber, fd: OwnedFd) -> None:
+        """Make a descriptor the channel of a worker."""
+        try:
+            channel = from_fd(fd, Party.BROKER, Party.WORKER)
+        except ChannelBroken as error:
+            self._happened(WorkerLost(worker, str(error), broken=True))
+            return
+
+        def lost(reason: str, broken: bool) -> None:
+            del self._workers[worker]
+            self._happened(WorkerLost(worker, reason, broken))
+
+        self._workers[worker] = Pump(channel, lambda received: self._worker_said(worker, received), lost, self._log)
+        self._workers[worker].start()
+
+    def join(self, effect: JoinKeyd) -> None:
+        """Give a worker and keyd the two ends of a channel."""
+        try:
+            keyd_end, worker_end = raw_pair()
+        except OSError as error:
+            pump = self._workers.get(effect.worker)
+            if pump is not None:
+                pump.give_up(f"no channel to keyd: {error.strerror}")
+            return
+        self.send_peer(effect.keyd, KeyChannel(worker_id=effect.worker_id), keyd_end)
+        self.send_worker(effect.worker, UseKeyChannel(worker_id=effect.worker_id), worker_end)
+
+    def close_peer(self, peer: PeerId) -> None:
+        """Close the channel of keyd or a worker master."""
+        if (pump := self._peers.pop(peer, None)) is not None:
+            pump.close()
+
+    def close_worker(self, worker: WorkerNumber) -> None:
+        """Close the channel of a worker."""
+        if (pump := self._workers.pop(worker, None)) is not None:
+            pump.close()

@@ -1,0 +1,49 @@
+"""What a worker is told before and during a handshake: whom to trust, what is wanted, and who we are."""
+
+from __future__ import annotations
+
+from tlspool_broker import policy
+from tlspool_broker.events import Out, SendWorker
+from tlspool_broker.keyd import Keyd
+from tlspool_broker.policy import Records
+from tlspool_broker.session import Session
+from tlspool_broker.workers import Worker
+from tlspool_common.fd import OwnedFd
+from tlspool_common.messages import Proceed, TrustAnchor, TrustBegin, UseCredential
+from tlspool_common.settings import Settings
+
+
+def share_trust(out: Out, worker: Worker, records: Records) -> int:
+    """Let a worker know whom to trust, once for each generation of the trust database; return its number.
+
+    Raises:
+        PoolError: the databases cannot be read; nothing was sent.
+    """
+    generation = records.trust_generation
+    if worker.trust_generation != generation:
+        anchors = records.anchors()
+        out(SendWorker(worker.number, TrustBegin(generation=generation)))
+        for anchor in anchors:
+            message = TrustAnchor(generation=generation, for_sides=anchor.for_sides, certificate=anchor.der)
+            out(SendWorker(worker.number, message))
+        worker.trust_generation = generation
+    return generation
+
+
+def start(
+    out: Out, session: Session, worker: Worker, trust_generation: int, crypt: OwnedFd, settings: Settings
+) -> None:
+    """Hand the socket of a session to a worker, with the policy it is under."""
+    message = policy.start_message(session.session_id, session.plan, session.alpn, trust_generation, settings)
+    out(SendWorker(worker.number, message, crypt))
+
+
+def give_credentials(out: Out, session: Session, worker: Worker, keyd: Keyd) -> None:
+    """Say who we are, with a grant for each chain, and let the handshake go on."""
+    for credential in session.plan.credentials:
+        grant = keyd.grant(session.session_id, session.plan.side, worker, credential, session.deadline_ms)
+        message = UseCredential(
+            session_id=session.session_id, key_kind=credential.key_kind, chain=credential.chain, grant=grant
+        )
+        out(SendWorker(worker.number, message))
+    out(SendWorker(worker.number, Proceed(session_id=session.session_id)))

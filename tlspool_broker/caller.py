@@ -1,0 +1,100 @@
+"""Who is at the other end of a connection: by word of the kernel, and for people also by word of /proc.
+
+``SO_PEERCRED`` names user, group and process at the time of the connect (unix(7)).  A process id may be
+another's by the time /proc is read; ``SO_PEERPIDFD`` (Linux 6.5) holds the process that connected, and tells
+afterwards whether it was alive all the time.  Only then is what was read ``certain``.
+
+What /proc says of a process is in the hands of that process, or of who made its control group: nothing is
+decided by it, and it is bounded and made printable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import struct
+from pathlib import Path
+
+from tlspool_broker.events import Caller
+from tlspool_common.fd import OwnedFd
+
+_SO_PEERPIDFD = 77
+"""Of asm-generic/socket.h; Python 3.11 has no name for it."""
+
+_UCRED = struct.Struct("=iII")
+_INT = struct.Struct("=i")
+
+_PROC_B = 4096
+"""Read of one file: a control group's path has at most PATH_MAX, and mostly some 60 bytes."""
+
+_COMMAND_CHARACTERS = 15
+"""TASK_COMM_LEN of Linux, less the NUL."""
+
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(?:service|scope|socket|mount|swap)")
+"""What systemd takes as the name of a unit that can hold processes (systemd.unit(5))."""
+
+
+def identify(sock: socket.socket) -> Caller:
+    """Return who connected.  Never raises for what /proc says, or does not say."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if pid <= 0:  # of another pid namespace
+        return Caller(uid, gid, 0, certain=False)
+    held = _pidfd(sock)
+    try:
+        unit = unit_untrusted(_read(pid, "cgroup"))
+        command = command_untrusted(_read(pid, "comm"))
+        certain = held is not None and not _has_ended(held)
+    finally:
+        if held is not None:
+            held.close()
+    return Caller(uid, gid, pid, unit, command, certain)
+
+
+def unit_untrusted(text: bytes) -> str:
+    """Return the systemd unit in the text of /proc/PID/cgroup, the innermost; '' when there is none."""
+    for line in text.decode("ascii", "replace").splitlines():
+        # cgroups(7): hierarchy, controllers, path; systemd's is the unified one, else the one that bears its name
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if (number, controllers) != ("0", "") and controllers != "name=systemd":
+            continue
+        for part in reversed(path.split("/")):
+            name = part.removeprefix("_")  # systemd's escape for names that look like a controller's file
+            if _UNIT.fullmatch(name):
+                return name
+    return ""
+
+
+def command_untrusted(text: bytes) -> str:
+    """Return the name in the text of /proc/PID/comm, printable."""
+    name = text.decode("utf-8", "replace").rstrip("\n")[:_COMMAND_CHARACTERS]
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _pidfd(sock: socket.socket) -> OwnedFd | None:
+    try:
+        (number,) = _INT.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _INT.size))
+    except OSError:  # an older kernel, or the process is no more
+        return None
+    return OwnedFd(number)
+
+
+def _has_ended(pidfd: OwnedFd) -> bool:
+    poll = select.poll()
+    poll.register(pidfd.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        fd = os.open(Path("/proc", str(pid), name), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _PROC_B)
+    except OSError:  # it ended between the two
+        return b""
+    finally:
+        os.close(fd)

@@ -1,0 +1,160 @@
+"""The broker's mind: events in, effects out.  No socket, clock, file or OpenSSL here or in what it is made of.
+
+    apps.py        frames of applications        -> calls/, one file a command
+    sessions.py    the life of each session      session.py: record and table of states
+    policy.py      what is allowed, and how      briefing.py: what a worker is told
+    workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
+    connections.py request and callback ids      events.py: both vocabularies
+
+Nothing that an application, a worker or keyd says makes ``handle`` raise.  An application gets an ERROR; a
+worker that says what the table of states does not know is ended, with its sessions and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from tlspool_broker.apps import Apps
+from tlspool_broker.calls import Desk
+from tlspool_broker.connections import Connections
+from tlspool_broker.events import (
+    AppConnected,
+    AppFrame,
+    AppGone,
+    Clock,
+    ClosePeer,
+    Effect,
+    Event,
+    KeydLost,
+    KeydSaid,
+    KillAsked,
+    MasterLost,
+    MasterSaid,
+    Out,
+    SessionId,
+    StopAsked,
+    Timer,
+    TimerFired,
+    WorkerLost,
+    WorkerSaid,
+)
+from tlspool_broker.keyd import Keyd
+from tlspool_broker.policy import Records
+from tlspool_broker.sessions import Sessions
+from tlspool_broker.workers import Worker, Workers
+from tlspool_common.errors import PoolError
+from tlspool_common.messages import MasterHello, WorkerBorn, WorkerGone
+from tlspool_common.settings import Settings
+
+
+class BrokerCore:
+    """All of the broker but its sockets."""
+
+    def __init__(self, settings: Settings, records: Records, random_bytes: Callable[[int], bytes]) -> None:
+        self._out = Out()
+        self._random_bytes = random_bytes
+        self.connections = Connections(self._out)
+        self.workers = Workers(self._out, settings)
+        self.keyd = Keyd(self._out, random_bytes)
+        self.sessions = Sessions(self._out, settings, records, self.connections, self.workers, self.keyd, random_bytes)
+        self._apps = Apps(self._out, Desk(settings, records, self.connections, self.sessions))
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """Take an event at a time (milliseconds of CLOCK_BOOTTIME), and return what is to be done, in order."""
+        self._out.now_ms = now_ms
+        match event:
+            case AppFrame():
+                self._apps.frame_untrusted(event)
+            case WorkerSaid():
+                self._worker_said(event)
+            case TimerFired(timer):
+                self._timer_fired(timer)
+            case AppConnected(connection_id, caller):
+                first_cbid = int.from_bytes(self._random_bytes(2), "big")
+                self.connections.add(connection_id, caller, first_cbid)
+            case AppGone():
+                self._apps.gone(event)
+            case WorkerLost():
+                self._worker_lost(event)
+            case MasterSaid():
+                self._master_said(event)
+            case MasterLost(peer, reason):
+                self.workers.master_lost(peer, reason)
+            case KeydSaid(peer, keyd_message):
+                if self.keyd.said(peer, keyd_message, self.workers):
+                    self.sessions.keyd_joined()
+            case KeydLost(peer, reason):
+                self.keyd.lost(peer, reason)
+            case KillAsked(session_id):
+                session = self.sessions.get(session_id)
+                if session is not None:
+                    self.sessions.kill(session, "operator")
+            case StopAsked():
+                self.sessions.stop()
+            case _:
+                assert_never(event)
+        return self._out.take()
+
+    def _worker_said(self, event: WorkerSaid) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is None:
+            return  # it is not believed any more
+        try:
+            self.sessions.worker_said(worker, event.message)
+        except PoolError as error:
+            self._condemn(worker, error.detail)
+
+    def _condemn(self, worker: Worker, detail: str) -> None:
+        """End a worker, with its sessions and no others."""
+        self._out.note("error", "worker.condemned", worker=worker.worker_id, pid=worker.pid, detail=detail)
+        self.workers.condemn(worker)
+        self.sessions.worker_lost(worker, "it was ended")
+
+    def _worker_lost(self, event: WorkerLost) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is None:
+            return
+        level = "error" if worker.sessions or event.broken else "debug"
+        self._out.note(
+            level,
+            "worker.lost",
+            worker=worker.worker_id,
+            pid=worker.pid,
+            sessions=len(worker.sessions),
+            detail=event.reason,
+        )
+        if event.broken:
+            self.workers.condemn(worker)
+        else:
+            self.workers.lost(worker.number)
+        self.sessions.worker_lost(worker, event.reason)
+
+    def _master_said(self, event: MasterSaid) -> None:
+        message = event.message
+        match message:
+            case MasterHello():
+                self.workers.master_hello(event.peer, message)
+            case WorkerBorn() if event.fd is not None:
+                worker = self.workers.born(event.peer, message, event.fd)
+                if worker is not None:
+                    self.keyd.join(worker)
+                    self.sessions.workers_came()
+            case WorkerGone():
+                self.workers.gone(message)
+            case _:  # a WorkerBorn without a channel: the border table keeps it out
+                self._out(ClosePeer(event.peer))
+                self.workers.master_lost(event.peer, "a worker without a channel")
+
+    def _timer_fired(self, timer: Timer) -> None:
+        match timer.clock:
+            case Clock.SESSION:
+                worker = self.sessions.timed_out(SessionId(timer.number))
+                if worker is not None:
+                    self._condemn(worker, f"it does not let go of session {timer.number}")
+            case Clock.SPAWN:
+                self.workers.look_for_missing()
+            case Clock.IDLE:
+                self.workers.look_for_idle()
+            case _:
+                assert_never(timer.clock)

@@ -1,0 +1,86 @@
+"""The key daemon as the broker sees it: whether it is there, the secret that seals grants, channels to workers.
+
+keyd draws a new secret each time it starts.  Grants sealed with an older one are worthless, and workers have
+to be joined with the new keyd by new channels; both happen when it says hello.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tlspool_broker.credentials import Credential
+from tlspool_broker.events import ClosePeer, JoinKeyd, Out, PeerId, SessionId
+from tlspool_broker.workers import Worker, Workers
+from tlspool_common import limits
+from tlspool_common.grants import Grant, seal
+from tlspool_common.messages import PROTOCOL, KeyAnswer, KeydHello, Side
+
+RandomBytes = Callable[[int], bytes]
+
+_GRANT_ID_B = 16
+
+
+class Keyd:
+    """The connection to the key daemon, as far as there is one."""
+
+    def __init__(self, out: Out, random_bytes: RandomBytes) -> None:
+        self._out = out
+        self._random_bytes = random_bytes
+        self._peer: PeerId | None = None
+        self._grant_secret = b""
+
+    @property
+    def present(self) -> bool:
+        """Whether grants can be made, and used."""
+        return self._peer is not None
+
+    def said(self, peer: PeerId, message: KeydHello | KeyAnswer, workers: Workers) -> bool:
+        """Take a message; return whether keyd has come."""
+        if isinstance(message, KeyAnswer):
+            self._refuse(peer, "it answers a question that nobody asked")
+            return False
+        if message.protocol != PROTOCOL:
+            self._refuse(peer, f"it speaks protocol {message.protocol}, this broker {PROTOCOL}")
+            return False
+        if self._peer is not None:
+            # One that was started anew, before the end of its predecessor was seen.
+            self._out(ClosePeer(self._peer))
+        self._peer, self._grant_secret = peer, message.grant_secret
+        self._out.note("info", "keyd.connected", pid=message.pid)
+        for worker in workers:
+            self.join(worker)
+        return True
+
+    def _refuse(self, peer: PeerId, why: str) -> None:
+        self._out.note("error", "keyd.refused", detail=why)
+        self._out(ClosePeer(peer))
+        self.lost(peer, why)
+
+    def lost(self, peer: PeerId, reason: str) -> None:
+        """Forget keyd, if it is this one."""
+        if peer == self._peer:
+            self._peer, self._grant_secret = None, b""
+            self._out.note("error", "keyd.lost", detail=reason)
+
+    def join(self, worker: Worker) -> None:
+        """Give a worker a channel to keyd, if keyd is there."""
+        if self._peer is not None:
+            self._out(JoinKeyd(worker.number, worker.worker_id, self._peer))
+
+    def grant(
+        self, session_id: SessionId, side: Side, worker: Worker, credential: Credential, deadline_ms: float | None
+    ) -> bytes:
+        """Return a sealed grant for one signature, good until the handshake must be over."""
+        expires_ms = self._out.now_ms + limits.GRANT_LIFE_S * 1000
+        if deadline_ms is not None:
+            expires_ms = min(expires_ms, int(deadline_ms) + 1)
+        grant = Grant(
+            grant_id=self._random_bytes(_GRANT_ID_B),
+            worker_id=worker.worker_id,
+            session_id=session_id,
+            side=side,
+            expires_ms=expires_ms,
+            spki_sha256=credential.spki_sha256,
+            key_uri=credential.uri,
+        )
+        return seal(self._grant_secret, grant)

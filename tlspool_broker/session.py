@@ -1,0 +1,261 @@
+"""One STARTTLS, from the request to the end of its session: the record, and the table of its states.
+
+Theory of operation.  A session is set up in steps, and in each state exactly one thing is expected:
+
+    STARTTLS -> EXPECT_KEYD -> EXPECT_WORKER -> EXPECT_CLIENT_HELLO -> EXPECT_HANDSHAKE -> EXPECT_PLAINTEXT
+             (if it is away)  (if none is free)   (servers only)                                 |
+                                                                              final reply, RELAYING -> OVER
+    any of them, when we end it: EXPECT_END until the worker has let go, then OVER
+
+* Up to EXPECT_WORKER the session's socket is here (``crypt``); from then on the worker has it.  What ends a
+  session after that point is a word of the worker (HandshakeFailed, SessionEnded), or the worker's death.
+* To end a session ourselves we tell the application (ERROR, unless it is gone or the request id was used
+  again), and the worker (EndSession).  What the worker said before it heard of that is allowed, and ignored.
+  A worker that does not let go in time is ended.
+* The application hears exactly one final reply.  ``exchange`` is the correlation with it, and is there until
+  that reply; from the final STARTTLS reply on, the session is *controlled* by the connection that asked for
+  it and ends with it, unless FORK or DETACH said otherwise.
+* keyd may go away at any time: a session that gets to its credentials then goes back to EXPECT_KEYD, and has a
+  worker there.
+
+Rule: every change of ``state`` goes through ``move``, which holds it against TABLE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from tlspool_broker.connections import Connection, Exchange
+from tlspool_broker.events import Caller, Note, SessionId
+from tlspool_broker.policy import Plan
+from tlspool_broker.workers import Worker
+from tlspool_common.appwire import Flag, Starttls
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Value
+from tlspool_common.messages import ClientHelloSeen, HandshakeDone, HandshakeFailed, Message, RemoteAuth, SessionEnded
+
+
+class State(Enum):
+    """What a session expects."""
+
+    EXPECT_KEYD = auto()
+    EXPECT_WORKER = auto()
+    EXPECT_CLIENT_HELLO = auto()
+    EXPECT_HANDSHAKE = auto()
+    EXPECT_PLAINTEXT = auto()
+    RELAYING = auto()
+    EXPECT_END = auto()
+    OVER = auto()
+
+
+class Happening(Enum):
+    """What can happen to a session."""
+
+    KEYD_JOINED = auto()
+    WORKER_FOUND = auto()
+    HELLO_SEEN = auto()
+    HANDSHAKE_DONE = auto()
+    HANDSHAKE_FAILED = auto()
+    PLAIN_GIVEN = auto()
+    ENDED = auto()
+    WORKER_LOST = auto()
+    GIVEN_UP = auto()
+
+
+_S, _H = State, Happening
+
+# What may happen in each state, and where it leads.  Anything else is a fault: of the worker, when it said so.
+TABLE: dict[State, dict[Happening, frozenset[State]]] = {
+    _S.EXPECT_KEYD: {
+        _H.KEYD_JOINED: frozenset({_S.EXPECT_WORKER, _S.EXPECT_HANDSHAKE}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END, _S.OVER}),
+    },
+    _S.EXPECT_WORKER: {
+        _H.WORKER_FOUND: frozenset({_S.EXPECT_CLIENT_HELLO, _S.EXPECT_HANDSHAKE, _S.EXPECT_KEYD}),
+        _H.GIVEN_UP: frozenset({_S.OVER}),
+    },
+    _S.EXPECT_CLIENT_HELLO: {
+        _H.HELLO_SEEN: frozenset({_S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.EXPECT_HANDSHAKE: {
+        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_PLAINTEXT}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.EXPECT_PLAINTEXT: {
+        _H.PLAIN_GIVEN: frozenset({_S.RELAYING}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.ENDED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.RELAYING: {
+        _H.ENDED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.EXPECT_END: {
+        _H.HELLO_SEEN: frozenset({_S.EXPECT_END}),
+        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_END}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.ENDED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+    },
+    _S.OVER: {},
+}
+
+SAID: dict[type[Message], Happening] = {
+    ClientHelloSeen: Happening.HELLO_SEEN,
+    HandshakeDone: Happening.HANDSHAKE_DONE,
+    HandshakeFailed: Happening.HANDSHAKE_FAILED,
+    SessionEnded: Happening.ENDED,
+}
+"""What a message of the worker means."""
+
+VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """What is known of one session.  The request is ours: nothing but descriptors is taken from later frames."""
+
+    session_id: SessionId
+    caller: Caller
+    request: Starttls
+    plan: Plan
+    exchange: Exchange | None
+    crypt: OwnedFd | None
+    alpn: bytes
+    generation: int
+    started_ms: int
+    deadline_ms: float | None
+    state: State
+    controller: Connection | None = None
+    worker: Worker | None = None
+    facts: HandshakeDone | None = None
+    remoteid: str = ""
+    established_ms: int = 0
+    ended_by: str = ""
+
+    def allows(self, happening: Happening) -> bool:
+        """Tell whether this may happen now."""
+        return happening in TABLE[self.state]
+
+    def move(self, happening: Happening, state: State) -> None:
+        """Go to the state where this leads.
+
+        Raises:
+            PoolError: INTERNAL, the table has no such way.
+        """
+        if state not in TABLE[self.state].get(happening, ()):
+            raise PoolError(
+                Code.INTERNAL, f"session {self.session_id}: {self.state.name} {happening.name} {state.name}"
+            )
+        self.state = state
+
+    @property
+    def being_set_up(self) -> bool:
+        """Whether the application still waits for its final reply."""
+        return self.state not in (State.RELAYING, State.EXPECT_END, State.OVER)
+
+    @property
+    def forks(self) -> bool:
+        """Whether the session survives the connection of its creator."""
+        return bool(self.request.flags & Flag.FORK)
+
+    @property
+    def localid(self) -> str:
+        """The identity that was used, or ''."""
+        return str(self.plan.localid) if self.plan.localid and self.plan.credentials else ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the remote was asked who it is, and proved it."""
+        return self.facts is not None and self.facts.remote_verified and self.plan.remote_auth is not RemoteAuth.IGNORE
+
+    @property
+    def version(self) -> str:
+        """The protocol version as people write it."""
+        return VERSIONS.get(self.facts.tls_version, hex(self.facts.tls_version)) if self.facts else ""
+
+    def _fields(self) -> dict[str, Value]:
+        fields: dict[str, Value] = {
+            "session": self.session_id,
+            "caller": self.caller.label,
+            "uid": self.caller.uid,
+            "service": self.request.service,
+            "side": self.plan.side.name.lower(),
+            "localid": str(self.plan.localid or ""),
+        }
+        if self.facts is None:
+            return {**fields, "wanted": str(self.plan.expected or "")}
+        return {
+            **fields,
+            "remoteid": self.remoteid,
+            "verified": self.verified,
+            "version": self.version,
+            "cipher": self.facts.cipher,
+            "group": self.facts.group,
+            "generation": self.generation,
+        }
+
+    def start_note(self, now_ms: int) -> Note:
+        """Return the log line of a session that begins to relay."""
+        return Note("info", "session.start", {**self._fields(), "ms": now_ms - self.started_ms})
+
+    def end_note(self, message: SessionEnded, now_ms: int) -> Note:
+        """Return the log line of a session that did relay."""
+        end: dict[str, Value] = {
+            "from_remote_b": message.from_remote_b,
+            "to_remote_b": message.to_remote_b,
+            "reason": message.reason.name.lower(),
+            "by": self.ended_by,
+            "detail": message.detail,
+            "ms": now_ms - self.established_ms,
+        }
+        return Note("info", "session.end", {**self._fields(), **end})
+
+    def failure_note(self, error: PoolError, now_ms: int) -> Note:
+        """Return the log line of a session that did not come about.
+
+        A remote's fault, or an application that went away, is daily business; the rest may need somebody.
+        """
+        code = error.code
+        daily = code // 100 == 3 or code in (Code.CALLER_GONE, Code.STOPPING)
+        event = "session.refused" if code // 100 in (1, 2, 4) and not daily else "session.failed"
+        why: dict[str, Value] = {"code": int(code), "rule": code.name.lower()}
+        how: dict[str, Value] = {
+            "state": self.state.name.lower(),
+            "detail": error.detail,
+            "ms": now_ms - self.started_ms,
+        }
+        level = "error" if code is Code.INTERNAL else "info" if daily else "warning"
+        return Note(level, event, {**why, **self._fields(), **how})
+
+    def row(self, now_ms: int) -> dict[str, object]:
+        """Return the session as the operator's socket shows it."""
+        facts = self.facts
+        return {
+            "session": int(self.session_id),
+            "state": self.state.name.lower(),
+            "caller": self.caller.label,
+            "uid": self.caller.uid,
+            "service": self.request.service,
+            "side": self.plan.side.name.lower(),
+            "localid": self.localid,
+            "remoteid": self.remoteid,
+            "version": self.version,
+            "cipher": facts.cipher if facts else "",
+            "group": facts.group if facts else "",
+            "age_s": round((now_ms - self.started_ms) / 1000, 1),
+            "worker": self.worker.worker_id if self.worker else None,
+            "detached": self.state is State.RELAYING and self.controller is None,
+        }

@@ -1,0 +1,150 @@
+"""The broker's body: events to the core one after the other, and its effects carried out in order.
+
+Carrying out an effect may make something happen (a channel turns out to be closed).  That is the next event,
+and waits until the effects of this one are through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import assert_never
+
+from tlspool_broker.applications import Applications
+from tlspool_broker.borders import Borders
+from tlspool_broker.core import BrokerCore
+from tlspool_broker.events import (
+    AdoptWorker,
+    AppFrame,
+    Arm,
+    ClosePeer,
+    CloseWorker,
+    Disarm,
+    DropFd,
+    Effect,
+    Event,
+    JoinKeyd,
+    Note,
+    SendApp,
+    SendMaster,
+    SendWorker,
+    Timer,
+    TimerFired,
+    WorkerLost,
+    WorkerSaid,
+)
+from tlspool_common import grants
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Log
+from tlspool_common.settings import Settings
+
+
+class Shell:
+    """Between the core and the loop."""
+
+    def __init__(
+        self,
+        core: BrokerCore,
+        settings: Settings,
+        own: frozenset[str],
+        most_connections: int,
+        log: Log,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``own`` are the addresses the pool listens at; ``after`` is called when nothing more happens."""
+        self.core = core
+        self.applications = Applications(self.happened, own, most_connections, log)
+        self.borders = Borders(self.happened, settings, log)
+        self._log = log
+        self._after = after
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._timers: dict[Timer, asyncio.TimerHandle] = {}
+
+    def happened(self, event: Event) -> None:
+        """Let the core know, and do what it says."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._take(self._events.popleft())
+        finally:
+            self._busy = False
+        self._after()
+
+    def _take(self, event: Event) -> None:
+        # The border of the process: a fault in the core must not end everybody's sessions.
+        try:
+            for effect in self.core.handle(event, grants.now_ms()):
+                self._carry_out(effect)
+        except Exception as error:
+            self.note_fault(error, type(event).__name__)
+            if isinstance(event, AppFrame):
+                self.applications.drop(event.connection, "an internal error")
+            elif isinstance(event, WorkerSaid):
+                self._events.append(WorkerLost(event.worker, "an internal error", broken=True))
+
+    def note_fault(self, error: BaseException | None, where: str) -> None:
+        """Log a bug: where it is, but not the text of the exception, which may hold anything."""
+        frames = traceback.extract_tb(error.__traceback__)[-4:] if error is not None else []
+        trace = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+        self._log.error("broker.internal", at=where, error=type(error).__name__, trace=trace)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case SendApp(connection, frame):
+                self.applications.send(connection, frame)
+            case SendWorker(worker, message, fd):
+                self.borders.send_worker(worker, message, fd)
+            case AdoptWorker(worker, worker_fd):
+                self.borders.adopt(worker, worker_fd)
+            case CloseWorker(worker):
+                self.borders.close_worker(worker)
+            case JoinKeyd():
+                self.borders.join(effect)
+            case SendMaster(peer, to_master):
+                self.borders.send_peer(peer, to_master)
+            case ClosePeer(peer):
+                self.borders.close_peer(peer)
+            case DropFd(dropped, shut):
+                _drop(dropped, shut)
+            case Arm(timer, delay_ms):
+                self._disarm(timer)
+                self._timers[timer] = self._loop.call_later(delay_ms / 1000, self._fire, timer)
+            case Disarm(timer):
+                self._disarm(timer)
+            case Note(level, name, fields):
+                self._log.note(level, name, **fields)
+            case _:
+                assert_never(effect)
+
+    def _disarm(self, timer: Timer) -> None:
+        if (handle := self._timers.pop(timer, None)) is not None:
+            handle.cancel()
+
+    def _fire(self, timer: Timer) -> None:
+        del self._timers[timer]
+        self.happened(TimerFired(timer))
+
+    def close(self) -> None:
+        """Close everything.  Workers go on with what they relay."""
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        self.applications.close()
+        self.borders.close()
+
+
+def _drop(fd: OwnedFd, shut: bool) -> None:
+    if shut:
+        # Others may hold copies, so closing ours would not end the connection.
+        with socket.socket(fileno=fd.detach()) as sock, suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+    fd.close()

@@ -1,0 +1,113 @@
+"""What the broker needs before it can serve: directories of its own, descriptors, and systemd's socket."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Log
+from tlspool_common.settings import Settings
+
+_MOST_FDS = 1_048_576
+"""As many descriptors as we ask for; fs.nr_open of Linux.  systemd/tlspool-broker.service gives 65536."""
+
+_REPORTS = 1000
+"""Malformed records that are remembered, so that each is reported once."""
+
+
+def raise_descriptor_limit() -> int:
+    """Have as many descriptors as we may (each connection is one); return how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FDS if hard == resource.RLIM_INFINITY else min(hard, _MOST_FDS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+def private_modes(config: Settings) -> tuple[int, int]:
+    """Return the modes of the private socket's directory and of the socket: the group enters if users differ."""
+    uids = {config.broker_uid, config.worker_uid, config.keyd_uid}
+    return (0o700, 0o600) if len(uids) == 1 else (0o710, 0o660)
+
+
+def make_run_dir(directory: Path) -> None:
+    """Make the directory of the sockets, if nobody has: applications must be able to get to theirs.
+
+    Raises:
+        PoolError: SETTING_INVALID.
+    """
+    if directory.is_dir():
+        return
+    try:
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)
+    except OSError as error:
+        raise _unfit(directory, error) from None
+
+
+def lock(directory: Path, mode: int) -> OwnedFd:
+    """Make a directory that one broker may use at a time ours, for as long as the result is open.
+
+    Raises:
+        PoolError: SETTING_INVALID; another has it, or it cannot be had.
+    """
+    fd = None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        fcntl.flock(fd.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(fd.fileno(), mode)
+        return fd
+    except OSError as error:
+        if fd is not None:
+            fd.close()
+        if isinstance(error, BlockingIOError):
+            raise PoolError(Code.SETTING_INVALID, f"another broker uses {directory}; stop it first") from None
+        raise _unfit(directory, error) from None
+
+
+def _unfit(directory: Path, error: OSError) -> PoolError:
+    return PoolError(Code.SETTING_INVALID, f"{directory}: {error.strerror}")
+
+
+def inherited_socket(inherited: dict[str, OwnedFd]) -> socket.socket | None:
+    """Return the application socket that systemd has opened, if it has.
+
+    Raises:
+        PoolError: SETTING_INVALID, it is none that applications can connect to.
+    """
+    fd = inherited.pop("app", None) or inherited.pop("tlspool.sock", None)
+    for other in inherited.values():
+        other.close()
+    if fd is None:
+        return None
+    try:
+        sock = socket.socket(fileno=fd.fileno())
+    except OSError as error:
+        raise PoolError(Code.SETTING_INVALID, f"the socket from systemd: {error.strerror}") from None
+    fd.detach()
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not listens:
+        sock.close()
+        raise PoolError(Code.SETTING_INVALID, "the socket from systemd must be ListenStream= with a path")
+    return sock
+
+
+def once(log: Log) -> Callable[[PoolError], None]:
+    """Return a function that logs each unusable record once, and not at every session that meets it."""
+    seen: set[str] = set()
+
+    def report(error: PoolError) -> None:
+        if error.detail in seen:
+            return
+        if len(seen) >= _REPORTS:
+            seen.clear()
+        seen.add(error.detail)
+        log.warning("record.unusable", code=int(error.code), rule=error.code.name.lower(), detail=error.detail)
+
+    return report

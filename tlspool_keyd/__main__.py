@@ -1,0 +1,118 @@
+"""``tlspool-keyd``: the key daemon.  Its start-up, in order, and the reason for the order:
+
+1. close what was inherited          nobody's descriptor comes along into token processes
+2. lock down                         no core file, no debugger, no swap: before anything secret is in memory
+3. read the configuration            a wrong one is found before anything is opened
+4. read the PIN                      from credential, file or terminal; one that others can read is refused
+5. listen on keyd.sock, start token processes, look for the broker
+                                     everything is imported by now; modules are loaded behind an exec only
+6. say READY when each token has opened or failed, serve
+
+It runs as a user of its own, without capabilities, and speaks to UNIX sockets only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlspool_common import settings as config
+from tlspool_common.errors import PoolError
+from tlspool_common.fd import open_fds
+from tlspool_common.log import Log
+from tlspool_common.settings import SettingError, Settings
+from tlspool_keyd import pin
+from tlspool_keyd.lockdown import lock_down
+from tlspool_keyd.pkcs11uri import parse_untrusted
+from tlspool_keyd.seats import overlap
+from tlspool_keyd.shell import Shell
+
+EXIT_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h."""
+
+_PROMPT = "PIN of the PKCS #11 tokens (empty: none): "
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="tlspool-keyd", description="The key daemon of a TLS pool.")
+    parser.add_argument("--config", type=Path, default=config.default_path(), help="configuration file")
+    parser.add_argument("--check", action="store_true", help="read configuration and PIN file, try no PIN, and end")
+    parser.add_argument("--foreground", action="store_true", help="for completeness: it never goes anywhere else")
+    return parser.parse_args(argv)
+
+
+def load(path: Path) -> Settings:
+    """Read the configuration, and what of it only keyd understands.
+
+    Raises:
+        SettingError: names the setting, its value and the remedy.
+    """
+    settings = config.load(path)
+    for module in settings.pkcs11:
+        try:
+            parse_untrusted(module.token_uri)
+        except PoolError as error:
+            # Its query may be a PIN, and is left out.
+            raise SettingError("pkcs11_token", module.token_uri.partition("?")[0], error.detail) from None
+    both = overlap([(os.path.realpath(module.path), module.token_uri) for module in settings.pkcs11])
+    if both is not None:
+        hint = f"could mean a token that {both[0]!r} means, too; add token= or serial= so that only one does"
+        raise SettingError("pkcs11_token", both[1].partition("?")[0], hint)
+    return settings
+
+
+def check_modules(settings: Settings) -> None:
+    """See that the modules are there.  At the start a missing one is no reason to do without the others.
+
+    Raises:
+        SettingError: names the first one that is not.
+    """
+    for module in settings.pkcs11:
+        if not Path(module.path).is_file():
+            raise SettingError("pkcs11_path", module.path, "no such file")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon, and return its exit code."""
+    args = arguments(argv)
+    log = Log("keyd")
+    for fd in open_fds() - {0, 1, 2}:
+        os.close(fd)
+    memory_locked = lock_down()
+    try:
+        settings = load(args.config)
+        if args.check:
+            check_modules(settings)
+        ask = (lambda: getpass.getpass(_PROMPT)) if _has_terminal() and not args.check else None
+        source = pin.find(settings.pkcs11_pin_file, os.environ, ask)
+        if args.check:
+            return 0
+        log = Log("keyd", settings.log_level)
+        for warning in settings.warnings:
+            log.warning("setting.ignored", detail=warning)
+        if not settings.pkcs11:
+            log.warning("keyd.without_tokens", detail="no pkcs11_token in the configuration: nothing can be signed")
+        log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked)
+        return asyncio.run(_serve(settings, source, log))
+    except PoolError as error:
+        log.error("keyd.refuses_to_start", code=int(error.code), detail=str(error))
+        return EXIT_CONFIGURATION
+
+
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+async def _serve(settings: Settings, source: pin.PinSource, log: Log) -> int:
+    return await Shell(settings, source, log, secrets.token_bytes(32)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,479 @@
+"""The life of token processes: one seat for each ``pkcs11_token`` line, and who sits in it.
+
+    StartToken -> successor --TokenOpened, code 0--> current --retired--> drained --> KillToken
+                      |                                 |
+                      +-- other code, death, too slow --+--> seat empty: the next request starts another
+
+A seat has at most one *current* process that gets requests, and one *successor* that is being opened.  A
+PKCS #11 module sees tokens as they were at C_Initialize, so what is done about any doubt is the same: start
+a successor, let it take over when it is open, and end the old one when it has answered what it had.
+
+* TOKEN_GONE, or KEY_NOT_FOUND from a process that is not fresh: the token may have been taken out and put
+  in again.  The request waits for a successor and is sent once more; a second TOKEN_GONE is the answer.
+* TOKEN_FAILED: that is the answer, and the next request goes to a successor.
+* Death of the process (a crash of the module): TOKEN_FAILED for what it had, never sent again, because the
+  same request might crash the next one too.
+* No answer in time: TOKEN_SLOW.  A process that said nothing for that long, while three or more of its
+  requests ran out of time, hangs and is killed; one that is only overloaded goes on answering.
+* A wrong PIN: remembered with module and token, and said to every later process, which will not try it.
+  Two seats of one module must therefore not be able to mean the same token (``overlap``).
+
+Starts are limited to one a second for each seat (a start costs about 0.1 s of processor time), and to one
+in 30 s when the PIN is the trouble, as only a change of the PIN mends that (``pin_changed``).
+
+Requests in a process are limited in number and bytes; the rest waits here, up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tlspool_common.errors import Code, PoolError, code_of
+from tlspool_common.log import Value
+from tlspool_common.messages import (
+    TokenFind,
+    TokenFound,
+    TokenList,
+    TokenListed,
+    TokenOpened,
+    TokenSign,
+    TokenSigned,
+)
+from tlspool_keyd.events import Arm, Clock, Effect, KillToken, LookAtPin, Note, SendToken, StartToken, Timer
+from tlspool_keyd.pkcs11uri import Pkcs11Uri, parse_untrusted
+
+START_INTERVAL_MS = 1_000
+PIN_INTERVAL_MS = 30_000
+PIN_LOOK_MS = 1_000
+"""Least time between two looks at the PIN's source: a look is one stat(2)."""
+
+FRESH_MS = 10_000
+"""A process younger than this is believed when it does not find a key."""
+
+TIMEOUTS_IN_A_ROW = 3
+OPENING_TIMEOUTS = 3
+"""Opening may take this many times pkcs11_timeout_s: it is several calls, and a login."""
+
+LOOK_AHEAD = 4
+"""Requests beyond the number of sessions that are sent ahead, so that no session waits for the next one."""
+
+IN_FLIGHT_B = 2 * 1024 * 1024
+"""Half of what a channel may queue (limits.CHANNEL_QUEUE_B)."""
+
+JOBS = 4096
+"""Requests waiting in all; a worker has 64 handshake threads, so this is 64 busy workers."""
+
+_PIN_TROUBLE = (Code.PIN_MISSING, Code.PIN_WRONG, Code.PIN_LOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request: a signature, a public key or a list of keys, or a code and a detail."""
+
+    code: Code
+    detail: str = ""
+    payload: bytes = b""
+    keys: tuple[str, ...] = ()
+    more: bool = False
+
+
+Done = Callable[[Outcome, float], list[Effect]]
+Request = TokenSign | TokenFind | TokenList
+Answer = TokenSigned | TokenFound | TokenListed
+
+_ANSWER: dict[type, type] = {TokenSign: TokenSigned, TokenFind: TokenFound, TokenList: TokenListed}
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request on its way; ``done`` is called exactly once."""
+
+    message: Request
+    deadline_ms: float
+    done: Done
+    settled: bool = False
+    again: bool = False
+
+    @property
+    def size_b(self) -> int:
+        """Bytes that count against IN_FLIGHT_B."""
+        return len(self.message.content) if isinstance(self.message, TokenSign) else 0
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A token process."""
+
+    generation: int
+    started_ms: float
+    heard_ms: float  # when it last answered, or had nothing to answer
+    pin_number: int  # of the PIN it was started with
+    pending: dict[int, Job] = field(default_factory=dict)
+    pending_b: int = 0
+    timeouts: int = 0
+    doubtful: bool = False
+    draining: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One line ``pkcs11_token`` of the configuration."""
+
+    module: str
+    token_uri: Pkcs11Uri
+    current: Process | None = None
+    successor: Process | None = None
+    waiting: deque[Job] = field(default_factory=deque)  # for room in current
+    hoping: deque[Job] = field(default_factory=deque)  # for the successor
+    next_start_ms: float = 0
+    failure: Outcome = Outcome(Code.TOKEN_GONE)
+    tokens: tuple[str, ...] = ()
+    starts: int = 0
+
+
+class Seats:
+    """All seats and processes.  No I/O, no clock: every method returns effects."""
+
+    def __init__(self, modules: list[tuple[str, str]], sessions: int, timeout_ms: float) -> None:
+        self.seats = [Seat(module, parse_untrusted(uri)) for module, uri in modules]
+        self._room = sessions + LOOK_AHEAD
+        self._timeout_ms = timeout_ms
+        self._processes: dict[int, tuple[Seat, Process]] = {}
+        self._refused: dict[str, dict[str, None]] = {}  # by module: tokens that did not take the PIN, in order
+        self._open: OrderedDict[Job, None] = OrderedDict()  # without an answer, oldest first
+        self._pin_number = 0
+        self._armed = False
+        self._generation = 0
+        self._exchange = 0
+        self._pin_look_ms = float("-inf")
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no answer yet."""
+        return len(self._open)
+
+    @property
+    def opening(self) -> bool:
+        """Whether a seat has no process yet, but soon."""
+        return any(seat.current is None and seat.successor is not None for seat in self.seats)
+
+    def describe(self, pids: Mapping[int, int]) -> list[dict[str, object]]:
+        """Describe the seats for an operator; ``pids`` knows the process ids of generations."""
+        rows: list[dict[str, object]] = []
+        for seat in self.seats:
+            state = "ready" if seat.current else "opening" if seat.successor else seat.failure.code.name
+            mine = [generation for generation, (its, _) in self._processes.items() if its is seat]
+            rows.append(
+                {
+                    "module": seat.module,
+                    "wanted": str(seat.token_uri),
+                    "state": state,
+                    "pids": [pids[generation] for generation in mine if generation in pids],
+                    "tokens": list(seat.tokens),
+                    "requests": sum(job in self._open for job in self._jobs_of(seat)),
+                    "starts": seat.starts,
+                }
+            )
+        return rows
+
+    def _jobs_of(self, seat: Seat) -> list[Job]:
+        pending = [job for its, process in self._processes.values() if its is seat for job in process.pending.values()]
+        return [*pending, *seat.waiting, *seat.hoping]
+
+    # --- requests ---------------------------------------------------------------------------------------
+
+    def submit(self, seat: Seat, message: Request, done: Done, now_ms: float) -> list[Effect]:
+        """Send a request to a seat's process; ``done`` gets the outcome, possibly before this returns."""
+        job = Job(message, now_ms + self._timeout_ms, done)
+        if len(self._open) >= JOBS:
+            return self._settle(job, Outcome(Code.TOKEN_SLOW, f"{JOBS} requests wait already"), now_ms)
+        self._open[job] = None
+        effects = self._watch(now_ms)
+        current = seat.current
+        if current is not None and not (current.doubtful and self._may_hope(seat, now_ms)):
+            seat.waiting.append(job)
+            return effects + self._pump(seat, now_ms)
+        if self._may_hope(seat, now_ms):
+            seat.hoping.append(job)
+            return effects + self._start(seat, now_ms)
+        return effects + self._settle(job, seat.failure, now_ms)
+
+    def _watch(self, now_ms: float) -> list[Effect]:
+        """Keep one timer running for the oldest request."""
+        if self._armed or not self._open:
+            return []
+        self._armed = True
+        return [Arm(Timer(Clock.DEADLINE), max(0.0, next(iter(self._open)).deadline_ms - now_ms))]
+
+    def _pump(self, seat: Seat, now_ms: float) -> list[Effect]:
+        """Send what there is room for."""
+        effects: list[Effect] = []
+        process = seat.current
+        while process and seat.waiting and len(process.pending) < self._room and process.pending_b <= IN_FLIGHT_B:
+            job = seat.waiting.popleft()
+            if job.settled:
+                continue
+            if not process.pending:
+                process.heard_ms = now_ms
+            self._exchange = self._exchange % 0xFFFFFFFF + 1
+            process.pending[self._exchange] = job
+            process.pending_b += job.size_b
+            effects.append(SendToken(process.generation, job.message, self._exchange))
+        return effects
+
+    def _settle(self, job: Job, outcome: Outcome, now_ms: float) -> list[Effect]:
+        if job.settled:
+            return []
+        job.settled = True
+        self._open.pop(job, None)
+        effects = job.done(outcome, now_ms)
+        if outcome.code in _PIN_TROUBLE and now_ms >= self._pin_look_ms + PIN_LOOK_MS:
+            self._pin_look_ms = now_ms
+            effects = [*effects, LookAtPin()]
+        return effects
+
+    def _settle_all(self, jobs: deque[Job], outcome: Outcome, now_ms: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while jobs:
+            effects += self._settle(jobs.popleft(), outcome, now_ms)
+        return effects
+
+    # --- starting and ending ----------------------------------------------------------------------------
+
+    def start_all(self, now_ms: float) -> list[Effect]:
+        """Start a process in each seat, so that the first session need not wait, and trouble is known early."""
+        return [effect for seat in self.seats for effect in self._start(seat, now_ms)]
+
+    def _may_hope(self, seat: Seat, now_ms: float) -> bool:
+        return seat.successor is not None or now_ms >= seat.next_start_ms
+
+    def _start(self, seat: Seat, now_ms: float) -> list[Effect]:
+        if seat.successor is not None:
+            return []
+        self._generation += 1
+        process = seat.successor = Process(self._generation, now_ms, now_ms, self._pin_number)
+        self._processes[process.generation] = (seat, process)
+        seat.next_start_ms = now_ms + START_INTERVAL_MS
+        seat.starts += 1
+        refused = tuple(self._refused.get(seat.module, ()))
+        return [
+            StartToken(process.generation, seat.module, str(seat.token_uri), refused),
+            Arm(Timer(Clock.OPENING, process.generation), self._timeout_ms * OPENING_TIMEOUTS),
+        ]
+
+    def _retire(self, seat: Seat) -> list[Effect]:
+        """Let the current process finish what it has, and end it then."""
+        process, seat.current = seat.current, None
+        if process is None:
+            return []
+        process.draining = True
+        return self._drained(process)
+
+    def _drained(self, process: Process) -> list[Effect]:
+        if not process.draining or any(not job.settled for job in process.pending.values()):
+            return []
+        return [KillToken(process.generation)]
+
+    def opened(self, generation: int, message: TokenOpened, now_ms: float) -> list[Effect]:
+        """A process said TokenOpened."""
+        seat, process = self._processes.get(generation, (None, None))
+        if seat is None or process is None or process is not seat.successor:
+            return []
+        seat.successor = None
+        seat.tokens = message.tokens
+        for line in message.tokens:
+            uri, _, state = line.rpartition(" ")
+            if state == Code.PIN_WRONG.name and process.pin_number == self._pin_number:
+                self._refused.setdefault(seat.module, {})[uri] = None
+        code = code_of(message.code)
+        effects = self._retire(seat)
+        note: Effect = Note(
+            "info" if code is Code.OK else "warning",
+            "token.opened",
+            {
+                "module": seat.module,
+                "process": generation,
+                "code": int(code),
+                "detail": message.detail,
+                "tokens": " ".join(seat.tokens),
+                "ms": now_ms - process.started_ms,
+            },
+        )
+        effects.append(note)
+        if code is Code.OK:
+            seat.current = process
+            # The PIN changed while it was opening: what it could not use, another may.
+            process.doubtful = process.pin_number != self._pin_number and not all_ready(seat)
+            seat.waiting.extend(seat.hoping)
+            seat.hoping.clear()
+            return effects + self._pump(seat, now_ms)
+        seat.failure = Outcome(code, message.detail)
+        if code in _PIN_TROUBLE and process.pin_number == self._pin_number:
+            seat.next_start_ms = now_ms + PIN_INTERVAL_MS
+            seat.failure = Outcome(code, f"so token process {generation} found it")
+        effects += self._settle_all(seat.hoping, seat.failure, now_ms)
+        effects += self._settle_all(seat.waiting, seat.failure, now_ms)
+        return [*effects, KillToken(generation)]
+
+    def lost(self, generation: int, how: str, now_ms: float) -> list[Effect]:
+        """A process has ended."""
+        seat, process = self._processes.pop(generation, (None, None))
+        if seat is None or process is None:
+            return []
+        expected = process not in (seat.current, seat.successor)
+        outcome = Outcome(Code.TOKEN_FAILED, f"the module's process ended: {how}")
+        effects: list[Effect] = []
+        if not expected:
+            fields: dict[str, Value] = {"module": seat.module, "process": generation, "how": how}
+            effects.append(Note("error", "token.died", {**fields, "requests": len(process.pending)}))
+            seat.failure = outcome
+        if process is seat.current:
+            seat.current = None
+            seat.hoping.extend(seat.waiting)  # these never reached it
+            seat.waiting.clear()
+        elif process is seat.successor:
+            seat.successor = None
+            effects += self._settle_all(seat.hoping, outcome, now_ms)
+        effects += self._settle_all(deque(process.pending.values()), outcome, now_ms)
+        if seat.hoping and seat.successor is None:
+            if self._may_hope(seat, now_ms):
+                effects += self._start(seat, now_ms)
+            else:
+                effects += self._settle_all(seat.hoping, outcome, now_ms)
+        return effects
+
+    # --- answers ----------------------------------------------------------------------------------------
+
+    def answered(self, generation: int, exchange: int, message: Answer, now_ms: float) -> list[Effect]:
+        """A process answered a request.
+
+        Raises:
+            PoolError: INTERNAL, there was no such request; the process is not to be believed any more.
+        """
+        seat, process = self._processes.get(generation, (None, None))
+        if seat is None or process is None:
+            return []
+        job = process.pending.pop(exchange, None)
+        if job is None or type(message) is not _ANSWER[type(job.message)]:
+            raise PoolError(Code.INTERNAL, f"{type(message).__name__} {exchange} answers nothing")
+        process.pending_b -= job.size_b
+        process.timeouts, process.heard_ms = 0, now_ms
+        effects = self._judge(seat, process, job, _outcome(message), now_ms)
+        return effects + self._drained(process) + self._pump(seat, now_ms)
+
+    def _judge(self, seat: Seat, process: Process, job: Job, outcome: Outcome, now_ms: float) -> list[Effect]:
+        """Settle a request, or try it once more with a fresh process."""
+        absent = outcome.code is Code.TOKEN_GONE or (
+            outcome.code is Code.KEY_NOT_FOUND and now_ms - process.started_ms >= FRESH_MS
+        )
+        if absent and not job.again and not job.settled and self._may_hope(seat, now_ms):
+            job.again = True
+            seat.hoping.append(job)
+            note: Effect = Note(
+                "info", "token.again", {"module": seat.module, "process": process.generation, "detail": outcome.detail}
+            )
+            return [note, *self._start(seat, now_ms)]
+        if outcome.code in (Code.TOKEN_GONE, Code.TOKEN_FAILED):
+            process.doubtful = True
+        return self._settle(job, outcome, now_ms)
+
+    # --- time, and the PIN --------------------------------------------------------------------------------
+
+    def expire(self, now_ms: float) -> list[Effect]:
+        """The timer of the oldest request fired."""
+        self._armed = False
+        effects: list[Effect] = []
+        late: set[Job] = set()
+        while self._open and (oldest := next(iter(self._open))).deadline_ms <= now_ms:
+            late.add(oldest)
+            detail = f"no answer in {self._timeout_ms / 1000:g} s"
+            effects += self._settle(oldest, Outcome(Code.TOKEN_SLOW, detail), now_ms)
+        if late:
+            for seat, process in list(self._processes.values()):
+                process.timeouts += sum(job in late for job in process.pending.values())
+                effects += self._drained(process)
+                if process is not seat.current:
+                    continue
+                # Requests that wait for room count too: when all of it is taken by calls that never return,
+                # nothing else will run out of time.
+                process.timeouts += sum(job in late for job in seat.waiting)
+                silent = now_ms - process.heard_ms >= self._timeout_ms
+                if silent and process.timeouts >= TIMEOUTS_IN_A_ROW:
+                    effects += self._give_up(seat, process, Outcome(Code.TOKEN_SLOW, "it was hanging"), now_ms)
+        return effects + self._watch(now_ms)
+
+    def opening_expired(self, generation: int, now_ms: float) -> list[Effect]:
+        """A process should have opened by now."""
+        seat, process = self._processes.get(generation, (None, None))
+        if seat is None or process is None or process is not seat.successor:
+            return []
+        seat.successor = None
+        seat.failure = Outcome(Code.TOKEN_SLOW, "the module did not open in time")
+        effects = self._settle_all(seat.hoping, seat.failure, now_ms)
+        note: Effect = Note("error", "token.slow", {"module": seat.module, "process": generation, "phase": "opening"})
+        return [note, *effects, KillToken(generation)]
+
+    def _give_up(self, seat: Seat, process: Process, outcome: Outcome, now_ms: float) -> list[Effect]:
+        """Kill a process that hangs."""
+        seat.current = None
+        seat.failure = outcome
+        fields: dict[str, Value] = {
+            "module": seat.module,
+            "process": process.generation,
+            "requests": len(process.pending),
+        }
+        effects: list[Effect] = [Note("error", "token.slow", {**fields, "phase": "signing"})]
+        effects += self._settle_all(deque(process.pending.values()), outcome, now_ms)
+        process.pending.clear()
+        seat.hoping.extend(seat.waiting)
+        seat.waiting.clear()
+        if any(not job.settled for job in seat.hoping):
+            effects += self._start(seat, now_ms)
+        return [*effects, KillToken(process.generation)]
+
+    def pin_changed(self, now_ms: float) -> list[Effect]:
+        """Forget which tokens refused the PIN: there is another one.  Try it where the old one was no good."""
+        self._refused.clear()
+        self._pin_number += 1
+        effects: list[Effect] = [Note("info", "pin.changed")]
+        for seat in self.seats:
+            seat.next_start_ms = 0
+            if not all_ready(seat):
+                if seat.current is not None:
+                    seat.current.doubtful = True
+                effects += self._start(seat, now_ms)
+        return effects
+
+
+def all_ready(seat: Seat) -> bool:
+    """Whether there was no trouble with any token."""
+    return all(line.endswith(" ready") for line in seat.tokens)
+
+
+def _outcome(message: Answer) -> Outcome:
+    code = code_of(message.code)
+    match message:
+        case TokenSigned():
+            if code is Code.OK and not message.signature:
+                return Outcome(Code.TOKEN_FAILED, "the signature is empty")
+            return Outcome(code, message.detail, message.signature)
+        case TokenFound():
+            return Outcome(code, message.detail, message.spki)
+        case TokenListed():
+            return Outcome(code, message.detail, keys=message.keys, more=message.more)
+
+
+def overlap(modules: list[tuple[str, str]]) -> tuple[str, str] | None:
+    """Return two token URIs of one module that could mean the same token.
+
+    Both would log in to it, and a wrong PIN would be tried twice.
+    """
+    seen: list[tuple[str, str]] = []
+    for module, uri in modules:
+        for other_module, other in seen:
+            if module == other_module and parse_untrusted(uri).may_match(parse_untrusted(other)):
+                return other, uri
+        seen.append((module, uri))
+    return None

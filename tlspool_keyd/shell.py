@@ -1,0 +1,279 @@
+"""keyd's hands: sockets, token processes, timers, signals and the log.  What for, core.py decides.
+
+One thread on asyncio's loop.  All that is done here is done at once: sends queue up to a bound, a token is in
+another process, and nothing waits for the broker, a worker or a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from typing import Any, assert_never
+
+from setproctitle import setproctitle
+
+from tlspool_common import control, systemd
+from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
+from tlspool_common.dial import dial_broker
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd, open_fds
+from tlspool_common.log import Log
+from tlspool_common.messages import (
+    KeyChannel,
+    KeyQuestion,
+    Party,
+    SignHandshake,
+    TokenFound,
+    TokenListed,
+    TokenOpen,
+    TokenOpened,
+    TokenSigned,
+)
+from tlspool_common.settings import Settings
+from tlspool_keyd import events as e
+from tlspool_keyd.children import Children
+from tlspool_keyd.core import KeydCore
+from tlspool_keyd.line import Line
+from tlspool_keyd.pin import PinSource
+
+EXIT_BUG = 70
+"""EX_SOFTWARE of sysexits.h: an exception nobody expected; a trace is on standard error."""
+
+_STOP_S = 2.0
+"""For token processes to log out; each is killed before that if it hangs."""
+
+
+def _now_ms() -> float:
+    """Return the time grants are stamped with (tlspool_common.grants.now_ms), with its fraction."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1_000_000
+
+
+class Shell:
+    """The process.  Make it on a running loop."""
+
+    def __init__(self, settings: Settings, pin: PinSource, log: Log, grant_secret: bytes) -> None:
+        self._settings = settings
+        self._pin = pin
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._core = KeydCore(settings, grant_secret, os.getpid())
+        self._children = Children(self._token_said, lambda number, how: self._happened(e.TokenLost(number, how)))
+        self._broker: Line | None = None
+        self._workers: dict[int, Line] = {}
+        self._offered: dict[int, OwnedFd] = {}  # of the KeyChannel being handled
+        self._answers: dict[int, Channel] = {}  # by ticket
+        self._listings: dict[int, asyncio.Future[control.Answer]] = {}
+        self._last_ticket = 0
+        self._queue: deque[e.Event] = deque()
+        self._handling = False
+        self._title = ""
+        self._stop = asyncio.Event()
+        self._ending = False
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Serve until told to stop; return the exit code.
+
+        Raises:
+            PoolError: SETTING_INVALID, the control socket cannot be had.
+        """
+        path = self._settings.run_dir / "keyd.sock"
+        server = await control.serve(path, self._answer)
+        self._loop.set_exception_handler(self._bug)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._look_at_pin)
+        try:
+            self._carry_out(self._core.begin(_now_ms()))
+            self._show()
+            await self._stop.wait()
+            systemd.notify("STOPPING=1")
+        finally:
+            server.close()
+            path.unlink(missing_ok=True)
+            await self._end()
+        return self._exit_code
+
+    async def _end(self) -> None:
+        self._ending = True  # nothing is started for what is ended now
+        for line in (self._broker, *self._workers.values()):
+            if line is not None:
+                line.close()
+        for channel in self._answers.values():
+            channel.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._children.end_all(), _STOP_S)
+        self._log.info("keyd.stopped")
+
+    def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody expected came out of a call of the loop: nothing can be relied on any more."""
+        error = context.get("exception")
+        trace = "".join(traceback.format_exception(error)) if error else context.get("message", "")
+        sys.stderr.write(trace)
+        self._log.error("internal", code=int(Code.INTERNAL), detail=type(error).__name__)
+        self._exit_code = EXIT_BUG
+        self._stop.set()
+
+    # --- events and effects -----------------------------------------------------------------------------
+
+    def _happened(self, event: e.Event) -> None:
+        self._queue.append(event)
+        if self._handling or self._ending:
+            return
+        self._handling = True
+        try:
+            while self._queue:
+                self._carry_out(self._core.handle(self._queue.popleft(), _now_ms()))
+        finally:
+            self._handling = False
+        self._show()
+
+    def _show(self) -> None:
+        if self._title != self._core.title:
+            self._title = self._core.title
+            setproctitle(f"tlspool-keyd: {self._title}")
+
+    def _carry_out(self, effects: list[e.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case e.Note(level, event, fields):
+                    self._log.note(level, event, **fields)
+                case e.AnswerWorker(ticket, message, exchange):
+                    if channel := self._answers.pop(ticket, None):
+                        with suppress(ChannelClosed):  # the worker does not wait any more
+                            channel.send(message, exchange=exchange)
+                        channel.close()
+                case e.SendToken(generation, request, exchange):
+                    self._children.send(generation, request, exchange)
+                case e.StartToken():
+                    self._start_token(effect)
+                case e.KillToken(generation):
+                    self._children.end(generation)
+                case e.Arm(timer, delay_ms):
+                    self._loop.call_later(delay_ms / 1000, self._happened, e.TimerFired(timer))
+                case e.ConnectBroker():
+                    self._connect()
+                case e.SendBroker(answer, exchange):
+                    if self._broker is not None:
+                        self._broker.send(answer, exchange)
+                case e.AdoptWorker(worker_id):
+                    self._adopt(worker_id)
+                case e.LookAtPin():
+                    self._look_at_pin()
+                case e.AnswerKeys(ticket, keys, troubles):
+                    self._listings.pop(ticket).set_result({"keys": list(keys), "troubles": list(troubles)})
+                case e.SayReady():
+                    systemd.notify("READY=1")
+                case _:
+                    assert_never(effect)
+
+    # --- the broker -------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        try:
+            channel = dial_broker(self._settings, Party.KEYD)
+        except ChannelClosed as error:
+            self._happened(e.BrokerLost(str(error)))
+            return
+        self._broker = Line(channel, self._broker_said, self._broker_lost)
+        self._happened(e.BrokerConnected())
+
+    def _broker_lost(self, error: ChannelClosed) -> None:
+        self._broker = None
+        self._happened(e.BrokerLost(str(error)))
+
+    def _broker_said(self, received: Received) -> None:
+        message = received.message
+        if isinstance(message, KeyChannel):
+            self._offered[message.worker_id] = received.take_fd()
+        if isinstance(message, (KeyChannel, KeyQuestion)):
+            self._happened(e.BrokerSaid(message, received.exchange))
+
+    # --- workers ----------------------------------------------------------------------------------------
+
+    def _adopt(self, worker_id: int) -> None:
+        if older := self._workers.pop(worker_id, None):
+            older.close()
+        try:
+            channel = from_fd(self._offered.pop(worker_id), Party.KEYD, Party.WORKER)
+        except ChannelBroken as error:
+            self._happened(e.WorkerLost(worker_id, str(error), broken=True))
+            return
+        self._workers[worker_id] = Line(
+            channel,
+            lambda received: self._worker_said(worker_id, received),
+            lambda error: self._worker_lost(worker_id, str(error), broken=isinstance(error, ChannelBroken)),
+        )
+
+    def _worker_said(self, worker_id: int, received: Received) -> None:
+        """Take a request of a worker.  Whatever it is, it costs at most this worker its channel."""
+        message = received.message
+        try:
+            if isinstance(message, SignHandshake):
+                self._last_ticket += 1
+                self._answers[self._last_ticket] = from_fd(received.take_fd(), Party.KEYD, Party.WORKER)
+                self._happened(e.WorkerAsked(worker_id, message, received.exchange, self._last_ticket))
+        except ChannelBroken as error:
+            self._drop_worker(worker_id, str(error))
+        except Exception:  # a bug that a worker found must not let it stop us for all others
+            sys.stderr.write(traceback.format_exc())
+            self._log.error("internal", code=int(Code.INTERNAL), worker=worker_id)
+            if channel := self._answers.pop(self._last_ticket, None):
+                channel.close()
+            self._drop_worker(worker_id, "its request met a bug")
+
+    def _drop_worker(self, worker_id: int, reason: str) -> None:
+        self._workers[worker_id].close()
+        self._worker_lost(worker_id, reason, broken=True)
+
+    def _worker_lost(self, worker_id: int, reason: str, broken: bool) -> None:
+        del self._workers[worker_id]
+        self._happened(e.WorkerLost(worker_id, reason, broken))
+
+    # --- token processes and the PIN --------------------------------------------------------------------
+
+    def _start_token(self, effect: e.StartToken) -> None:
+        opening = TokenOpen(
+            module=effect.module,
+            token_uri=effect.token_uri,
+            pin_secret=self._pin.pin_secret,
+            pin_refused_by=effect.pin_refused_by,
+            sessions=self._settings.pkcs11_sessions,
+        )
+        self._children.start(effect.generation, opening)
+
+    def _token_said(self, generation: int, received: Received) -> None:
+        message = received.message
+        if isinstance(message, (TokenOpened, TokenSigned, TokenFound, TokenListed)):
+            self._happened(e.TokenSaid(generation, message, received.exchange))
+
+    def _look_at_pin(self) -> None:
+        try:
+            changed = self._pin.look()
+        except PoolError as error:
+            self._log.error("pin.refused", code=int(error.code), detail=str(error))
+            return
+        if changed:
+            self._happened(e.PinChanged())
+
+    # --- operators --------------------------------------------------------------------------------------
+
+    async def _answer(self, request: control.Request) -> control.Answer:
+        match request["cmd"]:
+            case "status":
+                status = self._core.status(self._children.pids)
+                return {**status, "pin": self._pin.origin.value, "descriptors": len(open_fds())}
+            case "keys":
+                self._last_ticket += 1
+                answer: asyncio.Future[control.Answer] = self._loop.create_future()
+                self._listings[self._last_ticket] = answer
+                self._happened(e.KeysAsked(self._last_ticket))
+                return await answer
+            case other:
+                raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: status, keys")

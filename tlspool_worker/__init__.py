@@ -1,0 +1,1 @@
+"""The worker: TLS sessions in processes that hold no keys."""

@@ -1,0 +1,81 @@
+"""``tlspool-worker``: the worker master.  Its start-up, in order, and the reason for the order:
+
+1. read the configuration               a wrong one is found before anything is opened
+2. bring our OpenSSL provider in effect  executes this program once more; see provider.py
+3. close what was inherited              workers hold their descriptors against a list
+4. test the provider                     fail closed: without it no key can be used, and it would be silent
+5. listen on worker.sock, fork workers   everything is imported by now, so that workers share it
+6. say READY, look for the broker, serve
+
+It runs as a user of its own, without capabilities.  It opens no file and no socket after step 6 but the one
+to the broker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlspool_common import settings as config
+from tlspool_common import systemd
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import open_fds
+from tlspool_common.log import Log
+from tlspool_worker import provider
+from tlspool_worker.exits import Exit
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="tlspool-worker", description="The workers of a TLS pool, and their master.")
+    parser.add_argument("--config", type=Path, default=config.default_path(), help="configuration file")
+    parser.add_argument("--check", action="store_true", help="read the configuration, test the provider, and end")
+    parser.add_argument("--foreground", action="store_true", help="for completeness: it never goes anywhere else")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon, and return its exit code."""
+    args = arguments(argv)
+    log = Log("worker")
+    try:
+        settings = config.load(args.config)
+        provider.ensure()
+        for fd in open_fds() - {0, 1, 2, provider.configuration_fd()}:
+            os.close(fd)
+        provider.self_test()
+    except PoolError as error:
+        log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
+        return int(Exit.PROVIDER if error.code is Code.PROVIDER_ABSENT else Exit.CONFIGURATION)
+    if args.check:
+        return 0
+    log = Log("worker", settings.log_level)
+    for warning in settings.warnings:
+        log.warning("setting.ignored", detail=warning)
+    return serve(settings, log)
+
+
+def serve(settings: config.Settings, log: Log) -> int:
+    """Be the master until told to stop."""
+    from tlspool_worker.master_shell import Master  # imports OpenSSL, so not before the provider is in effect
+
+    try:
+        master = Master(settings, log)
+    except PoolError as error:
+        log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
+        return int(Exit.CONFIGURATION)
+    try:
+        master.start()
+        systemd.notify("READY=1")
+        master.run()
+        systemd.notify("STOPPING=1")
+    finally:
+        master.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""What the core of a worker wants done.  The shell (shell.py) does it, in the order in which it was wanted.
+
+A descriptor belongs to the effect that carries it: the shell closes it, whether or not the effect succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Value
+from tlspool_common.messages import Message, StartSession, UseCredential
+from tlspool_worker.exits import Exit
+from tlspool_worker.trust import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Say something to the broker."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class UseKeys:
+    """Take this channel to keyd for handshakes that begin from now on."""
+
+    fd: OwnedFd
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take the socket of a new session.  Nothing is read from it yet."""
+
+    session_id: int
+    fd: OwnedFd
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Wait for bytes of the remote, once."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCipher:
+    """Send bytes to the remote."""
+
+    session_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Make a handshake, and do its first step with what the remote has sent so far."""
+
+    start: StartSession
+    credentials: tuple[UseCredential, ...]
+    trust: Generation
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Do the next step of a handshake."""
+
+    session_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRelay:
+    """The handshake is done: keep what the remote sends for the application that will come."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Give the relay its plaintext end."""
+
+    session_id: int
+    fd: OwnedFd
+
+
+@dataclass(frozen=True, slots=True)
+class EndRelay:
+    """Stop relaying, with close_notify; the end is reported by relay_ended as any other."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Let go of a session that does not relay: its socket is closed as soon as the remote has seen the end."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write a log line."""
+
+    level: str
+    event: str
+    fields: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End this process."""
+
+    status: Exit
+
+
+Effect = (
+    Say | UseKeys | Adopt | Listen | SendCipher | Begin | GoOn | OpenRelay | Attach | EndRelay | Drop | Note | Finish
+)
+Out = Callable[[Effect], None]

@@ -1,0 +1,406 @@
+"""The core of a worker: what it does with its sessions, and what it may be told when.
+
+    StartSession ---server---> EXPECT_CLIENT_HELLO --ClientHelloSeen--> EXPECT_PROCEED <---client--- StartSession
+                                                                             | Proceed
+                                                     EXPECT_REMOTE <--> EXPECT_STEP
+                                                                             | HandshakeDone
+                                                          RELAYING <-- EXPECT_PLAINTEXT
+    from any of them, by the remote's end, a fault, or EndSession: OVER
+
+* EXPECT_STEP: OpenSSL is at work, perhaps in a thread that waits for a signature.  Nothing is read meanwhile.
+* A session that is over is forgotten at once.  What the broker said before it heard of that crosses our last
+  word, so a message for a session that we had is dropped; for one that we never had, it breaks the table.
+* A broker that breaks the table cannot be trusted: ``BrokenBroker``, and the process ends.
+* A broker that goes away takes along what is being set up.  What relays needs nobody, and goes on.
+
+Rule: every change of ``state`` goes through ``_move``, which holds it against TABLE.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from tlspool_common.errors import Code
+from tlspool_common.fd import OwnedFd
+from tlspool_common.limits import PROSE_B
+from tlspool_common.messages import (
+    ClientHelloSeen,
+    EndReason,
+    EndSession,
+    HandshakeFailed,
+    Message,
+    PlainConnected,
+    Proceed,
+    SessionEnded,
+    Side,
+    StartSession,
+    TrustAnchor,
+    TrustBegin,
+    UseCredential,
+    UseKeyChannel,
+)
+from tlspool_worker.client_hello import NO_ALERT, HelloReader, HelloRefused, refuse_plaintext_untrusted
+from tlspool_worker.effects import (
+    Adopt,
+    Attach,
+    Begin,
+    Drop,
+    EndRelay,
+    Finish,
+    GoOn,
+    Listen,
+    Note,
+    OpenRelay,
+    Out,
+    Say,
+    SendCipher,
+    UseKeys,
+)
+from tlspool_worker.exits import Exit
+from tlspool_worker.tls import Step
+from tlspool_worker.trust import Generation, Trust
+
+CREDENTIALS = 4
+"""Credentials for one session: one for each kind of key there is."""
+
+
+class BrokenBroker(Exception):
+    """The broker said what it must not say now."""
+
+
+class State(Enum):
+    """What a session expects."""
+
+    EXPECT_CLIENT_HELLO = auto()
+    EXPECT_PROCEED = auto()
+    EXPECT_STEP = auto()
+    EXPECT_REMOTE = auto()
+    EXPECT_PLAINTEXT = auto()
+    RELAYING = auto()
+    OVER = auto()
+
+
+_S = State
+TABLE: dict[State, frozenset[State]] = {
+    _S.EXPECT_CLIENT_HELLO: frozenset({_S.EXPECT_PROCEED, _S.OVER}),
+    _S.EXPECT_PROCEED: frozenset({_S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_STEP: frozenset({_S.EXPECT_REMOTE, _S.EXPECT_PLAINTEXT, _S.OVER}),
+    _S.EXPECT_REMOTE: frozenset({_S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_PLAINTEXT: frozenset({_S.RELAYING, _S.OVER}),
+    _S.RELAYING: frozenset({_S.OVER}),
+    _S.OVER: frozenset(),
+}
+
+
+class Handshaking:
+    """What is known of a session until its handshake is done."""
+
+    __slots__ = ("credentials", "first", "hello", "start", "trust")
+
+    def __init__(self, start: StartSession, trust: Generation) -> None:
+        self.start = start
+        self.trust = trust
+        self.hello: HelloReader | None = HelloReader() if start.side is Side.SERVER else None
+        self.credentials: list[UseCredential] = []
+        self.first = True  # nothing of the remote has been seen by OpenSSL
+
+
+class Session:
+    """One session.  Small: a worker has thousands, and most of them relay."""
+
+    __slots__ = ("handshaking", "session_id", "state")
+
+    def __init__(self, session_id: int, state: State, handshaking: Handshaking) -> None:
+        self.session_id = session_id
+        self.state = state
+        self.handshaking: Handshaking | None = handshaking
+
+
+class Sessions:
+    """All sessions of a worker.  Does no I/O: what is to be done goes to ``out``."""
+
+    def __init__(self, worker_id: int, out: Out) -> None:
+        self._worker_id = worker_id
+        self._out = out
+        self._trust = Trust()
+        self._sessions: dict[int, Session] = {}
+        self._highest = 0
+        self._has_broker = True
+        self._retired = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    # --- what the broker says -------------------------------------------------------------------------
+
+    def broker_said(self, message: Message, fd: OwnedFd | None = None) -> None:
+        """Take a message; its descriptor is ours.
+
+        Raises:
+            BrokenBroker: the message is out of place.
+        """
+        match message:
+            case UseKeyChannel() if fd is not None:
+                if message.worker_id != self._worker_id:
+                    fd.close()
+                    raise BrokenBroker(f"a key channel for worker {message.worker_id}")
+                self._out(UseKeys(fd))
+            case TrustBegin() | TrustAnchor():
+                self._trust_said(message)
+            case StartSession() if fd is not None:
+                self._start(message, fd)
+            case PlainConnected() if fd is not None:
+                self._plain_connected(message, fd)
+            case UseCredential() | Proceed() | EndSession():
+                session = self._find(message.session_id, type(message).__name__)
+                if session is not None:
+                    self._session_said(session, message)
+            case _:
+                raise BrokenBroker(f"{type(message).__name__} is not for a worker")
+
+    def _trust_said(self, message: TrustBegin | TrustAnchor) -> None:
+        try:
+            if isinstance(message, TrustBegin):
+                self._trust.begin(message.generation)
+            elif not self._trust.anchor(message.generation, message.for_sides, message.certificate):
+                self._out(Note("warning", "trust.anchor_unreadable", {"generation": message.generation}))
+        except ValueError as error:
+            raise BrokenBroker(str(error)) from None
+
+    def _find(self, session_id: int, what: str) -> Session | None:
+        """Return a session; None when it is over already."""
+        session = self._sessions.get(session_id)
+        if session is None and session_id > self._highest:
+            raise BrokenBroker(f"{what} for session {session_id}, which was not started")
+        return session
+
+    def _start(self, message: StartSession, fd: OwnedFd) -> None:
+        session_id = message.session_id
+        try:
+            if session_id <= self._highest:
+                raise BrokenBroker(f"session {session_id} is started again")
+            trust = self._trust.use(message.trust_generation)
+        except ValueError as error:
+            fd.close()
+            raise BrokenBroker(str(error)) from None
+        except BrokenBroker:
+            fd.close()
+            raise
+        self._highest = session_id
+        server = message.side is Side.SERVER
+        state = State.EXPECT_CLIENT_HELLO if server else State.EXPECT_PROCEED
+        self._sessions[session_id] = Session(session_id, state, Handshaking(message, trust))
+        self._out(Adopt(session_id, fd))
+        if server:
+            self._out(Listen(session_id))
+
+    def _session_said(self, session: Session, message: UseCredential | Proceed | EndSession) -> None:
+        if isinstance(message, EndSession):
+            self._end(session, message.alert)
+            return
+        handshaking = session.handshaking
+        if session.state is not State.EXPECT_PROCEED or handshaking is None:
+            raise BrokenBroker(f"{type(message).__name__} for session {session.session_id} in {session.state.name}")
+        if isinstance(message, UseCredential):
+            kinds = [credential.key_kind for credential in handshaking.credentials]
+            if not message.chain or message.key_kind in kinds or len(kinds) >= CREDENTIALS:
+                raise BrokenBroker(f"a credential for session {session.session_id} that is empty or too many")
+            handshaking.credentials.append(message)
+            return
+        data = bytes(handshaking.hello.raw) if handshaking.hello else b""
+        handshaking.hello = None
+        credentials, handshaking.credentials = tuple(handshaking.credentials), []
+        self._move(session, State.EXPECT_STEP)
+        self._out(Begin(handshaking.start, credentials, handshaking.trust, data))
+
+    def _plain_connected(self, message: PlainConnected, fd: OwnedFd) -> None:
+        try:
+            session = self._find(message.session_id, "PlainConnected")
+            if session is not None and session.state is not State.EXPECT_PLAINTEXT:
+                raise BrokenBroker(f"PlainConnected for session {session.session_id} in {session.state.name}")
+        except BrokenBroker:
+            fd.close()
+            raise
+        if session is None:
+            fd.close()
+            return
+        self._move(session, State.RELAYING)
+        self._out(Attach(session.session_id, fd))
+
+    def _end(self, session: Session, alert: int) -> None:
+        """The broker does not want this session."""
+        if session.state in (State.EXPECT_PLAINTEXT, State.RELAYING):
+            self._out(EndRelay(session.session_id))
+            return
+        record = b""
+        if alert != NO_ALERT and self._is_unencrypted(session):
+            record = alert_record(alert)
+        self._over(session, record)
+        self._say_ended(session.session_id, EndReason.ORDERED, 0, 0, "")
+
+    @staticmethod
+    def _is_unencrypted(session: Session) -> bool:
+        """Whether an alert may go out as it is: nothing of ours has been encrypted yet.
+
+        OpenSSL has no way to be asked for an alert.  A server's encryption starts with its first flight; a
+        client's, at the earliest, with the answer to it.
+        """
+        handshaking = session.handshaking
+        if handshaking is None or session.state is State.EXPECT_STEP:
+            return False
+        return session.state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED) or (
+            handshaking.start.side is Side.CLIENT and handshaking.first
+        )
+
+    # --- what the remote does -------------------------------------------------------------------------
+
+    def cipher_came(self, session_id: int, data: bytes) -> None:
+        """The remote has sent bytes."""
+        session = self._sessions[session_id]
+        handshaking = session.handshaking
+        if handshaking is None:
+            return
+        try:
+            if session.state is State.EXPECT_CLIENT_HELLO and handshaking.hello is not None:
+                hello = handshaking.hello.feed_untrusted(data)
+                if hello is None:
+                    self._out(Listen(session_id))
+                else:
+                    self._move(session, State.EXPECT_PROCEED)
+                    self._out(Say(ClientHelloSeen(session_id=session_id, sni=hello.sni, alpn=hello.alpn)))
+            elif session.state is State.EXPECT_REMOTE:
+                if handshaking.first and handshaking.start.side is Side.CLIENT:
+                    refuse_plaintext_untrusted(data[:16])
+                handshaking.first = False
+                self._move(session, State.EXPECT_STEP)
+                self._out(GoOn(session_id, data))
+        except HelloRefused as refused:
+            # An alert that was received is answered with nothing.
+            sends = refused.alert != NO_ALERT and refused.code is not Code.REMOTE_ALERT
+            record = alert_record(refused.alert) if sends else b""
+            self._fail(session, refused.code, refused.alert, refused.detail, record)
+
+    def cipher_ended(self, session_id: int, reset: str = "") -> None:
+        """The remote has closed, or reset the connection, during the handshake."""
+        session = self._sessions[session_id]
+        code = Code.REMOTE_RESET if reset else Code.REMOTE_CLOSED
+        self._fail(session, code, NO_ALERT, reset or f"in {session.state.name.lower()}")
+
+    # --- what OpenSSL makes of it ---------------------------------------------------------------------
+
+    def stepped(self, session_id: int, step: Step) -> None:
+        """A step of a handshake is done.  The session may be over by now."""
+        session = self._sessions.get(session_id)
+        if session is None or session.state is not State.EXPECT_STEP:
+            return
+        if step.fault is not None:
+            fault = step.fault
+            record = step.output
+            if not record and not fault.received and fault.alert != NO_ALERT and self._nothing_sent(session):
+                record = alert_record(fault.alert)
+            self._fail(session, fault.code, fault.alert, fault.detail, record)
+            return
+        if step.output:
+            self._out(SendCipher(session_id, step.output))
+        if step.facts is None:
+            self._move(session, State.EXPECT_REMOTE)
+            self._out(Listen(session_id))
+            return
+        self._move(session, State.EXPECT_PLAINTEXT)
+        session.handshaking = None
+        self._out(Say(step.facts))
+        self._out(OpenRelay(session_id))
+
+    def could_not_step(self, session_id: int, code: Code, detail: str) -> None:
+        """A handshake could not be made, or went wrong by a fault of our own."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            record = alert_record(80) if self._nothing_sent(session) else b""
+            self._fail(session, code, 80, detail, record)
+
+    @staticmethod
+    def _nothing_sent(session: Session) -> bool:
+        handshaking = session.handshaking
+        return handshaking is not None and handshaking.first and handshaking.start.side is Side.SERVER
+
+    # --- ends -----------------------------------------------------------------------------------------
+
+    def relay_ended(
+        self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str
+    ) -> None:
+        """A relay is over, before or after it had its plaintext end."""
+        self._move(self._sessions[session_id], State.OVER)
+        del self._sessions[session_id]
+        self._say_ended(session_id, reason, from_remote_b, to_remote_b, detail)
+        self._look_for_the_end()
+
+    def broker_gone(self) -> None:
+        """The broker's channel is closed: what is being set up ends, and what relays goes on."""
+        self._has_broker = False
+        for session in list(self._sessions.values()):
+            if session.state is State.EXPECT_PLAINTEXT:
+                self._out(EndRelay(session.session_id))
+            elif session.state is not State.RELAYING:
+                self._over(session, b"")
+        self._look_for_the_end()
+
+    def retire(self) -> None:
+        """No more sessions will come: end after the last one."""
+        self._retired = True
+        self._look_for_the_end()
+
+    def terminate(self) -> None:
+        """End now, as politely as goes without waiting."""
+        for session in list(self._sessions.values()):
+            if session.state in (State.EXPECT_PLAINTEXT, State.RELAYING):
+                self._out(EndRelay(session.session_id))
+            else:
+                self._over(session, b"")
+        self._out(Finish(Exit.OK))
+
+    def _look_for_the_end(self) -> None:
+        if not self._sessions and (self._retired or not self._has_broker):
+            self._out(Finish(Exit.OK))
+
+    def _fail(self, session: Session, code: Code, alert: int, detail: str, record: bytes = b"") -> None:
+        """Report a handshake that did not succeed."""
+        self._over(session, record)
+        if self._has_broker:
+            failed = HandshakeFailed(session_id=session.session_id, code=int(code), alert=alert, detail=_prose(detail))
+            self._out(Say(failed))
+        self._look_for_the_end()
+
+    def _over(self, session: Session, record: bytes) -> None:
+        """Forget a session that does not relay, with a last word to its remote."""
+        self._move(session, State.OVER)
+        del self._sessions[session.session_id]
+        if record:
+            self._out(SendCipher(session.session_id, record))
+        self._out(Drop(session.session_id))
+
+    def _say_ended(self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> None:
+        if self._has_broker:
+            ended = SessionEnded(
+                session_id=session_id,
+                reason=reason,
+                from_remote_b=from_remote_b,
+                to_remote_b=to_remote_b,
+                detail=_prose(detail),
+            )
+            self._out(Say(ended))
+
+    @staticmethod
+    def _move(session: Session, state: State) -> None:
+        if state not in TABLE[session.state]:
+            raise AssertionError(f"session {session.session_id}: {session.state.name} -> {state.name}")
+        session.state = state
+
+
+def alert_record(alert: int) -> bytes:
+    """Return a fatal alert in a plaintext record (RFC 8446 sections 5.1 and 6)."""
+    return bytes([21, 3, 3, 0, 2, 2, alert])
+
+
+def _prose(text: str) -> str:
+    """Cut a text to what a border message holds; nothing a remote wrote may keep it from being sent."""
+    return text.encode("utf-8", "replace")[:PROSE_B].decode("utf-8", "ignore")

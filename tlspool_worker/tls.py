@@ -1,0 +1,398 @@
+"""TLS on memory: handshakes in steps, and what the relay needs of a finished one.
+
+OpenSSL never sees a socket.  A ``Handshake`` is given the bytes that came and gives back the bytes to send; one
+step may take long (a signature), so it runs in a thread, one step at a time.  When it is done its SSL object goes
+on as a ``Stream``, which belongs to the loop's thread alone.
+
+The relay's inner loop calls libssl through cryptography's binding, without pyOpenSSL's wrappers: these allocate a
+buffer for each call and raise an exception for "no more".  That is private API, so ``check`` looks for every name
+at start.  What was learnt about memory:
+
+* Bytes that came are given to OpenSSL as a read-only BIO on our one buffer, without a copy, and read out before
+  the buffer is used again.  What is left of a record OpenSSL copies.  Only small batches are copied by us.
+* The BIO that OpenSSL writes to keeps its largest size.  ``slim`` replaces it in a session that was busy.
+* pyOpenSSL's Connection has served when the handshake is done: a Stream keeps the SSL pointer only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from OpenSSL import SSL, crypto
+from OpenSSL._util import ffi, lib
+
+from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd
+from tlspool_common.identity import parse_untrusted
+from tlspool_common.messages import HandshakeDone, RemoteAuth, Side, StartSession, UseCredential
+from tlspool_worker import alpn, keyref, verify
+from tlspool_worker.contexts import fitting
+from tlspool_worker.tls_errors import (
+    CERTIFICATE_VERIFY_FAILED,
+    NO_ALERT,
+    PEER_DID_NOT_RETURN_A_CERTIFICATE,
+    Fault,
+    explain,
+    take_queue,
+)
+
+CIPHER_B = 8 * (16384 + 64)
+"""Ciphertext that is read, or sent, in one go: eight full records with what TLS adds.  spec/performance.md has
+measured it: half of it is slower, and twice as much leaves the cache."""
+
+PLAIN_B = CIPHER_B + 2 * 16384
+"""Room for its plaintext, for a record that was begun before, and for SSL_read to want a whole record more."""
+
+SMALL_B = 2048
+"""What comes in smaller batches is copied: that is one call instead of three."""
+
+CIPHER = memoryview(bytearray(CIPHER_B))
+PLAIN = memoryview(bytearray(PLAIN_B))
+"""The buffers of the loop's thread, for all sessions."""
+
+_CIPHER_C = ffi.from_buffer(CIPHER)
+_PLAIN_C = ffi.from_buffer(PLAIN)
+_POINTER = ffi.new("char **")
+
+_HANDSHAKE, _SERVER_HELLO = 22, 2
+_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+"""The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""
+
+_NEEDED = (
+    "BIO_get_mem_data",
+    "BIO_new",
+    "BIO_new_mem_buf",
+    "BIO_read",
+    "BIO_s_mem",
+    "BIO_set_mem_eof_return",
+    "BIO_write",
+    "ERR_clear_error",
+    "ERR_get_error",
+    "SSL_CTX_clear_mode",
+    "SSL_CTX_set_cert_store",
+    "SSL_CTX_set_alpn_select_cb",
+    "SSL_CTX_set_mode",
+    "SSL_CTX_set_verify",
+    "SSL_do_handshake",
+    "SSL_get_error",
+    "SSL_read",
+    "SSL_set_bio",
+    "SSL_shutdown",
+    "SSL_use_PrivateKey",
+    "SSL_write",
+    "X509_STORE_CTX_get_current_cert",
+    "X509_STORE_CTX_get_error",
+    "X509_STORE_CTX_get_error_depth",
+    "X509_STORE_CTX_set_error",
+    "X509_STORE_up_ref",
+    "X509_up_ref",
+    "X509_verify_cert_error_string",
+    "SSL_MODE_RELEASE_BUFFERS",
+    "SSL_OP_NO_RENEGOTIATION",
+)
+
+
+def check() -> None:
+    """Refuse a version of cryptography that lacks what this module calls.
+
+    Raises:
+        PoolError: PROVIDER_ABSENT, naming what is missing.
+    """
+    missing = [name for name in _NEEDED if not hasattr(lib, name)]
+    if missing:
+        raise PoolError(Code.PROVIDER_ABSENT, f"this version of cryptography lacks {', '.join(missing)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came of one step: bytes to send, and then ``facts`` (done), ``fault`` (over), or neither (go on)."""
+
+    output: bytes
+    facts: HandshakeDone | None = None
+    fault: Fault | None = None
+
+
+# --- handshake --------------------------------------------------------------------------------------
+
+
+class Handshake:
+    """One handshake.  ``step`` is called by one thread at a time, not always the same."""
+
+    __slots__ = (
+        "_channel",
+        "_check",
+        "_connection",
+        "_context",
+        "_credentials",
+        "_input",
+        "_output",
+        "_start",
+        "_timeout_ms",
+        "may_sign",
+    )
+
+    def __init__(
+        self,
+        context: SSL.Context,
+        start: StartSession,
+        credentials: list[UseCredential],
+        channel: OwnedFd | None,
+        timeout_ms: int,
+    ) -> None:
+        self._context = context
+        self._start = start
+        self._credentials = credentials
+        self._channel = channel  # held: its number is in the key references
+        self._timeout_ms = timeout_ms
+        self._connection: SSL.Connection | None = None
+        self._input = self._output = ffi.NULL
+        expected = parse_untrusted(start.remote_name) if start.remote_name else None
+        self._check = verify.Check(expected, start.domain_represents_user)
+        self.may_sign = bool(credentials)
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the next step may wait for a signature, or has a chain to verify: it belongs in a thread."""
+        if self._start.side is Side.CLIENT:
+            return self._connection is not None
+        return self.may_sign or self._start.remote_auth is not RemoteAuth.IGNORE
+
+    def step(self, data: bytes) -> Step:
+        """Go on with what the remote sent.  Raises nothing for faults of the remote, or of keyd."""
+        lib.ERR_clear_error()
+        try:
+            connection = self._connection or self._open()
+        except PoolError as error:
+            return Step(b"", fault=Fault(error.code, 80, error.detail))
+        if data:
+            lib.BIO_write(self._input, data, len(data))
+        with verify.judging(self._check), alpn.choosing(self._start.alpn):
+            result = lib.SSL_do_handshake(connection._ssl)
+            state = lib.SSL_get_error(connection._ssl, result)
+        output = self._take_output()
+        if result == 1:
+            return self._done(connection, output)
+        if state in (lib.SSL_ERROR_WANT_READ, lib.SSL_ERROR_WANT_WRITE):
+            if self.may_sign and self._start.side is Side.SERVER:
+                self.may_sign = _is_retry(output)
+            return Step(output)
+        return Step(output, fault=self._fault(output))
+
+    def stream(self) -> Stream:
+        """Return the connection that was made; this object is of no use afterwards."""
+        connection = self._connection
+        if connection is None:
+            raise PoolError(Code.INTERNAL, "no handshake was made")
+        self._connection = None
+        return Stream(connection._ssl, self._input, self._output)
+
+    def _open(self) -> SSL.Connection:
+        start = self._start
+        connection = SSL.Connection(self._context, None)
+        for credential in self._usable():
+            self._use_key(connection, credential)
+        if start.side is Side.SERVER:
+            connection.set_accept_state()
+        else:
+            if start.sni:
+                connection.set_tlsext_host_name(start.sni.encode("ascii", "replace"))
+            if protocols := alpn.split(start.alpn):
+                connection.set_alpn_protos(protocols)
+            connection.set_connect_state()
+        self._input, self._output = connection._into_ssl, connection._from_ssl
+        self._connection = connection
+        return connection
+
+    def _usable(self) -> list[UseCredential]:
+        chains = fitting(tuple((each.key_kind, each.chain) for each in self._credentials))
+        return [each for each in self._credentials if (each.key_kind, each.chain) in chains]
+
+    def _use_key(self, connection: SSL.Connection, credential: UseCredential) -> None:
+        if self._channel is None:
+            raise PoolError(Code.KEYD_UNREACHABLE, "the broker has given no channel to it")
+        leaf = x509.load_der_x509_certificate(credential.chain[0])
+        spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        fd = self._channel.fileno()
+        reference = keyref.encode(credential.key_kind, spki, fd, self._timeout_ms, credential.grant)
+        try:
+            key = crypto.load_privatekey(crypto.FILETYPE_PEM, reference)
+        except crypto.Error as error:
+            raise PoolError(Code.PROVIDER_ABSENT, f"a key reference does not load: {error}") from None
+        # Not Connection.use_privatekey: it warns of PKey, and Debian's version lacks it.
+        if lib.SSL_use_PrivateKey(connection._ssl, key._pkey) != 1:
+            raise PoolError(Code.KEY_MISMATCH, explain(take_queue()).detail)
+
+    def _take_output(self) -> bytes:
+        parts = []
+        size = 16384
+        buffer = ffi.new("char[]", size)
+        while (count := lib.BIO_read(self._output, buffer, size)) > 0:
+            parts.append(ffi.buffer(buffer, count)[:])
+        return b"".join(parts)
+
+    def _fault(self, output: bytes) -> Fault:
+        queue = take_queue()
+        fault = explain(queue)
+        check = self._check
+        reasons = {reason for library, reason, _, _ in queue if library == 20}
+        if CERTIFICATE_VERIFY_FAILED in reasons and check.code is not None:
+            return Fault(check.code, check.alert, check.detail)
+        if PEER_DID_NOT_RETURN_A_CERTIFICATE in reasons and len(output) == 7:
+            return Fault(fault.code, output[6], fault.detail)  # TLS 1.2 says handshake_failure, and in plaintext
+        return fault
+
+    def _done(self, connection: SSL.Connection, output: bytes) -> Step:
+        start, check = self._start, self._check
+        leaf = check.leaf
+        try:
+            if leaf is None:
+                leaf = _remote_leaf(connection)
+                check.names = verify.names_untrusted(leaf) if leaf else ()
+        except ValueError as error:
+            if start.remote_auth is not RemoteAuth.IGNORE:
+                return Step(output, fault=Fault(Code.CHAIN_INVALID, NO_ALERT, str(error)))
+            check.names = ()
+        verified = start.remote_auth is not RemoteAuth.IGNORE and check.passed
+        optional = start.side is Side.SERVER and start.remote_auth is RemoteAuth.REQUEST and leaf is None
+        if not verified and not optional and start.remote_auth is not RemoteAuth.IGNORE:
+            # OpenSSL says yes and our callback has not: that must not happen, and must not pass.
+            return Step(output, fault=Fault(Code.INTERNAL, NO_ALERT, "the remote's certificate was not judged"))
+        sni = connection.get_servername() or b"" if start.side is Side.SERVER else start.sni.encode()
+        group = getattr(connection, "get_group_name", lambda: None)()
+        facts = HandshakeDone(
+            session_id=start.session_id,
+            tls_version=connection.get_protocol_version(),
+            cipher=(connection.get_cipher_name() or "")[:64],
+            group=(group or "")[:64],
+            alpn=connection.get_alpn_proto_negotiated(),
+            sni=sni.decode("ascii", "replace").lower(),
+            remote_verified=verified,
+            remote_names=check.names,
+            remote_subject=verify.subject_untrusted(leaf) if leaf else "",
+            remote_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest() if leaf else b"",
+        )
+        self._channel = None
+        return Step(output, facts=facts)
+
+
+def _is_retry(output: bytes) -> bool:
+    """Whether a server's first output is a HelloRetryRequest: its signature is still to come."""
+    return len(output) > 43 and (output[0], output[5]) == (_HANDSHAKE, _SERVER_HELLO) and output[11:43] == _RETRY_RANDOM
+
+
+def _remote_leaf(connection: SSL.Connection) -> x509.Certificate | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        shown = connection.get_peer_certificate()
+    return None if shown is None else shown.to_cryptography()
+
+
+# --- relay ------------------------------------------------------------------------------------------
+
+OPEN, CLOSED, BROKEN = 0, 1, 2
+"""State of a Stream's incoming half: open; the remote sent close_notify; an alert, or a record that is no good."""
+
+
+class Stream:
+    """A finished handshake, for the loop's thread."""
+
+    __slots__ = ("_keeps", "_rbio", "_ssl", "_wbio", "fault", "state", "was_busy")
+
+    def __init__(self, ssl: Any, rbio: Any, wbio: Any) -> None:
+        self._ssl = ssl
+        self._rbio = rbio
+        self._wbio = wbio
+        self._keeps = False  # whether _rbio is a memory BIO that takes copies
+        self.state = OPEN
+        self.fault: Fault | None = None
+        self.was_busy = False
+
+    def decrypt(self, count: int) -> int:
+        """Decrypt the first ``count`` bytes of CIPHER into PLAIN; return how much came out."""
+        if count > SMALL_B:
+            self._rbio = bio = _new_mem_buf(_CIPHER_C, count)
+            self._keeps = False
+        elif self._keeps:
+            _bio_write(self._rbio, _CIPHER_C, count)
+            return self.read()
+        else:
+            self._rbio = bio = lib.BIO_new(lib.BIO_s_mem())
+            self._keeps = True
+            _bio_write(bio, _CIPHER_C, count)
+        _set_eof_return(bio, -1)
+        _set_bio(self._ssl, bio, self._wbio)
+        return self.read()
+
+    def read(self) -> int:
+        """Decrypt what OpenSSL has; ``state`` tells when that was the last."""
+        ssl = self._ssl
+        _clear_error()  # SSL_get_error believes whatever is in the queue
+        count = total = _read(ssl, _PLAIN_C, PLAIN_B)
+        while count > 0:
+            if not _mem_data(self._rbio, _POINTER):
+                return total
+            count = _read(ssl, _PLAIN_C + total, PLAIN_B - total)
+            if count > 0:
+                total += count
+        self._why(count)
+        return total if total > 0 else 0
+
+    def _why(self, result: int) -> None:
+        error = lib.SSL_get_error(self._ssl, result)
+        if error in (lib.SSL_ERROR_WANT_READ, lib.SSL_ERROR_WANT_WRITE):
+            return
+        if error == lib.SSL_ERROR_ZERO_RETURN:
+            self.state = CLOSED
+        else:
+            self.state = BROKEN
+            self.fault = explain(take_queue())
+
+    def encrypt(self, count: int) -> bool:
+        """Encrypt the first ``count`` bytes of PLAIN, to be taken; say whether that worked."""
+        if _write(self._ssl, _PLAIN_C, count) == count:
+            if count > 16384:
+                self.was_busy = True
+            return True
+        self.fault = explain(take_queue())
+        self.state = BROKEN
+        return False
+
+    def take(self) -> int:
+        """Move what is to be sent into CIPHER, as far as it fits; return how much, or something below 1."""
+        return _bio_read(self._wbio, _CIPHER_C, CIPHER_B)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to take."""
+        return _mem_data(self._wbio, _POINTER) > 0
+
+    def close(self) -> None:
+        """Say close_notify.  Nothing can be written afterwards."""
+        if self.state != BROKEN:
+            lib.ERR_clear_error()
+            if lib.SSL_shutdown(self._ssl) < 0:
+                lib.ERR_clear_error()
+
+    def slim(self) -> None:
+        """Give back the memory of a burst.  What is to be sent must have been taken."""
+        self.was_busy = False
+        self._wbio = lib.BIO_new(lib.BIO_s_mem())
+        _set_bio(self._ssl, self._rbio, self._wbio)
+
+
+# Looked up once: the relay calls these for each batch.
+_read: Callable[[Any, Any, int], int] = lib.SSL_read
+_write: Callable[[Any, Any, int], int] = lib.SSL_write
+_bio_write: Callable[[Any, Any, int], int] = lib.BIO_write
+_bio_read: Callable[[Any, Any, int], int] = lib.BIO_read
+_mem_data: Callable[[Any, Any], int] = lib.BIO_get_mem_data
+_new_mem_buf: Callable[[Any, int], Any] = lib.BIO_new_mem_buf
+_set_eof_return: Callable[[Any, int], Any] = lib.BIO_set_mem_eof_return
+_set_bio: Callable[[Any, Any, Any], Any] = lib.SSL_set_bio
+_clear_error: Callable[[], Any] = lib.ERR_clear_error
