@@ -13,6 +13,8 @@ a successor, let it take over when it is open, and end the old one when it has a
 * TOKEN_FAILED: that is the answer, and the next request goes to a successor.
 * Death of the process (a crash of the module): TOKEN_FAILED for what it had, never sent again, because the
   same request might crash the next one too.
+* Death while opening: tried once more at once, as no request has reached it.  (SoftHSM2 rewrites a token's file at
+  each login, and a process that reads it at that moment can abort.)
 * No answer in time: TOKEN_SLOW.  A process that said nothing for that long, while three or more of its
   requests ran out of time, hangs and is killed; one that is only overloaded goes on answering.
 * A wrong PIN: remembered with module and token, and said to every later process, which will not try it.
@@ -131,6 +133,7 @@ class Seat:
     failure: Outcome = Outcome(Code.TOKEN_GONE)
     tokens: tuple[str, ...] = ()
     starts: int = 0
+    stumbled: bool = False  # the last process died while opening
 
 
 class Seats:
@@ -281,7 +284,7 @@ class Seats:
         seat, process = self._processes.get(generation, (None, None))
         if seat is None or process is None or process is not seat.successor:
             return []
-        seat.successor = None
+        seat.successor, seat.stumbled = None, False
         seat.tokens = message.tokens
         for line in message.tokens:
             uri, _, state = line.rpartition(" ")
@@ -335,6 +338,9 @@ class Seats:
             seat.waiting.clear()
         elif process is seat.successor:
             seat.successor = None
+            if not seat.stumbled:
+                seat.stumbled = True
+                return effects + self._start(seat, now_ms)
             effects += self._settle_all(seat.hoping, outcome, now_ms)
         effects += self._settle_all(deque(process.pending.values()), outcome, now_ms)
         if seat.hoping and seat.successor is None:

@@ -56,6 +56,7 @@ TABLE: dict[int, tuple[Code, int]] = {
     156: (Code.REMOTE_NOT_TLS, NO_ALERT),  # http request
     # faults of the remote whose alert is worth knowing
     123: (Code.REMOTE_PROTOCOL, 51),  # bad signature
+    146: (Code.REMOTE_PROTOCOL, 22),  # data length too long
     149: (Code.REMOTE_PROTOCOL, 51),  # digest check failed
     198: (Code.REMOTE_PROTOCOL, 22),  # packet length too long
     244: (Code.REMOTE_PROTOCOL, 10),  # unexpected message
@@ -64,7 +65,7 @@ TABLE: dict[int, tuple[Code, int]] = {
     281: (Code.REMOTE_PROTOCOL, 20),  # decryption failed or bad record mac
     # ours
     185: (Code.SETTING_INVALID, NO_ALERT),  # no cipher match
-    230: (Code.SETTING_INVALID, NO_ALERT),  # library has no ciphers
+    230: (Code.SETTING_INVALID, NO_ALERT),  # ssl library has no ciphers
     288: (Code.KEY_MISMATCH, NO_ALERT),  # private key mismatch
 }
 

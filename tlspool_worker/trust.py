@@ -63,10 +63,11 @@ class Generation:
     def named(self, side: Side) -> list[x509.Certificate]:
         """Return the anchors to be named in a CertificateRequest: all, or none when these are too many."""
         anchors = self._for(side)
-        size_b = sum(len(anchor.get_subject().der()) for anchor in anchors[: NAMED_ANCHORS + 1])
-        if len(anchors) > NAMED_ANCHORS or size_b > NAMED_B:
+        if len(anchors) > NAMED_ANCHORS:
             return []
-        return [anchor.to_cryptography() for anchor in anchors]
+        certificates = [anchor.to_cryptography() for anchor in anchors]
+        size_b = sum(len(certificate.subject.public_bytes()) for certificate in certificates)
+        return certificates if size_b <= NAMED_B else []
 
 
 class Trust:

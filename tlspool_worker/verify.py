@@ -115,10 +115,10 @@ def judging(check: Check) -> Iterator[None]:
 
 def _verify(ok: int, store_context: Any) -> int:
     check = _judging.check
+    if check is None:
+        return 0
     try:
         depth = lib.X509_STORE_CTX_get_error_depth(store_context)
-        if check is None:
-            return 0
         if not ok:
             check.fault(lib.X509_STORE_CTX_get_error(store_context), depth)
             return 0
@@ -129,7 +129,7 @@ def _verify(ok: int, store_context: Any) -> int:
         lib.X509_STORE_CTX_set_error(store_context, _V_ERR_HOSTNAME_MISMATCH)
         return 0
     except Exception as error:  # fail closed, whatever it is
-        if check is not None and check.code is None:
+        if check.code is None:
             check.code, check.alert = _OTHER
             check.detail = f"the certificate cannot be judged: {type(error).__name__}"
         lib.X509_STORE_CTX_set_error(store_context, _V_ERR_UNSPECIFIED)

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 import libstub
-from tests.fixtures import certs
+from tests.fixtures import certs, slowtoken
 from tests.fixtures.fake_keyd import FakeKeyd
+from tests.fixtures.keyd_world import PIN, KeydWorld
 from tests.fixtures.lone_worker import LoneWorker
 from tlspool_admin.devca import general_names
 from tlspool_admin.devpool import DevPool
@@ -411,3 +412,26 @@ def files(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def make_keyd(tmp_path):
+    """Start key daemons without a pool, which a test may break; all are stopped at the end."""
+    made = []
+
+    def start(tokens=None, **options):
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        world = KeydWorld(directory, tokens or {"t1": "ec"}, **options)
+        made.append(world)
+        return world.__enter__()
+
+    yield start
+    for world in made:
+        world.close()
+        assert PIN not in world.log
+
+
+@pytest.fixture(scope="module")
+def slow_module(tmp_path_factory):
+    return str(slowtoken.build(tmp_path_factory.mktemp("slow")))

@@ -1,11 +1,8 @@
 """The key daemon as a process, with SoftHSM tokens; the test is its broker and its workers."""
 
-import contextlib
 import os
-import pty
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +21,7 @@ from tests.fixtures.keyd_world import (
     WAIT_S,
     KeydWorld,
     await_message,
+    sign,
     tls12_server_content,
     tls13_content,
 )
@@ -65,41 +63,6 @@ def world(tmp_path_factory):
     """One token for each kind of key, in one daemon; tests leave it as it was."""
     with KeydWorld(tmp_path_factory.mktemp("w"), {kind: kind for kind in SCHEMES}) as made:
         yield made
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Make worlds that a test may break; all are stopped at the end."""
-    made = []
-
-    def start(tokens=None, **options):
-        directory = tmp_path / str(len(made))
-        directory.mkdir()
-        world = KeydWorld(directory, tokens or {"t1": "ec"}, **options)
-        made.append(world)
-        return world.__enter__()
-
-    yield start
-    for world in made:
-        world.close()
-        assert PIN not in world.log
-
-
-@pytest.fixture(scope="module")
-def slow_module(tmp_path_factory):
-    return str(slowtoken.build(tmp_path_factory.mktemp("slow")))
-
-
-def sign(world, worker, label="t1", scheme=P256, **changes):
-    return worker.sign(world.grant(world.key(label), **changes), scheme, SERVER)
-
-
-def await_code(world, worker, code, seconds=WAIT_S):
-    """Sign until the code is the wanted one."""
-    deadline = time.monotonic() + seconds
-    while (signed := sign(world, worker)).code != code:
-        assert time.monotonic() < deadline, signed.code
-    return signed
 
 
 # --- signatures ---------------------------------------------------------------------------------------
@@ -147,8 +110,8 @@ def test_a_scheme_that_is_not_the_keys(world):
     assert worker.sign(world.grant(world.key("ed25519")), P256, SERVER).code == Code.SCHEME_REFUSED
 
 
-def test_tls12_content_is_refused_when_policy_has_tls13_only(make):
-    world = make(settings=["tls_min_version 1.3"])
+def test_tls12_content_is_refused_when_policy_has_tls13_only(make_keyd):
+    world = make_keyd(settings=["tls_min_version 1.3"])
     worker = world.join(1)
     assert worker.sign(world.grant(world.key("t1")), P256, tls12_server_content()).code == Code.CONTENT_REFUSED
     assert sign(world, worker).code == Code.OK
@@ -234,207 +197,6 @@ def two_modules(world, slow_module):
         verify(only.spki, 0x0804, hashes.SHA256(), signed.signature, SERVER)
 
 
-# --- tokens and modules that fail ---------------------------------------------------------------------
-
-
-def test_a_token_removed_and_inserted_again(make):
-    world = make({"t1": "ec", "t2": "ec"})
-    worker = world.join(1)
-    assert sign(world, worker).code == Code.OK
-    away = world.directory / "away"
-    shutil.move(world.token_directory, away)
-    world.token_directory.mkdir()
-    assert await_code(world, worker, Code.TOKEN_GONE).signature == b""
-    shutil.rmtree(world.token_directory)
-    shutil.move(away, world.token_directory)
-    await_code(world, worker, Code.OK)
-    assert sign(world, worker, "t2").code == Code.OK
-    assert world.process.poll() is None
-
-
-def test_a_token_that_comes_later(make):
-    world = make({"t1": "ec"}, lines=[f"pkcs11_path {slowtoken.SOFTHSM}", "pkcs11_token pkcs11:token=late"])
-    worker = world.join(1)
-    assert world.control("status")["modules"][0]["state"] == "TOKEN_GONE"
-    world.make_token("late", "ec")
-    deadline = time.monotonic() + WAIT_S
-    while (code := sign(world, worker, "late").code) != Code.OK:
-        assert code == Code.TOKEN_GONE
-        assert time.monotonic() < deadline
-
-
-def test_a_token_process_that_is_killed(make, slow_module):
-    world = make(module=slow_module, environment=slowtoken.environment(200))
-    worker = world.join(1)
-    waiting = worker.ask(world.grant(world.key("t1")), P256, SERVER)
-    (pid,) = world.token_pids
-    os.kill(pid, signal.SIGKILL)
-    assert waiting.result().code == Code.TOKEN_FAILED
-    assert "signal SIGKILL" in world.await_log(r"event=token\.died[^\n]*")
-    assert await_code(world, worker, Code.OK).signature
-    assert world.token_pids != [pid]
-
-
-def test_a_module_that_crashes(make, slow_module, tmp_path):
-    order = tmp_path / "order"
-    world = make(module=slow_module, environment=slowtoken.environment(0, order))
-    worker = world.join(1)
-    order.write_text("crash")
-    assert sign(world, worker).code == Code.TOKEN_FAILED
-    assert "SIGSEGV" in world.await_log(r"event=token\.died[^\n]*")
-    order.unlink()
-    await_code(world, worker, Code.OK)
-
-
-def test_a_module_that_hangs(make, slow_module, tmp_path):
-    order = tmp_path / "order"
-    world = make(module=slow_module, environment=slowtoken.environment(0, order), settings=["pkcs11_timeout_s 0.3"])
-    worker = world.join(1)
-    order.write_text("hang")
-    (pid,) = world.token_pids
-    waiting = [worker.ask(world.grant(world.key("t1")), P256, SERVER) for _ in range(3)]
-    assert [one.result().code for one in waiting] == [Code.TOKEN_SLOW] * 3
-    order.unlink()
-    await_code(world, worker, Code.OK)
-    assert world.token_pids != [pid]
-
-
-def test_a_value_of_the_module_is_named(make, slow_module, tmp_path):
-    order = tmp_path / "order"
-    world = make(module=slow_module, environment=slowtoken.environment(0, order))
-    worker = world.join(1)
-    order.write_text("0x30")
-    assert sign(world, worker).code == Code.TOKEN_FAILED
-    assert "C_Sign: CKR_DEVICE_ERROR" in world.await_log(r"event=sign\.refused[^\n]*")
-    order.write_text("0x32")  # CKR_DEVICE_REMOVED
-    await_code(world, worker, Code.TOKEN_GONE)
-    order.unlink()
-    await_code(world, worker, Code.OK)
-
-
-@pytest.mark.parametrize("delay_ms", [200, 1000])
-def test_a_slow_token_delays_nobody_else(make, slow_module, delay_ms):
-    """Sixteen signatures overlap, and keyd goes on answering all else at once."""
-    world = make(
-        {"t1": "ec", "t2": "ec"},
-        lines=[
-            f"pkcs11_path {slow_module}",
-            "pkcs11_token pkcs11:token=t1",
-            f"pkcs11_path {slowtoken.SOFTHSM}",
-            "pkcs11_token pkcs11:token=t2",
-        ],
-        environment=slowtoken.environment(delay_ms),
-    )
-    worker, other = world.join(1), world.join(2)
-    begun = time.monotonic()
-    waiting = [worker.ask(world.grant(world.key("t1")), P256, SERVER) for _ in range(16)]
-    others, refusals, answers = [], [], []
-    while not select.select([waiting[-1].channel], [], [], 0)[0]:
-        for list_, work in (
-            (others, lambda: sign(world, other, "t2", worker_id=2)),
-            (refusals, lambda: other.sign(b"no grant", P256, SERVER)),
-            (answers, lambda: world.control("status")),
-        ):
-            at = time.monotonic()
-            work()
-            list_.append(time.monotonic() - at)
-    assert [one.result().code for one in waiting] == [Code.OK] * 16
-    spent = time.monotonic() - begun
-    text = " ".join(
-        f"{name} {sorted(list_)[len(list_) // 2] * 1000:.2f}/{max(list_) * 1000:.1f}"
-        for name, list_ in (("other token", others), ("refusal", refusals), ("status", answers))
-    )
-    print(f"16 x {delay_ms} ms took {spent * 1000:.0f} ms; median/longest ms meanwhile: {text}")
-    assert len(others) >= 5
-    # One after the other they would take 16 delays; a slow machine stays far from either bound.
-    assert delay_ms / 1000 <= spent < delay_ms / 1000 + 1.5
-    for list_ in (others, refusals, answers):
-        assert sorted(list_)[len(list_) // 2] < delay_ms / 2000
-
-
-# --- the PIN ------------------------------------------------------------------------------------------
-
-
-def test_a_wrong_pin_is_tried_once_and_a_right_one_is_noticed(make):
-    world = make(pin="canary-wrong")
-    worker = world.join(1)
-    for _ in range(5):
-        assert sign(world, worker).code == Code.PIN_WRONG
-    assert world.log.count("CKR_PIN_INCORRECT") == 1
-    world.process.send_signal(signal.SIGHUP)
-    os.utime(world.pin_path)  # the file is another, the PIN is not
-    assert sign(world, worker).code == Code.PIN_WRONG
-    assert world.log.count("CKR_PIN_INCORRECT") == 1
-    world.write_pin(PIN)
-    await_code(world, worker, Code.OK)
-    assert "event=pin.changed" in world.log
-    for pid in (world.process.pid, *world.token_pids):
-        assert b"canary" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        with contextlib.suppress(PermissionError):  # only root may look, as both are not dumpable
-            assert b"canary" not in Path(f"/proc/{pid}/environ").read_bytes()
-    world.stop()
-    assert "canary" not in world.log
-
-
-def test_a_pin_written_before_sighup_is_taken_at_once(make):
-    world = make(pin="canary-wrong")
-    world.write_pin(PIN)
-    start = len(world.log)
-    world.process.send_signal(signal.SIGHUP)
-    world.await_log(r"event=token\.opened[^\n]*code=0", start)  # without any request
-    assert sign(world, world.join(1)).code == Code.OK
-
-
-def test_no_pin(make):
-    world = make(pin_setting=False)
-    assert sign(world, world.join(1)).code == Code.PIN_MISSING
-    assert world.control("status")["pin"] == "none"
-    assert world.question(world.key("t1").uri).code == Code.PIN_MISSING
-
-
-def test_a_locked_pin(make, slow_module):
-    world = make(module=slow_module, environment={**slowtoken.environment(), "SLOWTOKEN_LOGIN": "0xa4"})
-    assert sign(world, world.join(1)).code == Code.PIN_LOCKED
-    assert "C_Login: CKR_PIN_LOCKED" in world.log
-
-
-def test_a_systemd_credential_comes_first(make, tmp_path):
-    (tmp_path / "pkcs11-pin").write_text(PIN)
-    (tmp_path / "pkcs11-pin").chmod(0o400)
-    world = make(pin="canary-wrong", environment={"CREDENTIALS_DIRECTORY": str(tmp_path)})
-    assert sign(world, world.join(1)).code == Code.OK
-    assert world.control("status")["pin"] == "systemd credential"
-
-
-def test_a_pin_asked_for_at_the_terminal(tmp_path):
-    world = KeydWorld(tmp_path, {"t1": "ec"}, pin_setting=False)
-    command = [sys.executable, "-m", "tlspool_keyd", "--config", str(world.config), "--foreground"]
-    pid, terminal_fd = pty.fork()
-    if pid == 0:
-        os.execve(sys.executable, command, world.child_environment())
-    seen = b""
-
-    def read_until(wanted):
-        nonlocal seen
-        deadline = time.monotonic() + WAIT_S
-        while wanted not in seen:
-            assert select.select([terminal_fd], [], [], deadline - time.monotonic())[0], seen
-            seen += os.read(terminal_fd, 4096)
-
-    try:
-        read_until(b"PIN of the PKCS #11 tokens")
-        os.write(terminal_fd, PIN.encode() + b"\n")
-        read_until(b"event=keyd.ready modules=1 open=1")
-        assert world.control("status")["pin"] == "terminal"
-        os.write(terminal_fd, b"\x03")
-        read_until(b"event=keyd.stopped")
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(terminal_fd)
-    assert PIN.encode() not in seen
-
-
 # --- start, end, and the broker -------------------------------------------------------------------------
 
 
@@ -485,8 +247,8 @@ def test_a_pin_file_that_others_can_read_is_refused(tmp_path):
     assert PIN not in done.stderr
 
 
-def test_sigterm_ends_all_processes_in_order(make):
-    world = make()
+def test_sigterm_ends_all_processes_in_order(make_keyd):
+    world = make_keyd()
     (pid,) = world.token_pids
     assert world.stop() == 0
     assert not Path(f"/proc/{pid}").exists()
@@ -495,8 +257,8 @@ def test_sigterm_ends_all_processes_in_order(make):
     assert "token.died" not in world.log
 
 
-def test_token_processes_do_not_outlive_keyd(make):
-    world = make()
+def test_token_processes_do_not_outlive_keyd(make_keyd):
+    world = make_keyd()
     (pid,) = world.token_pids
     pid_fd = os.pidfd_open(pid)
     world.stop(signal.SIGKILL)
@@ -504,8 +266,8 @@ def test_token_processes_do_not_outlive_keyd(make):
     os.close(pid_fd)
 
 
-def test_the_broker_is_started_anew(make):
-    world = make()
+def test_the_broker_is_started_anew(make_keyd):
+    world = make_keyd()
     worker = world.join(1)
     secret = world.secret
     before = world.grant(world.key("t1"))
@@ -544,8 +306,8 @@ def test_a_broker_of_another_user_is_none(tmp_path):
         world.close()
 
 
-def test_a_broker_that_breaks_the_table_is_left(make):
-    world = make()
+def test_a_broker_that_breaks_the_table_is_left(make_keyd):
+    world = make_keyd()
     worker = world.join(1)
     first = world.broker
     first._sock.send(b"\0\x30\0\0\0\0")
@@ -554,16 +316,16 @@ def test_a_broker_that_breaks_the_table_is_left(make):
     assert sign(world, worker).code == Code.OK
 
 
-def test_a_newer_channel_of_a_worker_replaces_the_older(make):
-    world = make()
+def test_a_newer_channel_of_a_worker_replaces_the_older(make_keyd):
+    world = make_keyd()
     older, newer = world.join(1), world.join(1)
     assert sign(world, newer).code == Code.OK
     with pytest.raises(ChannelClosed):
         await_message(older.channel)
 
 
-def test_a_worker_that_breaks_the_table_loses_its_channel_only(make):
-    world = make()
+def test_a_worker_that_breaks_the_table_loses_its_channel_only(make_keyd):
+    world = make_keyd()
     bad, good = world.join(1), world.join(2)
     ours, theirs = socket.socketpair()  # a stream where a channel belongs
     with pytest.raises(ChannelClosed):
@@ -577,9 +339,9 @@ def test_a_worker_that_breaks_the_table_loses_its_channel_only(make):
     assert sign(world, good, worker_id=2).code == Code.OK
 
 
-def test_a_worker_that_takes_no_answer_delays_nobody(make, slow_module):
+def test_a_worker_that_takes_no_answer_delays_nobody(make_keyd, slow_module):
     """It keeps a copy of the end that keyd answers over, fills it, and makes it blocking again behind keyd's back."""
-    world = make({"t1": "ec"}, module=slow_module, environment=slowtoken.environment(200))
+    world = make_keyd({"t1": "ec"}, module=slow_module, environment=slowtoken.environment(200))
     bad, good = world.join(1), world.join(2)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
@@ -597,8 +359,8 @@ def test_a_worker_that_takes_no_answer_delays_nobody(make, slow_module):
         assert sign(world, good, worker_id=2).code == Code.OK
 
 
-def test_nothing_leaks(make):
-    world = make()
+def test_nothing_leaks(make_keyd):
+    world = make_keyd()
     worker = world.join(1)
 
     def work():

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 
@@ -394,3 +395,36 @@ def test_descriptors_and_memory_of_many_sessions(worker):
         remote.result()
         plain.close()
         worker.ended(session)
+
+
+def test_key_updates(worker):
+    """A remote changes its keys, with and without asking for ours, and bytes go on both ways."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-tls1_3"]
+        program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        accepted, _ = listener.accept()
+    session = worker.start(accepted, Side.SERVER)
+    worker.hear(ClientHelloSeen, session)
+    worker.credential(session, certs.leaf(NAME))
+    worker.proceed(session)
+    worker.hear(HandshakeDone, session)
+    with worker.plain(session) as plain:
+        output = b""
+        for number, order in enumerate((b"k\n", b"K\n", b"K\n"), 1):  # s_client: one way, and both ways
+            program.stdin.write(order)
+            program.stdin.flush()
+            while output.count(b"KEYUPDATE") < number:
+                output += program.stdout.read1(4096)
+            program.stdin.write(b"line %d\n" % number)
+            program.stdin.flush()
+            assert plain.recv(100) == b"line %d\n" % number
+            plain.sendall(b"answer %d\n" % number)
+            while b"answer %d\n" % number not in output:
+                output += program.stdout.read1(4096)
+        program.stdin.write(b"Q\n")
+        program.stdin.close()
+        assert plain.recv(100) == b""
+    output += program.stdout.read()
+    program.stdout.close()
+    assert program.wait(10) == 0, output
+    assert worker.ended(session).reason is EndReason.CLEAN

@@ -2,10 +2,10 @@
 
 import pytest
 
+from tests.fixtures.keyd_play import CONTENT, KEY, ONE, P256, SECRET, T1, TWO, Play
 from tests.fixtures.keyd_world import tls12_server_content, tls13_content
 from tlspool_common import limits
 from tlspool_common.errors import Code
-from tlspool_common.grants import Grant, seal
 from tlspool_common.messages import (
     PROTOCOL,
     KeyAnswer,
@@ -14,93 +14,12 @@ from tlspool_common.messages import (
     KeyQuestion,
     Side,
     Signed,
-    SignHandshake,
     TokenFind,
     TokenFound,
-    TokenList,
-    TokenListed,
-    TokenOpened,
     TokenSign,
-    TokenSigned,
 )
-from tlspool_common.settings import parse_untrusted
 from tlspool_keyd import core as module
 from tlspool_keyd import events as e
-from tlspool_keyd import listing
-from tlspool_keyd.core import KeydCore
-
-SECRET = b"s" * 32
-KEY = "pkcs11:token=t1;object=web"
-T1 = "pkcs11:model=m;manufacturer=f;serial=1;token=t1"
-P256, ED25519 = 0x0403, 0x0807
-CONTENT = tls13_content(Side.SERVER)
-ONE = ("pkcs11_path /lib/m.so", "pkcs11_token pkcs11:token=t1")
-TWO = ("pkcs11_path /lib/a.so", "pkcs11_token pkcs11:", "pkcs11_path /lib/b.so", "pkcs11_token pkcs11:")
-
-
-class Play:
-    """One run of keyd, with its clock."""
-
-    def __init__(self, *lines, opened=True):
-        self.core = KeydCore(parse_untrusted("\n".join(lines or ONE)), SECRET, 4711)
-        self.now_ms = 1_000_000.0
-        self.tickets = 0
-        self.grants = 0
-        self.begun = self.last = self.core.begin(self.now_ms)
-        if opened:
-            for start in self.only(e.StartToken):
-                self.opened(start.generation)
-
-    def __call__(self, event):
-        self.last = self.core.handle(event, self.now_ms)
-        return self.last
-
-    def only(self, kind):
-        return [effect for effect in self.last if isinstance(effect, kind)]
-
-    def notes(self):
-        return [note.event for note in self.only(e.Note)]
-
-    def note(self, name):
-        (found,) = [note for note in self.only(e.Note) if note.event == name]
-        return found
-
-    def opened(self, generation, code=Code.OK, tokens=(f"{T1} ready",), detail=""):
-        return self(e.TokenSaid(generation, TokenOpened(code=code, detail=detail, tokens=tokens), 1))
-
-    def grant(self, **changes):
-        self.grants += 1
-        fields = {
-            "grant_id": self.grants.to_bytes(16, "big"),
-            "worker_id": 1,
-            "session_id": 7,
-            "side": Side.SERVER,
-            "expires_ms": int(self.now_ms) + 30_000,
-            "spki_sha256": b"k" * 32,
-            "key_uri": KEY,
-        }
-        return Grant(**{**fields, **changes})
-
-    def ask(self, grant, content=CONTENT, scheme=P256, worker_id=1, secret=SECRET, exchange=0):
-        self.tickets += 1
-        sealed = grant if isinstance(grant, bytes) else seal(secret, grant)
-        message = SignHandshake(grant=sealed, scheme=scheme, content=content)
-        return self(e.WorkerAsked(worker_id, message, exchange, self.tickets))
-
-    def answer(self, code=Code.OK, detail="", signature=b"signature"):
-        """Let the token answer the request just sent."""
-        (send,) = self.only(e.SendToken)
-        signed = TokenSigned(code=code, detail=detail, signature=signature if code == Code.OK else b"")
-        return self(e.TokenSaid(send.generation, signed, send.exchange))
-
-    def refused(self, code):
-        """Assert that the request just made was refused, and that no token heard of it."""
-        assert not self.only(e.SendToken)
-        assert self.only(e.AnswerWorker) == [e.AnswerWorker(self.tickets, Signed(code=code, signature=b""), 0)]
-        note = self.note("sign.refused")
-        assert (note.level, note.fields["code"], note.fields["why"]) == ("warning", int(code), code.name)
-        return note.fields
-
 
 # --- signatures -----------------------------------------------------------------------------------------
 
@@ -398,94 +317,6 @@ def test_a_question_without_sense():
     assert "1234" not in answer.message.detail
 
 
-# --- which token ------------------------------------------------------------------------------------------
-
-
-def found(play, code, generation, spki=b"spki"):
-    """Let one seat answer the search."""
-    (send,) = [s for s in play.searched if s.generation == generation]
-    return play(e.TokenSaid(generation, TokenFound(code=code, detail=code.name, spki=spki), send.exchange))
-
-
-def search(play, grant=None):
-    play.ask(grant or play.grant(key_uri="pkcs11:object=web"))
-    play.searched = play.only(e.SendToken)
-    assert [(send.generation, type(send.message)) for send in play.searched] == [(1, TokenFind), (2, TokenFind)]
-
-
-def test_a_key_that_may_be_in_either_module_is_looked_for_once():
-    play = Play(*TWO)
-    search(play)
-    assert found(play, Code.KEY_NOT_FOUND, 1) == []
-    found(play, Code.OK, 2)
-    (send,) = play.only(e.SendToken)
-    assert (send.generation, type(send.message)) == (2, TokenSign)
-    play.answer()
-    assert play.notes() == ["sign.done"]
-    play.ask(play.grant(key_uri="pkcs11:object=web"))
-    assert [(send.generation, type(send.message)) for send in play.only(e.SendToken)] == [(2, TokenSign)]
-    play.answer(Code.KEY_NOT_FOUND)  # forgotten: it may be elsewhere now
-    search(play)
-
-
-def test_a_key_that_is_in_both_modules():
-    play = Play(*TWO)
-    search(play)
-    found(play, Code.OK, 2)
-    found(play, Code.OK, 1)
-    assert play.note("sign.refused").fields["why"] == "KEY_AMBIGUOUS"
-
-
-@pytest.mark.parametrize(
-    ("codes", "told"),
-    [
-        ((Code.KEY_NOT_FOUND, Code.PIN_WRONG), Code.PIN_WRONG),
-        ((Code.TOKEN_FAILED, Code.KEY_NOT_FOUND), Code.TOKEN_FAILED),
-        ((Code.KEY_NOT_FOUND, Code.KEY_NOT_FOUND), Code.KEY_NOT_FOUND),
-        ((Code.KEY_AMBIGUOUS, Code.TOKEN_SLOW), Code.KEY_AMBIGUOUS),
-        ((Code.INTERNAL, Code.KEY_NOT_FOUND), Code.KEY_NOT_FOUND),
-    ],
-)
-def test_of_several_failures_the_most_telling(codes, told):
-    play = Play(*TWO)
-    search(play)
-    found(play, codes[0], 1)
-    found(play, codes[1], 2)
-    assert play.note("sign.refused").fields["why"] == told.name
-
-
-def test_a_module_that_is_down_does_not_hide_a_key_in_the_other():
-    play = Play(*TWO, opened=False)
-    play.opened(1)
-    play.opened(2, Code.TOKEN_GONE, ())
-    play.ask(play.grant(key_uri="pkcs11:object=web"))
-    (send,) = play.only(e.SendToken)
-    play(e.TokenSaid(1, TokenFound(code=0, detail="", spki=b"spki"), send.exchange))
-    play.answer()
-    assert play.notes() == ["sign.done"]
-
-
-def test_a_question_is_answered_by_a_search():
-    play = Play(*TWO)
-    play(e.BrokerSaid(KeyQuestion(uri="pkcs11:object=web"), 1))
-    play.searched = play.only(e.SendToken)
-    found(play, Code.KEY_NOT_FOUND, 1)
-    found(play, Code.OK, 2)
-    assert play.only(e.SendBroker) == [e.SendBroker(KeyAnswer(code=0, detail="OK", spki=b"spki"), 1)]
-
-
-def test_a_long_explanation_is_cut_to_its_field():
-    long_one = "pkcs11:token=" + "x" * 300
-    play = Play("pkcs11_path /a", f"pkcs11_token {long_one}", "pkcs11_path /b", f"pkcs11_token {long_one}")
-    play(e.BrokerSaid(KeyQuestion(uri="pkcs11:object=web"), 1))
-    play.searched = play.only(e.SendToken)
-    found(play, Code.OK, 1)
-    found(play, Code.OK, 2)
-    (answer,) = play.only(e.SendBroker)
-    assert answer.message.code == Code.KEY_AMBIGUOUS
-    assert len(answer.message.detail.encode()) == limits.PROSE_B
-
-
 # --- start ------------------------------------------------------------------------------------------------
 
 
@@ -527,87 +358,3 @@ def test_ready_at_once_without_tokens():
     assert [effect for effect in play.begun if isinstance(effect, e.SayReady)]
     play.ask(play.grant())
     play.refused(Code.KEY_NOT_FOUND)
-
-
-# --- what an operator sees ----------------------------------------------------------------------------------
-
-
-def listed(play, send, keys, more=False, code=Code.OK, detail=""):
-    message = TokenListed(code=code, detail=detail, keys=keys, more=more)
-    return play(e.TokenSaid(send.generation, message, send.exchange))
-
-
-def test_the_list_of_keys():
-    play = Play(*TWO)
-    play(e.KeysAsked(9))
-    first, second = play.only(e.SendToken)
-    assert first.message == second.message == TokenList(skip=0)
-    listed(play, first, (f"EC_P256 ready {T1};object=a",), more=True)
-    (third,) = play.only(e.SendToken)
-    assert third.message == TokenList(skip=1)
-    listed(play, third, (f"- SCHEME_REFUSED {T1};object=b%20c", "nonsense"))
-    listed(play, second, (), code=Code.TOKEN_FAILED, detail="CKR_DEVICE_ERROR")
-    (answer,) = play.only(e.AnswerKeys)
-    assert answer.ticket == 9
-    assert answer.keys == (
-        {
-            "token": "t1",
-            "object": "a",
-            "kind": "ec_p256",
-            "usable": True,
-            "trouble": "",
-            "uri": f"{T1};object=a",
-        },
-        {
-            "token": "t1",
-            "object": "b c",
-            "kind": "-",
-            "usable": False,
-            "trouble": "SCHEME_REFUSED",
-            "uri": f"{T1};object=b%20c",
-        },
-    )
-    assert answer.troubles == ("pkcs11: TOKEN_FAILED: CKR_DEVICE_ERROR",)
-
-
-def test_a_list_without_end_is_cut(monkeypatch):
-    monkeypatch.setattr(listing, "KEYS", 3)
-    play = Play()
-    play(e.KeysAsked(9))
-    for _ in range(3):
-        listed(play, play.only(e.SendToken)[0], (f"RSA ready {T1};object=a",), more=True)
-    (answer,) = play.only(e.AnswerKeys)
-    assert len(answer.keys) == 3
-    assert "more keys than are shown" in answer.troubles[0]
-
-
-def test_a_list_without_tokens():
-    play = Play("log_level info")
-    assert play(e.KeysAsked(9)) == [e.AnswerKeys(9, (), ())]
-
-
-def test_status_and_title():
-    play = Play()
-    play.ask(play.grant())
-    status = play.core.status({1: 99})
-    assert status == {
-        "pid": 4711,
-        "broker": False,
-        "workers": 0,
-        "signed": 0,
-        "refused": 0,
-        "waiting": 1,
-        "grants_spent": 1,
-        "modules": [
-            {
-                "module": "/lib/m.so",
-                "wanted": "pkcs11:token=t1",
-                "state": "ready",
-                "pids": [99],
-                "tokens": [f"{T1} ready"],
-                "requests": 1,
-                "starts": 1,
-            }
-        ],
-    }
-    assert play.core.title == "no broker, 0 workers, 1 of 1 modules open"

@@ -2,79 +2,12 @@
 
 import pytest
 
+from tests.fixtures.seats_play import OK, T1, TIMEOUT_MS, Play
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.messages import TokenFind, TokenFound, TokenList, TokenListed, TokenOpened, TokenSign, TokenSigned
+from tlspool_common.messages import TokenFind, TokenFound, TokenList, TokenListed, TokenSign, TokenSigned
 from tlspool_keyd import seats as module
-from tlspool_keyd.events import Arm, Clock, KillToken, LookAtPin, Note, SendToken, StartToken, Timer
-from tlspool_keyd.seats import Outcome, Seats, overlap
-
-T1 = "pkcs11:model=m;manufacturer=f;serial=1;token=t1"
-READY = (f"{T1} ready",)
-TIMEOUT_MS = 10_000.0
-OK = Outcome(Code.OK, "", b"signature")
-
-
-class Play:
-    """One run of seats, with its clock."""
-
-    def __init__(self, *uris, sessions=2):
-        self.seats = Seats([("/lib/m.so", uri) for uri in uris or ("pkcs11:token=t1",)], sessions, TIMEOUT_MS)
-        self.seat = self.seats.seats[0]
-        self.now_ms = 1_000_000.0
-        self.outcomes = {}
-        self.last = []
-
-    def __call__(self, effects):
-        self.last = effects
-        return effects
-
-    def only(self, kind):
-        """The effects of one kind, of the last step."""
-        return [effect for effect in self.last if isinstance(effect, kind)]
-
-    def notes(self):
-        return [note.event for note in self.only(Note)]
-
-    def submit(self, name, seat=None, message=None):
-        message = message or TokenSign(uri=f"{T1};object={name}", scheme=0x0403, spki_sha256=b"", content=b"c" * 10)
-
-        def done(outcome, _now_ms):
-            assert name not in self.outcomes, "settled twice"
-            self.outcomes[name] = outcome
-            return []
-
-        return self(self.seats.submit(seat or self.seat, message, done, self.now_ms))
-
-    def opened(self, generation, code=Code.OK, tokens=READY, detail=""):
-        return self(self.seats.opened(generation, TokenOpened(code=code, detail=detail, tokens=tokens), self.now_ms))
-
-    def answer(self, send, code=Code.OK, detail="", message=None):
-        signature = b"signature" if code == Code.OK else b""
-        message = message or TokenSigned(code=code, detail=detail, signature=signature)
-        return self(self.seats.answered(send.generation, send.exchange, message, self.now_ms))
-
-    def lost(self, generation, how="signal SIGSEGV"):
-        return self(self.seats.lost(generation, how, self.now_ms))
-
-    def wait(self, milliseconds):
-        self.now_ms += milliseconds
-
-    def expire(self):
-        return self(self.seats.expire(self.now_ms))
-
-    def begin(self):
-        """Open the first process of each seat."""
-        self(self.seats.start_all(self.now_ms))
-        for start in self.only(StartToken):
-            self.opened(start.generation)
-        return self
-
-    def sent(self, name):
-        """Submit a request that goes to the process at once."""
-        self.submit(name)
-        (send,) = self.only(SendToken)
-        return send
-
+from tlspool_keyd.events import Arm, Clock, KillToken, SendToken, StartToken, Timer
+from tlspool_keyd.seats import Outcome
 
 # --- the usual ----------------------------------------------------------------------------------------
 
@@ -293,11 +226,29 @@ def test_an_idle_process_that_dies_is_replaced_when_needed():
     assert play.only(StartToken)
 
 
-def test_a_process_that_dies_while_opening():
+def test_a_process_that_dies_while_opening_gets_a_second_chance():
+    play = Play()
+    play(play.seats.start_all(play.now_ms))
+    play.submit("a")
+    play.lost(1, "signal SIGABRT")
+    assert play.notes() == ["token.died"]
+    assert [start.generation for start in play.only(StartToken)] == [2]
+    play.opened(2)
+    play.answer(play.only(SendToken)[0])
+    assert play.outcomes == {"a": OK}
+    play.wait(2_000)
+    play.lost(2)
+    play.submit("b")
+    play.lost(3)  # each has one
+    assert [start.generation for start in play.only(StartToken)] == [4]
+
+
+def test_a_process_that_dies_while_opening_again_and_again():
     play = Play()
     play(play.seats.start_all(play.now_ms))
     play.submit("a")
     play.lost(1, "exit 70")
+    play.lost(2, "exit 70")
     assert play.outcomes["a"] == Outcome(Code.TOKEN_FAILED, "the module's process ended: exit 70")
     play.submit("b")
     assert play.outcomes["b"].code is Code.TOKEN_FAILED
@@ -430,126 +381,3 @@ def test_one_old_request_does_not_make_keyd_busy():
         play.answer(play.only(SendToken)[0])
     assert play.seats.waiting == 1
     assert all(outcome == OK for outcome in play.outcomes.values())
-
-
-# --- the PIN ------------------------------------------------------------------------------------------
-
-
-def refuse(play, generation):
-    play.opened(generation, Code.PIN_WRONG, (f"{T1} PIN_WRONG",), f"{T1}: C_Login: CKR_PIN_INCORRECT")
-
-
-def test_a_wrong_pin_is_not_tried_again():
-    play = Play()
-    play(play.seats.start_all(play.now_ms))
-    play.submit("a")
-    refuse(play, 1)
-    assert play.outcomes["a"].code is Code.PIN_WRONG
-    assert "CKR_PIN_INCORRECT" not in play.outcomes["a"].detail  # one line in the log is one try
-    assert play.only(LookAtPin) == [LookAtPin()]
-    assert play.only(KillToken) == [KillToken(1)]
-    play.wait(module.START_INTERVAL_MS)
-    play.submit("b")
-    assert play.outcomes["b"].code is Code.PIN_WRONG
-    assert not play.only(StartToken)
-    play.wait(module.PIN_INTERVAL_MS)
-    play.submit("c")
-    assert play.only(StartToken) == [StartToken(2, "/lib/m.so", "pkcs11:token=t1", (T1,))]
-
-
-def test_the_source_of_the_pin_is_looked_at_once_a_second():
-    play = Play()
-    play(play.seats.start_all(play.now_ms))
-    refuse(play, 1)
-    play.submit("a")
-    assert play.only(LookAtPin)
-    play.submit("b")
-    assert not play.only(LookAtPin)
-    play.wait(module.PIN_LOOK_MS)
-    play.submit("c")
-    assert play.only(LookAtPin)
-
-
-def test_another_pin_is_tried_at_once():
-    play = Play()
-    play(play.seats.start_all(play.now_ms))
-    refuse(play, 1)
-    play.lost(1, "exit 0")
-    play(play.seats.pin_changed(play.now_ms))
-    assert play.notes() == ["pin.changed"]
-    assert play.only(StartToken) == [StartToken(2, "/lib/m.so", "pkcs11:token=t1", ())]
-    play.submit("a")
-    play.opened(2)
-    play.answer(play.only(SendToken)[0])
-    assert play.outcomes["a"] == OK
-
-
-def test_a_process_that_had_the_old_pin_says_nothing_about_the_new_one():
-    play = Play()
-    play(play.seats.start_all(play.now_ms))
-    play(play.seats.pin_changed(play.now_ms))
-    assert not play.only(StartToken)  # one is opening
-    refuse(play, 1)
-    play.submit("a")
-    assert play.only(StartToken) == [StartToken(2, "/lib/m.so", "pkcs11:token=t1", ())]
-
-
-def test_a_token_that_the_old_pin_did_not_open_while_the_new_one_came():
-    play = Play("pkcs11:")
-    play(play.seats.start_all(play.now_ms))
-    play(play.seats.pin_changed(play.now_ms))
-    play.opened(1, tokens=(*READY, "pkcs11:token=t2 PIN_WRONG"))
-    play.submit("a")
-    assert play.only(StartToken) == [StartToken(2, "/lib/m.so", "pkcs11:", ())]
-
-
-def test_another_pin_leaves_tokens_alone_that_have_no_trouble():
-    play = Play().begin()
-    play(play.seats.pin_changed(play.now_ms))
-    assert not play.only(StartToken)
-    play.sent("a")
-
-
-def test_another_pin_for_one_of_two_tokens():
-    play = Play("pkcs11:")
-    play(play.seats.start_all(play.now_ms))
-    play.opened(1, tokens=(*READY, "pkcs11:token=t2 PIN_WRONG"))
-    assert play.seats.describe({1: 99})[0]["state"] == "ready"
-    play(play.seats.pin_changed(play.now_ms))
-    assert [start.pin_refused_by for start in play.only(StartToken)] == [()]
-    play.submit("a")
-    assert not play.only(SendToken)
-    play.opened(2)
-    assert [send.generation for send in play.only(SendToken)] == [2]
-
-
-# --- several seats --------------------------------------------------------------------------------------
-
-
-def test_seats_do_not_wait_for_one_another():
-    play = Play("pkcs11:token=t1", "pkcs11:token=t2")
-    play(play.seats.start_all(play.now_ms))
-    play.opened(2)
-    play.submit("b", play.seats.seats[1])
-    assert [send.generation for send in play.only(SendToken)] == [2]
-    assert play.seats.opening
-    described = play.seats.describe({1: 11, 2: 22})
-    assert [(row["state"], row["pids"], row["requests"]) for row in described] == [
-        ("opening", [11], 0),
-        ("ready", [22], 1),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("modules", "both"),
-    [
-        ([("/a", "pkcs11:token=x"), ("/a", "pkcs11:token=y")], None),
-        ([("/a", "pkcs11:"), ("/b", "pkcs11:")], None),
-        ([("/a", "pkcs11:token=x"), ("/a", "pkcs11:token=x")], ("pkcs11:token=x", "pkcs11:token=x")),
-        ([("/a", "pkcs11:token=x"), ("/a", "pkcs11:")], ("pkcs11:token=x", "pkcs11:")),
-        ([("/a", "pkcs11:token=x"), ("/a", "pkcs11:serial=1")], ("pkcs11:token=x", "pkcs11:serial=1")),
-        ([("/a", "pkcs11:token=x;serial=2"), ("/a", "pkcs11:serial=1")], None),
-    ],
-)
-def test_two_lines_must_not_mean_the_same_token(modules, both):
-    assert overlap(modules) == both
