@@ -145,6 +145,10 @@ class Shell:
 def _drop(fd: OwnedFd, shut: bool) -> None:
     if shut:
         # Others may hold copies, so closing ours would not end the connection.
-        with socket.socket(fileno=fd.detach()) as sock, suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            sock = socket.socket(fileno=fd.fileno())
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            finally:
+                sock.detach()
     fd.close()

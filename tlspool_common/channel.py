@@ -200,7 +200,7 @@ def fds_of(control: list[tuple[int, int, bytes]]) -> list[OwnedFd]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             numbers = array.array("i")
             numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-            found += [OwnedFd(number) for number in numbers]
+            found += [OwnedFd(number, received=True) for number in numbers]
     return found
 
 

@@ -7,17 +7,28 @@ exactly once: by ``close``, by leaving a ``with``, or when nobody holds it any m
 from __future__ import annotations
 
 import os
+import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+_NO_LINGER = struct.pack("ii", 0, 0)
+
 
 class OwnedFd:
-    """The right and the duty to close one descriptor."""
+    """The right and the duty to close one descriptor.
 
-    __slots__ = ("_fd",)
+    One that was ``received`` from another process may be a socket that was told to linger: closing the last copy
+    of it would then wait, for as long as its maker liked, until a remote has taken what is unsent (socket(7),
+    SO_LINGER; O_NONBLOCK does not help).  It is told not to.
+    """
 
-    def __init__(self, fd: int) -> None:
+    __slots__ = ("_fd", "_received")
+
+    def __init__(self, fd: int, *, received: bool = False) -> None:
         self._fd = fd
+        self._received = received
 
     def fileno(self) -> int:
         """Return the number without giving up ownership.
@@ -37,8 +48,19 @@ class OwnedFd:
     def close(self) -> None:
         """Close; closing twice is harmless."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd < 0:
+            return
+        if not self._received:
             os.close(fd)
+            return
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:  # it is no socket
+            os.close(fd)
+            return
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        sock.close()
 
     @property
     def closed(self) -> bool:

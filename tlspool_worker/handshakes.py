@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -64,11 +65,12 @@ class Handshakes:
         return found
 
     def close(self, seconds: float) -> None:
-        """Let the threads end; one that still waits for a signature after that time is left behind."""
+        """Let the threads end; those that still wait for a signature after that time are left behind."""
         for _ in self._threads:
             self._todo.put(None)
+        until_s = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(0.0, until_s - time.monotonic()))
         if not any(thread.is_alive() for thread in self._threads):
             os.close(self._fd)
 

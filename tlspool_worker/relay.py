@@ -18,7 +18,7 @@ Rules:
 * An application that is gone gets nothing more, but what it sent before still goes out.
 * Before there is a plaintext descriptor, bytes are decrypted and kept, up to HELD_B.  So an end that comes in this
   time is understood.
-* A batch is one recv and one send.  After a batch that was full, a few more, then it is another session's turn.
+* A batch is one recv and one send, then it is another session's turn.
 * What is watched follows from the state (``_watch``); a descriptor with nothing to watch for is taken out, because
   epoll reports a hang-up whether or not one asks.
 """
@@ -43,9 +43,6 @@ UNSENT_B = 256 * 1024
 
 PACKET_B = 512
 """Longest packet written to a seqpacket socket: what earlier pools wrote, so that readers have room for it."""
-
-ROUNDS = 4
-"""Batches for one session at a time."""
 
 _PACKETS = 64
 """Packets read from an application at a time."""
@@ -84,6 +81,7 @@ class Relay:
 
     __slots__ = (
         "_around",
+        "_calm",
         "_detail",
         "_in",
         "_out",
@@ -112,6 +110,7 @@ class Relay:
         self._tls = sock
         self._plain: socket.socket | None = None
         self._packets = False
+        self._calm = False  # nothing has happened that _settle must look at
         self._plain_gone = False
         self._stream = stream
         self._in = self._out = _FLOWING
@@ -152,29 +151,26 @@ class Relay:
         if self._to_tls and events & ~IN:
             self._push_tls()
         if self._tls_mask & IN and events & ~OUT:
-            for _ in range(ROUNDS):
-                if not self._pull_tls():
-                    break
-        if not self._is_calm():
+            self._pull_tls()
+        if not self._calm:
             self._settle()
 
-    def _pull_tls(self) -> bool:
-        """Take a batch of the remote; say whether there may be another one at once."""
+    def _pull_tls(self) -> None:
+        """Take a batch of the remote."""
         try:
             count = self._tls.recv_into(CIPHER)
         except BlockingIOError:
-            return False
+            return
         except OSError as error:
             self._note(EndReason.REMOTE_RESET, error.strerror)
             self._in, self._out = _ENDING, _DONE
             self._to_tls = _NOTHING
-            return False
+            return
         if not count:
             self._note(EndReason.TRUNCATED, "the remote closed without close_notify")
             self._in = _ENDING
-            return False
+            return
         self._decrypted(self._stream.decrypt(count))
-        return count == CIPHER_B and self._in is _FLOWING and not self._to_plain
 
     def _decrypted(self, count: int) -> None:
         """Pass on the first ``count`` bytes of PLAIN, and look at what else the remote said."""
@@ -184,16 +180,19 @@ class Relay:
                 self._note(EndReason.PLAIN_LOST, "the application is gone, and the remote went on sending")
             elif self._plain is None or self._to_plain:
                 self._to_plain = self._to_plain + PLAIN[:count]
+                self._calm = False
             else:
                 sent = self._send_plain(PLAIN[:count])
                 if sent < count and not self._plain_gone:
                     self._to_plain = bytearray(PLAIN[sent:count])
+                    self._calm = False
         stream = self._stream
         if stream.has_output:  # OpenSSL answers KeyUpdates, and says what is wrong
             self._send_cipher()
         if stream.state != tls.OPEN:
             if stream.state == tls.CLOSED:
                 self._in = _ENDING
+                self._calm = False
             else:
                 self._broken()
 
@@ -234,29 +233,15 @@ class Relay:
         if self._to_plain and events & ~IN:
             self._push_plain()
         if self._plain_mask & IN and events & ~OUT:
-            if self._packets:
-                self._pull_packets()
+            if not self._packets:
+                self._take_plain()
             else:
-                for _ in range(ROUNDS):
-                    if not self._pull_plain():
+                for _ in range(_PACKETS):  # they go out together
+                    if self._take_plain() <= 0:
                         break
-        if not self._is_calm():
+            self._send_cipher()
+        if not self._calm:
             self._settle()
-
-    def _pull_plain(self) -> bool:
-        """Take a batch of the application; say whether there may be another one at once."""
-        count = self._take_plain()
-        if count <= 0:
-            return False
-        self._send_cipher()
-        return count == _BATCH_B and not self._to_tls and self._out is _FLOWING
-
-    def _pull_packets(self) -> None:
-        """Take packets of the application, and send them together."""
-        for _ in range(_PACKETS):
-            if self._take_plain() <= 0:
-                break
-        self._send_cipher()
 
     def _take_plain(self) -> int:
         """Receive from the application and encrypt; return how much, 0 at the end, -1 for nothing now."""
@@ -275,8 +260,8 @@ class Relay:
             if is_hung_up(plain):
                 self._plain_closed()
             stream.close()
-            self._send_cipher()
-            self._out = _ENDING if self._out is _FLOWING else self._out
+            self._out = _ENDING
+            self._calm = False
             return 0
         self.to_remote_b += count
         if not stream.encrypt(count):
@@ -309,6 +294,7 @@ class Relay:
                 return
             if sent < count:
                 self._to_tls = bytearray(CIPHER[sent:count])
+                self._calm = False
             elif count < CIPHER_B:
                 return
 
@@ -327,6 +313,7 @@ class Relay:
         """The remote does not take any more.  What it has sent may still be there to be read."""
         if self._stream.state != tls.BROKEN:
             self._note(EndReason.REMOTE_RESET, error.strerror)
+        self._calm = False
         self._out = _DONE
         self._to_tls = _NOTHING
 
@@ -334,6 +321,7 @@ class Relay:
 
     def _note(self, reason: EndReason, detail: str | None) -> None:
         """Keep the first reason: others follow from it."""
+        self._calm = False
         if self._reason is None:
             self._reason, self._detail = reason, detail or ""
 
@@ -343,16 +331,6 @@ class Relay:
         self._in = _ENDING
         if self._out is not _DONE:
             self._out = _ENDING
-
-    def _is_calm(self) -> bool:
-        """Whether nothing is out of the ordinary, and nothing need be watched for but what is."""
-        return (
-            self._tls_mask == self._plain_mask == IN
-            and self._in is _FLOWING
-            and self._out is _FLOWING
-            and not self._to_plain
-            and not self._to_tls
-        )
 
     def _settle(self) -> None:
         """Pass on ends whose time has come; then watch for what is left to do."""
@@ -385,6 +363,7 @@ class Relay:
             plain_mask = IN
         if self._to_plain:
             plain_mask |= OUT
+        self._calm = tls_mask == plain_mask == IN and self._plain is not None
         if tls_mask != self._tls_mask:
             self._set_mask(self._tls, self._tls_mask, tls_mask, self._tls_ready)
             self._tls_mask = tls_mask

@@ -50,7 +50,7 @@ from tlspool_worker.lingering import Lingering
 from tlspool_worker.poller import IN, OUT, Poller
 from tlspool_worker.relay import Relay, Surroundings
 from tlspool_worker.sessions import BrokenBroker, Sessions
-from tlspool_worker.tls import Handshake
+from tlspool_worker.tls import Handshake, clear_errors
 
 TICK_S = 1.0
 """How often things are looked at that need no haste, while there are any: title, lingering sockets, memory."""
@@ -124,6 +124,7 @@ class Shell:
         """Do what is not the relays' business; return how long the next poll may take."""
         while self._quick:
             self._step_now(*self._quick.popleft())
+        clear_errors()
         if self._lost:
             self._lose_broker()
         else:

@@ -17,9 +17,9 @@ at start.  What was learnt about memory:
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
@@ -81,6 +81,7 @@ _NEEDED = (
     "SSL_CTX_set_verify",
     "SSL_do_handshake",
     "SSL_get_error",
+    "SSL_get_peer_certificate",
     "SSL_read",
     "SSL_set_bio",
     "SSL_shutdown",
@@ -216,9 +217,7 @@ class Handshake:
     def _use_key(self, connection: SSL.Connection, credential: UseCredential) -> None:
         if self._channel is None:
             raise PoolError(Code.KEYD_UNREACHABLE, "the broker has given no channel to it")
-        leaf = x509.load_der_x509_certificate(credential.chain[0])
-        spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        fd = self._channel.fileno()
+        spki, fd = _spki(credential.chain[0]), self._channel.fileno()
         reference = keyref.encode(credential.key_kind, spki, fd, self._timeout_ms, credential.grant)
         try:
             key = crypto.load_privatekey(crypto.FILETYPE_PEM, reference)
@@ -286,11 +285,16 @@ def _is_retry(output: bytes) -> bool:
     return len(output) > 43 and (output[0], output[5]) == (_HANDSHAKE, _SERVER_HELLO) and output[11:43] == _RETRY_RANDOM
 
 
+@lru_cache(maxsize=64)  # the local certificates of one application
+def _spki(leaf: bytes) -> bytes:
+    key = x509.load_der_x509_certificate(leaf).public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 def _remote_leaf(connection: SSL.Connection) -> x509.Certificate | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        shown = connection.get_peer_certificate()
-    return None if shown is None else shown.to_cryptography()
+    """Return what the remote showed.  Without Connection.get_peer_certificate, which warns of X509 objects."""
+    pointer = lib.SSL_get_peer_certificate(connection._ssl)
+    return None if pointer == ffi.NULL else crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()
 
 
 # --- relay ------------------------------------------------------------------------------------------
@@ -320,7 +324,10 @@ class Stream:
             self._keeps = False
         elif self._keeps:
             _bio_write(self._rbio, _CIPHER_C, count)
-            return self.read()
+            got = _read(self._ssl, _PLAIN_C, PLAIN_B)
+            if got > 0 and not _mem_data(self._rbio, _POINTER):
+                return got
+            return self._read_on(got)
         else:
             self._rbio = bio = lib.BIO_new(lib.BIO_s_mem())
             self._keeps = True
@@ -331,13 +338,15 @@ class Stream:
 
     def read(self) -> int:
         """Decrypt what OpenSSL has; ``state`` tells when that was the last."""
-        ssl = self._ssl
-        _clear_error()  # SSL_get_error believes whatever is in the queue
-        count = total = _read(ssl, _PLAIN_C, PLAIN_B)
+        return self._read_on(_read(self._ssl, _PLAIN_C, PLAIN_B))
+
+    def _read_on(self, count: int) -> int:
+        """Go on after a first read with this result, as long as there is something."""
+        total = count
         while count > 0:
             if not _mem_data(self._rbio, _POINTER):
                 return total
-            count = _read(ssl, _PLAIN_C + total, PLAIN_B - total)
+            count = _read(self._ssl, _PLAIN_C + total, PLAIN_B - total)
             if count > 0:
                 total += count
         self._why(count)
@@ -395,4 +404,12 @@ _mem_data: Callable[[Any, Any], int] = lib.BIO_get_mem_data
 _new_mem_buf: Callable[[Any, int], Any] = lib.BIO_new_mem_buf
 _set_eof_return: Callable[[Any, int], Any] = lib.BIO_set_mem_eof_return
 _set_bio: Callable[[Any, Any, Any], Any] = lib.SSL_set_bio
-_clear_error: Callable[[], Any] = lib.ERR_clear_error
+
+
+def clear_errors() -> None:
+    """Empty this thread's error queue.
+
+    SSL_get_error believes whatever is in it.  The relays empty what they fill, so this is for after everything
+    else that uses OpenSSL, or cryptography, in their thread.
+    """
+    lib.ERR_clear_error()

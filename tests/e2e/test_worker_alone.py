@@ -205,7 +205,7 @@ def test_no_key_channel(tmp_path):
 
 
 def test_a_slow_signature_delays_nobody(worker):
-    slow = [serve(worker, client(then=lambda tls: tls.recv(1)), manner="slow 600") for _ in range(8)]
+    slow = [serve(worker, client(then=lambda tls: tls.recv(1)), manner="slow 1500") for _ in range(8)]
     begun = time.monotonic()
     session, remote = serve(worker, client(then=echo))
     worker.hear(HandshakeDone, session)
@@ -213,10 +213,10 @@ def test_a_slow_signature_delays_nobody(worker):
         assert plain.recv(10) == b"ping"
         plain.sendall(b"pong")
     remote.result()
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 1.2
     for session, _ in slow:
         worker.hear(HandshakeDone, session)
-    assert time.monotonic() - begun < 2.4  # one after the other they take 4.8 s
+    assert time.monotonic() - begun < 6  # one after the other they take 12 s
     for session, remote in slow:
         worker.end(session)
         assert worker.ended(session).reason is EndReason.ORDERED

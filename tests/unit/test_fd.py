@@ -1,6 +1,10 @@
 """One owner, one close."""
 
 import os
+import socket
+import struct
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -30,3 +34,30 @@ def test_dropped_means_closed():
     with pytest.raises(OSError):
         os.fstat(read_fd)
     os.close(write_fd)
+
+
+def test_a_received_socket_that_was_told_to_linger_does_not_hold_us_up():
+    """With unsent data, close(2) of the last copy would wait for 30 seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+    ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(65536))
+    owned = OwnedFd(ours.detach(), received=True)
+    begun = time.monotonic()
+    owned.close()
+    assert time.monotonic() - begun < 10
+    theirs.close()
+
+
+def test_what_is_no_socket_is_closed_too():
+    read_fd, write_fd = os.pipe()
+    OwnedFd(read_fd, received=True).close()
+    OwnedFd(write_fd, received=True).close()
+    for fd in (read_fd, write_fd):
+        with pytest.raises(OSError):
+            os.fstat(fd)

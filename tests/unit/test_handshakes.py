@@ -3,6 +3,7 @@
 import gc
 import select
 import threading
+import time
 import weakref
 
 import pytest
@@ -80,3 +81,16 @@ def test_an_idle_thread_holds_nothing(made):
     del step
     gc.collect()
     assert gone() is None
+
+
+def test_threads_that_wait_are_left_behind():
+    made = Handshakes(4)
+    steps = [Step(number) for number in range(4)]
+    for step in steps:
+        made.submit(step, b"")
+    begun = time.monotonic()
+    made.close(0.05)
+    assert time.monotonic() - begun < 1
+    for step in steps:
+        step.go.set()
+    made.close(5)
