@@ -160,7 +160,7 @@ def who_did_what(pool: DevPool) -> None:
             print("  keyd:", line.partition("event=")[2])
 
     say("The processes, and what each has loaded")
-    wanted = {"PKCS #11 module": "libsofthsm2", "OpenSSL of pyOpenSSL": "_rust.abi3", "Berkeley DB": "libdb-"}
+    wanted = {"PKCS #11 module": "libsofthsm2", "TLS provider": "tlspool_provider", "databases": "libdb-"}
     pids = list(pool.running().values())
     for pid in pids:
         pids += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

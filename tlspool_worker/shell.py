@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import time
 from collections import deque
 from contextlib import suppress
@@ -78,6 +79,21 @@ class _Cipher:
         self.handshake: Handshake | None = None
         self.unsent = bytearray()
         self.listening = False
+
+
+_NO_LINGER = struct.pack("ii", 0, 0)
+
+
+def _ours(fd: OwnedFd) -> socket.socket:
+    """Make a socket that was passed to us one that never makes us wait, nor its data."""
+    sock = socket.socket(fileno=fd.detach())
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # close(2) waits on a socket that lingers, non-blocking or not (socket(7))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    return sock
 
 
 class Shell:
@@ -245,12 +261,7 @@ class Shell:
     # --- handshakes -----------------------------------------------------------------------------------
 
     def _adopt(self, session_id: int, fd: OwnedFd) -> None:
-        sock = socket.socket(fileno=fd.detach())
-        sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._ciphers[session_id] = _Cipher(sock)
+        self._ciphers[session_id] = _Cipher(_ours(fd))
 
     def _watch_cipher(self, session_id: int, cipher: _Cipher) -> None:
         mask = (IN if cipher.listening else 0) | (OUT if cipher.unsent else 0)
@@ -350,12 +361,7 @@ class Shell:
         relay.start()
 
     def _attach(self, session_id: int, fd: OwnedFd) -> None:
-        plain = socket.socket(fileno=fd.detach())
-        plain.setblocking(False)
-        if plain.family in (socket.AF_INET, socket.AF_INET6):
-            with suppress(OSError):
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._relays[session_id].attach(plain)
+        self._relays[session_id].attach(_ours(fd))
 
     def _relay_ended(self, relay: Relay, reason: EndReason, detail: str) -> None:
         del self._relays[relay.session_id]
