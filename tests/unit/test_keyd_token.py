@@ -5,7 +5,7 @@ import os
 import PyKCS11
 import pytest
 
-from tests.fixtures import slowtoken
+from tests.fixtures import libcrypto, slowtoken
 from tests.fixtures.keyd_world import NAMES, PIN, KeydWorld
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyKind
@@ -25,6 +25,7 @@ def world(tmp_path_factory):
     before = os.environ.get("SOFTHSM2_CONF")
     os.environ["SOFTHSM2_CONF"] = made.environment["SOFTHSM2_CONF"]
     yield made
+    libcrypto.forget_errors()
     if before is None:
         del os.environ["SOFTHSM2_CONF"]
     else:

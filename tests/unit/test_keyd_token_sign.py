@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.fixtures import slowtoken
+from tests.fixtures import libcrypto, slowtoken
 from tests.fixtures.keyd_world import PIN, KeydWorld
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyKind
@@ -77,6 +77,7 @@ def slow(tmp_path_factory):
     module.open(parse_untrusted("pkcs11:"), PIN.encode(), ())
     yield module, world.key("ec"), order
     module.close()
+    libcrypto.forget_errors()
     for name, value in before.items():
         if value is None:
             del os.environ[name]
