@@ -14,7 +14,10 @@ from setuptools.errors import CompileError
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
 except ImportError:  # setuptools before 70.1
-    from wheel.bdist_wheel import bdist_wheel
+    try:
+        from wheel.bdist_wheel import bdist_wheel
+    except ImportError:  # a bare virtual environment of Debian 12: it installs the tree, and makes no wheels
+        bdist_wheel = None
 
 NATIVE = "tlspool_worker/native"
 SOURCES = ("decoder", "key", "params", "provider", "reference", "signature", "signer")
@@ -62,14 +65,19 @@ class BuildSharedObject(build_ext):
         super().build_extension(ext)
 
 
-class AnyPythonWheel(bdist_wheel):
-    """Tag the wheel for any Python 3 of this platform."""
+commands = {"build_ext": BuildSharedObject}
 
-    def get_tag(self):
-        """Return py3-none-PLATFORM."""
-        *_, platform = super().get_tag()
-        return "py3", "none", platform
+if bdist_wheel is not None:
 
+    class AnyPythonWheel(bdist_wheel):
+        """Tag the wheel for any Python 3 of this platform."""
+
+        def get_tag(self):
+            """Return py3-none-PLATFORM."""
+            *_, platform = super().get_tag()
+            return "py3", "none", platform
+
+    commands["bdist_wheel"] = AnyPythonWheel
 
 setup(
     ext_modules=[
@@ -81,5 +89,5 @@ setup(
             extra_link_args=LINK,
         )
     ],
-    cmdclass={"build_ext": BuildSharedObject, "bdist_wheel": AnyPythonWheel},
+    cmdclass=commands,
 )
