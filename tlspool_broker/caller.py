@@ -18,12 +18,12 @@ import struct
 from pathlib import Path
 
 from tlspool_broker.events import Caller
+from tlspool_common import peer
 from tlspool_common.fd import OwnedFd
 
 _SO_PEERPIDFD = 77
 """Of asm-generic/socket.h; Python 3.11 has no name for it."""
 
-_UCRED = struct.Struct("=iII")
 _INT = struct.Struct("=i")
 
 _PROC_B = 4096
@@ -38,7 +38,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(?:service|scope|socket|mount|sw
 
 def identify(sock: socket.socket) -> Caller:
     """Return who connected.  Never raises for what /proc says, or does not say."""
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = peer.credentials(sock)
     if pid <= 0:  # of another pid namespace
         return Caller(uid, gid, 0, certain=False)
     held = _pidfd(sock)

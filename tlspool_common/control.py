@@ -11,17 +11,15 @@ import asyncio
 import json
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tlspool_common import peer
 from tlspool_common.errors import Code, PoolError
 
 LINE_B = 1024 * 1024
 """Longest request: a certificate chain in base64 fits many times."""
-
-_UCRED = struct.Struct("=iII")
 
 Request = dict[str, object]
 Answer = dict[str, object]
@@ -134,18 +132,12 @@ async def serve(
     """Serve a control socket on the running loop; users that are ``strangers`` are sent away."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if _uid_of(writer.get_extra_info("socket")) in strangers:
+        if peer.credentials(writer.get_extra_info("socket")).uid in strangers:
             writer.close()
         else:
             await _converse(reader, writer, handler)
 
     return await asyncio.start_unix_server(converse, sock=bind(path, mode), limit=LINE_B)
-
-
-def _uid_of(sock: socket.socket) -> int:
-    """Return the user of the process that connected (unix(7), SO_PEERCRED)."""
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(uid)
 
 
 class LineServer:

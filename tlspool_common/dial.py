@@ -8,19 +8,11 @@ called listen).
 from __future__ import annotations
 
 import socket
-import struct
 
+from tlspool_common import peer
 from tlspool_common.channel import Channel, ChannelClosed
 from tlspool_common.messages import Party
 from tlspool_common.settings import Settings
-
-_UCRED = struct.Struct("3i")  # pid, uid, gid
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """Return (pid, uid, gid) of the other end of a UNIX socket."""
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid, gid
 
 
 def dial_broker(settings: Settings, me: Party) -> Channel:
@@ -34,7 +26,7 @@ def dial_broker(settings: Settings, me: Party) -> Channel:
     try:
         sock.setblocking(False)  # EAGAIN when the backlog is full: a reason to come again later, not to wait here
         sock.connect(str(path))
-        _, uid, _ = peer_credentials(sock)
+        uid = peer.credentials(sock).uid
     except OSError as error:
         sock.close()
         raise ChannelClosed(f"{path}: {error.strerror or error}") from None
