@@ -75,7 +75,7 @@ class Bench:
 
 def table(bench: Bench, names: list[str]) -> None:
     """Print medians, p50/p99, and our figure as a ratio to each peer's of the same round."""
-    ours = names[0]
+    ours = "tlspool"
     for kind, by_name in bench.figures.items():
         print(f"\n{kind}")
         print(f"  {'':<16}{'median':>10}{'p50 us':>10}{'p99 us':>10}{'ours / theirs':>16}")

@@ -1,12 +1,15 @@
 /* The plaintext backend of the benchmark: one thread a session.  Prints its port, runs until stdin ends.
- * The first byte of a session says what to do: E echo, U swallow and answer one byte at EOF, D send for ever. */
+ * The first byte of a session says what to do: E echo, U swallow as many bytes as the
+ * next eight (in host order) say and answer one byte, D send for ever.  No half-close: not everybody passes it on. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static void *serve(void *arg)
@@ -14,6 +17,7 @@ static void *serve(void *arg)
     int fd = (int)(long)arg, one = 1;
     char kind;
     ssize_t got;
+    uint64_t left;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (read(fd, &kind, 1) == 1) {
         size_t size = kind == 'E' ? 16384 : 262144;
@@ -21,10 +25,13 @@ static void *serve(void *arg)
         if (kind == 'D')
             while (write(fd, block, size) > 0) {
             }
-        else
-            while ((got = read(fd, block, size)) > 0)
-                if (kind == 'E' && write(fd, block, (size_t)got) != got) break;
-        if (kind == 'U' && write(fd, "x", 1) != 1) perror("backend");
+        else if (kind == 'E')
+            while ((got = read(fd, block, size)) > 0 && write(fd, block, (size_t)got) == got) {
+            }
+        else if (recv(fd, &left, sizeof left, MSG_WAITALL) == sizeof left) {
+            while (left > 0 && (got = read(fd, block, left < size ? left : size)) > 0) left -= (uint64_t)got;
+            if (!left && write(fd, "x", 1) != 1) perror("backend");
+        }
         if (kind != 'E') free(block);
     }
     close(fd);

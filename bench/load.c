@@ -5,14 +5,14 @@
  *   load PORT echo COUNT SIZE               one session, COUNT round trips of SIZE bytes
  *   load PORT idle SESSIONS                 open sessions, echo a byte in each, print "open", wait for EOF on stdin
  *
- * The backend (backend.py) does what the first byte of a session says: E echo, U swallow and answer one byte
- * when the client closes its side, D send for ever.  Prints one line: rate p50_us p99_us
+ * The backend (backend.c) does what the first byte of a session says.  Prints one line: rate p50_us p99_us
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,12 +131,13 @@ static void bulk(int up, long megabytes)
 {
     static char block[262144];
     SSL *ssl = session();
+    long blocks = megabytes * 1000000L / (long)sizeof block + 1, total = blocks * (long)sizeof block;
+    uint64_t announced = (uint64_t)total;
     put(ssl, up ? "U" : "D", 1);
     double begun = now();
-    long total = megabytes * 1000000L;
     if (up) {
-        for (long sent = 0; sent < total; sent += (long)sizeof block) put(ssl, block, sizeof block);
-        SSL_shutdown(ssl);
+        put(ssl, &announced, sizeof announced);
+        for (long i = 0; i < blocks; i++) put(ssl, block, sizeof block);
         get(ssl, block, 1);
     } else {
         for (long have = 0; have < total;) {
@@ -146,7 +147,7 @@ static void bulk(int up, long megabytes)
         }
     }
     double spent = now() - begun;
-    report((double)megabytes / spent, NULL, 0);
+    report((double)total / 1e6 / spent, NULL, 0);
     close(SSL_get_fd(ssl));
 }
 
