@@ -27,6 +27,7 @@ bench: need-bench .venv/.tests
 
 fuzz: need-test .venv/.tests
 	$(BIN)/python tests/fuzz/fuzz_recognise.py --runs 10000000
+	$(BIN)/python -m tests.fuzz.fuzz_applications --minutes 10
 
 docs: .venv/.tests
 	$(BIN)/python docs/generate.py

@@ -1,7 +1,7 @@
-"""Build the OpenSSL provider as a plain shared object; everything else is in setup.cfg.
+"""Build the OpenSSL provider and the relay as plain shared objects; everything else is in setup.cfg.
 
-It is no Python extension: OpenSSL loads it, so it has no PyInit function and no ABI tag in its name, and a
-wheel that contains it is good for every Python 3 of the platform.
+They are no Python extensions: OpenSSL loads the one and ctypes the other, so they have no PyInit function and no
+ABI tag in their names, and a wheel that contains them is good for every Python 3 of the platform.
 """
 
 import tempfile
@@ -20,20 +20,30 @@ except ImportError:  # setuptools before 70.1
         bdist_wheel = None
 
 NATIVE = "tlspool_worker/native"
-SOURCES = ("decoder", "key", "params", "provider", "reference", "signature", "signer")
-HEADERS = ("provider", "reference", "signer")
+OBJECTS = {  # name -> sources, headers
+    "tlspool_provider": (
+        ("decoder", "key", "params", "provider", "reference", "signature", "signer"),
+        ("provider", "reference", "signer"),
+    ),
+    "tlspool_relay": (("relay", "relay_thread"), ("relay", "relay_session")),
+}
 COMPILE = [
     "-std=c11",
     "-O2",
     "-Wall",
     "-Wextra",
     "-Werror",
+    "-pthread",
     "-fvisibility=hidden",
     "-fstack-protector-strong",
     "-U_FORTIFY_SOURCE",  # some compilers predefine it, and a second definition is a warning
     "-D_FORTIFY_SOURCE=2",
 ]
-LINK = ["-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,-z,defs"]  # defs: a symbol that libc does not have fails here
+LINK = [
+    "-pthread",
+    "-Wl,-z,relro,-z,now,-z,noexecstack",
+    "-Wl,-z,defs",
+]  # defs: a symbol that libc does not have fails here
 NO_HEADERS = """
 The OpenSSL provider cannot be built: the C compiler does not find <openssl/core.h>, a header of OpenSSL 3.
 
@@ -82,12 +92,13 @@ if bdist_wheel is not None:
 setup(
     ext_modules=[
         Extension(
-            "tlspool_worker.native.tlspool_provider",
-            sources=[f"{NATIVE}/{name}.c" for name in SOURCES],
-            depends=[f"{NATIVE}/{name}.h" for name in HEADERS],
+            f"tlspool_worker.native.{name}",
+            sources=[f"{NATIVE}/{source}.c" for source in sources],
+            depends=[f"{NATIVE}/{header}.h" for header in headers],
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
         )
+        for name, (sources, headers) in OBJECTS.items()
     ],
-    cmdclass=commands,
+    cmdclass={"build_ext": BuildSharedObject, "bdist_wheel": AnyPythonWheel},
 )

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tlspool_common import errors, messages, settings  # noqa: E402
+from tlspool_common import access, errors, messages, settings  # noqa: E402
 from tlspool_common.codec import Bits, Items  # noqa: E402
 
 _NOTE = "<!-- Made by docs/generate.py from {source}; do not edit. -->\n\n"
@@ -107,11 +107,19 @@ def configuration_page() -> str:
         out.append(f"| `{option.name}` | {shown} | {option.doc} |\n")
     out.append("| `pkcs11_path` | | PKCS #11 library for the `pkcs11_token` lines that follow |\n")
     out.append("| `pkcs11_token` | | URI of tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n")
+    out.append("| `access` | | a rule, which [access rules](#access-rules) explains; may be repeated |\n")
     out.append(
         "\nThese keywords of earlier pools are read, named in a warning, and have no effect: "
         + ", ".join(f"`{name}`" for name in sorted(settings.IGNORED))
         + ".\n"
     )
+    out.append(
+        "\n## Several application sockets\n\nEach `socket_name` is one. `socket_mode`, `socket_user` and `socket_group` are for "
+        "the `socket_name` lines behind them, until they are set anew; of a single socket they may stand anywhere. The first is "
+        "the one that applications find in this file. Sockets that systemd passes (FileDescriptorName `app`) take the place of "
+        "all of them.\n"
+    )
+    out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     return "".join(out)
 
 

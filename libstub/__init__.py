@@ -42,13 +42,21 @@ connection of its own when it needs one.
 Which pool: the argument ``pool`` (a Pool, or a path), else TLSPOOL_SOCKET, else the configuration file, else
 /run/tlspool/tlspool.sock.  ``ping()`` tells whether there is one.
 
+``libstub.aio`` is all this for asyncio, ``libstub.listen`` a listening socket for servers that accept by themselves,
+and ``libstub.adapters`` has the standard library's HTTP, SMTP, IMAP, POP3 and FTP over the pool.
+
 docs/libstub.md has the rest.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from libstub.errors import (
     HandshakeFailed,
     KeyTrouble,
     Misuse,
+    NotAvailable,
+    NotInControl,
     PoolError,
     PoolInternal,
     PoolMisconfigured,
@@ -59,10 +67,24 @@ from libstub.errors import (
     Timeout,
 )
 from libstub.events import Pong
+from libstub.holding import OnLocalid
+from libstub.peer import starttls_peer
 from libstub.pool import Pool
 from libstub.session import TlsSession
-from libstub.starttls import NO_TIMEOUT, RemoteAuth, ping, starttls_client, starttls_server
+from libstub.starttls import NO_TIMEOUT, RemoteAuth, ping, reattach, starttls_client, starttls_server
 from libstub.where import DEFAULT_SOCKET, socket_path
+
+if TYPE_CHECKING:
+    from libstub import adapters as adapters
+    from libstub import aio as aio
+    from libstub.listener import TlsListener as TlsListener
+    from libstub.listener import listen as listen
+    from libstub.services import DisclosedEntry as DisclosedEntry
+    from libstub.services import LocalidChoice as LocalidChoice
+    from libstub.services import LocalidQuestion as LocalidQuestion
+    from libstub.services import LocalidService as LocalidService
+    from libstub.services import PinQuestion as PinQuestion
+    from libstub.services import PinService as PinService
 
 __all__ = [
     "DEFAULT_SOCKET",
@@ -70,6 +92,9 @@ __all__ = [
     "HandshakeFailed",
     "KeyTrouble",
     "Misuse",
+    "NotAvailable",
+    "NotInControl",
+    "OnLocalid",
     "Pong",
     "Pool",
     "PoolError",
@@ -83,7 +108,33 @@ __all__ = [
     "Timeout",
     "TlsSession",
     "ping",
+    "reattach",
     "socket_path",
     "starttls_client",
+    "starttls_peer",
     "starttls_server",
 ]
+
+# They import asyncio or protocols of the standard library, which takes longer than all the rest, and most programs
+# need none of them.
+_LATER = {
+    "adapters": "",
+    "aio": "",
+    "TlsListener": "listener",
+    "listen": "listener",
+    "DisclosedEntry": "services",
+    "LocalidChoice": "services",
+    "LocalidQuestion": "services",
+    "LocalidService": "services",
+    "PinQuestion": "services",
+    "PinService": "services",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import on first use what is not needed by all."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_LATER[name] or name}")
+        return getattr(module, name) if _LATER[name] else module

@@ -7,6 +7,7 @@ lasts until the pool's final reply; it holds one request id all the time, and is
     PING       EXPECT_PONG
     STARTTLS   [EXPECT_OPTIONS ->] EXPECT_REPLY <-> EXPECT_ANSWER ... EXPECT_REPLY [-> EXPECT_DETAILS]
     DETAILS    EXPECT_DETAILS
+    others     EXPECT_ONE
     given up   EXPECT_LAST
 
 EXPECT_ANSWER is the only state in which the application is to act.  EXPECT_LAST is that of an exchange whose
@@ -39,6 +40,7 @@ from libstub.events import (
     BytesReceived,
     CallbackRefused,
     Close,
+    CommandAsked,
     ConnectionLost,
     DetailsAsked,
     Effect,
@@ -51,6 +53,7 @@ from libstub.events import (
     PingAsked,
     PlainGiven,
     Pong,
+    Replied,
     Send,
     Shut,
     StarttlsAsked,
@@ -91,19 +94,23 @@ class State(Enum):
     EXPECT_REPLY = auto()
     EXPECT_ANSWER = auto()
     EXPECT_DETAILS = auto()
+    EXPECT_ONE = auto()
     EXPECT_LAST = auto()
 
 
 _CALLBACKS = frozenset({Cmd.STARTTLS_LOCALID, Cmd.PLAINTEXT_CONNECT})
 
-# What the pool may say in each state.  ERROR is final in all of them.
+# What the pool may say in each state; in EXPECT_ONE it is the reply that was asked for.  ERROR is final in all of them.
 _TABLE: dict[State, frozenset[Cmd]] = {
     State.EXPECT_PONG: frozenset({Cmd.PING}),
     State.EXPECT_OPTIONS: frozenset({Cmd.SUCCESS}),
     State.EXPECT_REPLY: frozenset({Cmd.STARTTLS, *_CALLBACKS}),
     State.EXPECT_ANSWER: frozenset(),
     State.EXPECT_DETAILS: frozenset({Cmd.LOCAL_DETAILS}),
-    State.EXPECT_LAST: frozenset({Cmd.SUCCESS, Cmd.PING, Cmd.STARTTLS, Cmd.LOCAL_DETAILS, *_CALLBACKS}),
+    State.EXPECT_ONE: frozenset(),
+    State.EXPECT_LAST: frozenset(
+        {Cmd.SUCCESS, Cmd.PING, Cmd.STARTTLS, Cmd.PRNG, Cmd.INFO, Cmd.LOCAL_DETAILS, Cmd.LOCAL_IDENTITIES, *_CALLBACKS}
+    ),
 }
 
 
@@ -115,6 +122,7 @@ class _Exchange:
     said_s: float = 0.0
     patience_s: float | None = None
     asked: StarttlsAsked | None = None
+    reply: Cmd | None = None
     ctlkey: bytes = b""
     crypt: OwnedFd | None = None
     plain: OwnedFd | None = None
@@ -148,7 +156,7 @@ class ClientCore:
         """Take an event at a monotonic time, and return what is to be done."""
         self._effects = []
         match event:
-            case PingAsked() | StarttlsAsked() | DetailsAsked():
+            case PingAsked() | StarttlsAsked() | DetailsAsked() | CommandAsked():
                 self._open(event, now_s)
             case PlainGiven(ticket, plain):
                 self._answer(ticket, now_s, plain)
@@ -170,11 +178,12 @@ class ClientCore:
                 self._time_passed(now_s)
             case _:
                 assert_never(event)
-        return self._effects
+        effects, self._effects = self._effects, []  # an outcome is not kept alive from here
+        return effects
 
     # --- what the application does --------------------------------------------------------------------
 
-    def _open(self, event: PingAsked | StarttlsAsked | DetailsAsked, now_s: float) -> None:
+    def _open(self, event: PingAsked | StarttlsAsked | DetailsAsked | CommandAsked, now_s: float) -> None:
         crypt = event.crypt if isinstance(event, StarttlsAsked) else None
         reqid = self._free_reqid()
         if self._over or reqid is None:
@@ -189,6 +198,9 @@ class ClientCore:
                 self._say(exchange, now_s, Cmd.PING, Ping(facilities=event.facilities).to_payload())
             case DetailsAsked():
                 self._ask_details(exchange, event.ctlkey, now_s)
+            case CommandAsked():
+                exchange.state, exchange.reply = State.EXPECT_ONE, event.reply
+                self._say(exchange, now_s, event.cmd, event.payload)
             case StarttlsAsked():
                 exchange.asked, exchange.ctlkey = event, event.request.ctlkey
                 if event.alpn:
@@ -282,7 +294,9 @@ class ClientCore:
         exchange.plain = None
         if frame.cmd == Cmd.ERROR:
             self._error_untrusted(exchange, frame)
-        elif frame.cmd not in _TABLE[exchange.state]:
+        elif frame.cmd not in _TABLE[exchange.state] and (
+            exchange.state is not State.EXPECT_ONE or frame.cmd != exchange.reply
+        ):
             self._violated(exchange, frame, f"the pool sent command {frame.cmd:#x} where it makes no sense")
         elif frame.cmd in _CALLBACKS and not frame.cbid:
             self._violated(exchange, frame, "the pool sent a callback without an id")
@@ -299,6 +313,8 @@ class ClientCore:
             case Cmd.PING:
                 ping = Ping.from_payload_untrusted(frame.payload)
                 self._finish(exchange, Pong(ping.producer, ping.facilities))
+            case _ if exchange.reply is not None:
+                self._finish(exchange, Replied(frame.payload))
             case Cmd.SUCCESS if exchange.asked is not None:
                 self._ask_starttls(exchange, exchange.asked, now_s)
             case Cmd.LOCAL_DETAILS:
@@ -317,7 +333,7 @@ class ClientCore:
             raise BadPayload("it is about another session")
         ticket = exchange.asked.ticket
         if frame.cmd == Cmd.STARTTLS:
-            established = Established(exchange.ctlkey, starttls.localid, starttls.remoteid)
+            established = Established(exchange.ctlkey, starttls.localid, starttls.remoteid, flags=starttls.flags)
             if exchange.asked.details:
                 exchange.established = established
                 self._ask_details(exchange, exchange.ctlkey, now_s)
@@ -328,7 +344,7 @@ class ClientCore:
         if frame.cmd == Cmd.PLAINTEXT_CONNECT:
             self._effects.append(AskPlain(ticket, starttls.localid, starttls.remoteid))
         else:
-            self._effects.append(AskLocalid(ticket, starttls.localid))
+            self._effects.append(AskLocalid(ticket, starttls.localid, starttls.remoteid))
 
     def _error_untrusted(self, exchange: _Exchange, frame: Frame) -> None:
         if exchange.established is not None:

@@ -2,6 +2,8 @@
 
     PoolError
     +-- Misuse               the program asked for something impossible             codes 1xx
+    |   +-- NotAvailable     the session has no such thing, or not now               124-126, 128, 129
+    |   +-- NotInControl     the control key gives no control of a session           115, 120-122, 127, 211
     +-- Refused              policy or quota of the pool                             2xx
     +-- HandshakeFailed      the remote, or the way to it                            3xx
     |   +-- Timeout          it took too long                                        307
@@ -59,6 +61,14 @@ class PoolError(Exception):
 
 class Misuse(PoolError):
     """The program asked for something impossible."""
+
+
+class NotAvailable(Misuse):
+    """The session has no such thing to tell, or cannot do that, or not now."""
+
+
+class NotInControl(Misuse):
+    """The control key gives no control: no such session, or it is attached to another connection, or to none."""
 
 
 class Refused(PoolError):
@@ -127,12 +137,39 @@ _BY_COM_ERR: dict[ComErr, type[PoolError]] = {
 }
 """The other numbers of the table are Misuse."""
 
+_CONTROL = frozenset(
+    {
+        table.Code.CTLKEY_UNKNOWN,
+        table.Code.CTLKEY_DETACHED,
+        table.Code.CTLKEY_ATTACHED,
+        table.Code.CTLKEY_NOT_YOURS,
+        table.Code.CTLKEY_FOREIGN,
+        table.Code.REAUTH_NOT_FOUND,
+    }
+)
+_UNAVAILABLE = frozenset(
+    {
+        table.Code.EXPORT_UNAVAILABLE,
+        table.Code.INFOKIND_UNKNOWN,
+        table.Code.INFO_NOT_FOUND,
+        table.Code.REAUTH_BUSY,
+        table.Code.REAUTH_INSECURE,
+    }
+)
+_CONTROL_COM_ERR = frozenset(
+    {ComErr.CTLKEY_NOT_FOUND, ComErr.CTLKEY_NOT_YOURS, ComErr.CTLKEY_DETACHED, ComErr.CTLKEY_ATTACHED}
+)
+
 _CODE = re.compile(r"\[([1-9][0-9]{2})\](?: |$)")
 
 
 def _class_of(code: int, tlserrno: int) -> type[PoolError]:
     if code == table.Code.HANDSHAKE_TIMEOUT:
         return Timeout
+    if code in _CONTROL or (not code and tlserrno - table.COM_ERR_BASE in _CONTROL_COM_ERR):
+        return NotInControl
+    if code in _UNAVAILABLE:
+        return NotAvailable
     if code // 100 in _BY_HUNDRED:
         return _BY_HUNDRED[code // 100]
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NewType
 
 from libstub.errors import PoolError
-from tlspool_common.appwire import Details, Starttls
+from tlspool_common.appwire import Cmd, Details, Starttls
 from tlspool_common.fd import OwnedFd
+from tlspool_common.record import record
 
 Ticket = NewType("Ticket", int)
 """The shell's number for a request, until its Finish."""
@@ -16,7 +17,7 @@ Ticket = NewType("Ticket", int)
 # --- events: what the application asked, and what happened ------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PingAsked:
     """The application wants to know whether there is a pool, and which of ``facilities`` it has."""
 
@@ -25,7 +26,7 @@ class PingAsked:
     patience_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StarttlsAsked:
     """The application hands over a connected socket.
 
@@ -40,7 +41,7 @@ class StarttlsAsked:
     patience_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DetailsAsked:
     """The application asks about a session that this connection controls."""
 
@@ -49,7 +50,18 @@ class DetailsAsked:
     patience_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class CommandAsked:
+    """The application sends a command that has one reply: ``reply``, or ERROR."""
+
+    ticket: Ticket
+    cmd: Cmd
+    payload: bytes = field(repr=False)
+    reply: Cmd
+    patience_s: float | None = None
+
+
+@record
 class PlainGiven:
     """The application answers AskPlain."""
 
@@ -57,16 +69,19 @@ class PlainGiven:
     plain: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LocalidChosen:
-    """The application answers AskLocalid.  With ``plain`` the proposal is accepted as it is."""
+    """The application answers AskLocalid: with the proposal, another identity, or '' for none of this.
+
+    With ``plain`` the proposal is accepted as it is.
+    """
 
     ticket: Ticket
     localid: str
     plain: OwnedFd | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CallbackRefused:
     """The application says no to AskPlain or AskLocalid; the pool's final ERROR is still to come."""
 
@@ -74,33 +89,33 @@ class CallbackRefused:
     number: int = errno.EACCES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Abandoned:
     """Nobody waits for this ticket any more; it is finished without a Finish."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BytesReceived:
     """Some bytes came from the pool."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConnectionLost:
     """The connection is over."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Forked:
     """This process is a child of the one that speaks with the pool, and must not interfere."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimePassed:
     """Nothing happened for a while."""
 
@@ -109,6 +124,7 @@ Event = (
     PingAsked
     | StarttlsAsked
     | DetailsAsked
+    | CommandAsked
     | PlainGiven
     | LocalidChosen
     | CallbackRefused
@@ -123,7 +139,7 @@ Event = (
 # --- effects: what the shell is to do, in this order ------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Send:
     """Send one frame, with a descriptor that the core still owns."""
 
@@ -131,21 +147,21 @@ class Send:
     fd: OwnedFd | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shut:
     """Shut a socket down both ways, so that the remote sees the end at once whoever else holds it."""
 
     fd: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Close:
     """Close a descriptor."""
 
     fd: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AskPlain:
     """Ask the application for the plaintext descriptor; the identities are authenticated."""
 
@@ -154,15 +170,16 @@ class AskPlain:
     remoteid: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AskLocalid:
-    """Ask the application whether it wants to be ``localid``."""
+    """Ask the application whether it wants to be ``localid``; '' when the pool has nobody to propose."""
 
     ticket: Ticket
     localid: str
+    remoteid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pong:
     """There is a pool.
 
@@ -175,7 +192,7 @@ class Pong:
     facilities: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Established:
     """There is a session.  ``details`` is None when they were not wanted, or the pool does not tell them."""
 
@@ -183,12 +200,20 @@ class Established:
     localid: str
     remoteid: str
     details: Details | None = None
+    flags: int = 0
 
 
-Outcome = Pong | Established | Details | PoolError
+@record
+class Replied:
+    """The reply to a CommandAsked."""
+
+    payload: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+Outcome = Pong | Established | Details | Replied | PoolError
+
+
+@record
 class Finish:
     """Tell the application how its request ended."""
 
@@ -196,7 +221,7 @@ class Finish:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Break:
     """Close the connection: nothing of what comes over it can be believed."""
 

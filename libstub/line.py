@@ -97,6 +97,18 @@ def _is_socket(path: str) -> bool:
         return True  # it cannot be told: then it is taken for one
 
 
+def connect(path: str, wait_s: float) -> socket.socket:
+    """Connect to a pool, and return a socket that never waits.
+
+    Raises:
+        Misuse, Refused, PoolUnavailable: no connection to ``path`` within ``wait_s``; 0 does not wait.
+    """
+    try:
+        return _connected(path, wait_s)
+    except OSError as error:
+        raise _unreachable(path, error) from error
+
+
 class Line:
     """A connection to the pool.
 
@@ -111,10 +123,7 @@ class Line:
     def __init__(self, path: str, wait_s: float = 0.0) -> None:
         self.path = path
         self.over = True
-        try:
-            self._sock = _connected(path, wait_s)
-        except OSError as error:
-            raise _unreachable(path, error) from error
+        self._sock = connect(path, wait_s)
         self.over = False
         self.wants_write = False
         self._mute = False

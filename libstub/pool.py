@@ -14,8 +14,11 @@ The connection is opened when it is first needed, and again when it was lost: by
 fork(2), after which the child lets go of the parent's.  Nothing waits for ever: a request has its patience, a
 pool that falls silent is asked whether it is alive (core.py), and connecting is bounded too.
 
+A caller that is to decide about a local identity (``on_localid``) does so in its own thread, and does not lead
+meanwhile; the others go on.
+
 Locks: ``Pool._lock`` is held while connecting, ``_Shared._lock`` while the core works, never while waiting for
-the pool.  A signal handler must not use the pool that its thread is using.
+the pool or for a function of the application.  A signal handler must not use the pool that its thread is using.
 
 What would have to change if requests came from an event loop: nothing here; a loop drives a Line of its own.
 """
@@ -25,19 +28,21 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from libstub.core import TICK_S
 from libstub.errors import Misuse, PoolError, PoolUnavailable, ProtocolError
 from libstub.events import (
     Abandoned,
+    AskLocalid,
     AskPlain,
     CallbackRefused,
+    CommandAsked,
     Established,
     Event,
     Finish,
@@ -45,14 +50,16 @@ from libstub.events import (
     PingAsked,
     PlainGiven,
     Pong,
+    Replied,
     StarttlsAsked,
     Ticket,
     TimePassed,
 )
+from libstub.holding import Holding, OnLocalid
 from libstub.line import Line, Told
 from libstub.session import TlsSession
 from libstub.where import socket_path
-from tlspool_common.appwire import Starttls
+from tlspool_common.appwire import CTLKEY_B, BadPayload, Cmd, Control, Details, Starttls
 from tlspool_common.fd import OwnedFd
 
 CONNECT_S = 5.0
@@ -64,53 +71,39 @@ _CONNECTS = 3
 PING_S = 10.0
 """How long an answer to PING may take; a pool takes microseconds."""
 
+COMMAND_S = 30.0
+"""How long the reply to a command about a session may take.  Most take as long as PING, some ask the worker."""
 
-class _Waiter:
+
+def checked_ctlkey(ctlkey: bytes) -> bytes:
+    """Accept a control key.
+
+    Raises:
+        Misuse: it is none.
+    """
+    if not isinstance(ctlkey, bytes) or len(ctlkey) != CTLKEY_B:
+        raise Misuse(f"a control key is {CTLKEY_B} bytes, as TlsSession.ctlkey has them")
+    return ctlkey
+
+
+class _Waiter(Holding):
     """A caller that waits for an answer.  ``wake`` is a lock that stays locked until there is something to do."""
 
-    __slots__ = ("crypt", "given", "ours", "outcome", "trouble", "wake")
+    __slots__ = ("outcome", "question", "wake")
 
-    def __init__(self, crypt: OwnedFd | None = None, given: OwnedFd | None = None) -> None:
-        self.crypt = crypt
-        self.given = given
-        self.ours: socket.socket | None = None
-        self.trouble: PoolError | None = None
+    def __init__(
+        self, crypt: OwnedFd | None = None, given: OwnedFd | None = None, on_localid: OnLocalid | None = None
+    ) -> None:
+        super().__init__(crypt, given, on_localid)
+        self.question: AskLocalid | None = None
         self.outcome: Outcome | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
-
-    def take_crypt(self) -> OwnedFd:
-        """Hand over the encrypted socket; who has it closes it."""
-        crypt, self.crypt = self.crypt, None
-        if crypt is None:
-            raise TypeError("there is no encrypted socket to hand over")
-        return crypt
-
-    def take_plain(self) -> OwnedFd | None:
-        """Return the descriptor that the pool is to have, None if there is none."""
-        given, self.given = self.given, None
-        if given is not None:
-            return given
-        if self.ours is not None:
-            self.trouble = self.trouble or PoolUnavailable("the pool asked for the plaintext descriptor twice")
-            return None
-        try:
-            self.ours, theirs = socket.socketpair()
-        except OSError as error:
-            self.trouble = PoolUnavailable(f"no descriptors for the plaintext: {error.strerror}")
-            return None
-        return OwnedFd(theirs.detach())
 
     def rouse(self) -> None:
         """Wake the caller; the lock of its connection is held, so that nobody else does at the same time."""
         if self.wake.locked():
             self.wake.release()
-
-    def drop(self) -> None:
-        """Close what is held for a session that is not to be."""
-        for held in (self.crypt, self.given, self.ours):
-            if held is not None:
-                held.close()
 
 
 class _Shared:
@@ -151,10 +144,19 @@ class _Shared:
                 with self._lock:
                     if waiter.outcome is not None:
                         return waiter.outcome
-                    if self._leader is None:
+                    question = waiter.question
+                    if question is not None and self._leader is waiter:
+                        self._leader = None
+                        self._call_leader()
+                    elif question is None and self._leader is None:
                         self._leader = waiter
                     leads = self._leader is waiter
-                if leads:
+                if question is not None:
+                    event = waiter.decide(question)
+                    with self._lock:
+                        waiter.question = None
+                        self._work(partial(self._line.handle, event))
+                elif leads:
                     self._lead()
                 else:
                     waiter.wake.acquire()
@@ -166,9 +168,14 @@ class _Shared:
                     self._leader = None
                     if self._line.over:
                         self._release()
-                    for other in self._waiters.values():
-                        other.rouse()
-                        break
+                    self._call_leader()
+
+    def _call_leader(self) -> None:
+        """Wake a caller that has nothing else to do, so that it leads; ``_lock`` is held."""
+        for other in self._waiters.values():
+            if other.question is None:
+                other.rouse()
+                return
 
     def _lead(self) -> None:
         """Wait for the pool, at most until it is time to say that time passes."""
@@ -191,8 +198,8 @@ class _Shared:
                     if waiter is not None:
                         waiter.outcome = one.outcome
                         waiter.rouse()
-                else:
-                    told += self._line.handle(self._answer(one))
+                elif event := self._answer(one):
+                    told += self._line.handle(event)
         except BaseException:
             # Interrupted between two steps: nobody knows which; so the connection is given up, as a whole.
             self._end("the program was interrupted while it spoke with the pool")
@@ -206,10 +213,15 @@ class _Shared:
             self._epoll.modify(self._line.fileno(), wanted)
             self._armed = wanted
 
-    def _answer(self, told: Told) -> Event:
+    def _answer(self, told: AskPlain | AskLocalid) -> Event | None:
+        """Return the answer to a question of the pool; None if the caller gives it."""
         waiter = self._waiters.get(told.ticket)
-        if waiter is None or not isinstance(told, AskPlain):
+        if waiter is None or (isinstance(told, AskLocalid) and waiter.on_localid is None):
             return CallbackRefused(told.ticket)
+        if isinstance(told, AskLocalid):
+            waiter.question = told
+            waiter.rouse()
+            return None
         plain = waiter.take_plain()
         return PlainGiven(told.ticket, plain) if plain else CallbackRefused(told.ticket, errno.EMFILE)
 
@@ -280,15 +292,17 @@ class Pool:
         alpn: bytes = b"",
         plain: OwnedFd | None = None,
         patience_s: float | None = None,
+        on_localid: OnLocalid | None = None,
     ) -> TlsSession:
         """Have a socket secured; ``starttls_client`` and ``starttls_server`` are easier to use.
 
-        Both descriptors are given away, and closed whatever happens.
+        Both descriptors are given away, and closed whatever happens.  ``on_localid`` answers to the flag
+        LOCALID_CHECK.
 
         Raises:
             PoolError: one of its subclasses.
         """
-        waiter = _Waiter(crypt, plain)
+        waiter = _Waiter(crypt, plain, on_localid)
         try:
             outcome = self._ask(
                 waiter,
@@ -296,12 +310,39 @@ class Pool:
             )
             if not isinstance(outcome, Established):
                 raise TypeError(f"STARTTLS ended with {type(outcome).__name__}")
-            if waiter.given is not None or (plain is None and waiter.ours is None):
+            if not waiter.is_served(plain):
                 raise ProtocolError("the pool says that there is a session, and did not ask where the plaintext goes")
             return TlsSession(self, outcome, waiter.ours)
         except BaseException:
             waiter.drop()
             raise
+
+    def command(self, cmd: Cmd, payload: bytes, reply: Cmd, *, patience_s: float | None = COMMAND_S) -> bytes:
+        """Send a command that has one reply, and return the payload of that.
+
+        Raises:
+            PoolError: one of its subclasses.
+        """
+        outcome = self._ask(_Waiter(), lambda ticket: CommandAsked(ticket, cmd, payload, reply, patience_s))
+        if not isinstance(outcome, Replied):
+            raise TypeError(f"{cmd.name} ended with {type(outcome).__name__}")
+        return outcome.payload
+
+    def reattach(self, ctlkey: bytes) -> TlsSession:
+        """Take control of a session that no connection controls; ``libstub.reattach`` is the same.
+
+        Raises:
+            NotInControl: there is no such session, or another connection or user has it.
+            PoolError: another of its subclasses.
+        """
+        asked = Control(checked_ctlkey(ctlkey)).to_payload()
+        self.command(Cmd.CONTROL_REATTACH, asked, Cmd.SUCCESS)
+        try:
+            told = Starttls.from_payload_untrusted(self.command(Cmd.LOCAL_IDENTITIES, ctlkey, Cmd.LOCAL_IDENTITIES))
+            details = Details.from_payload_untrusted(self.command(Cmd.LOCAL_DETAILS, ctlkey, Cmd.LOCAL_DETAILS))
+        except BadPayload as error:
+            raise ProtocolError(f"the pool sent a malformed frame: {error}") from None
+        return TlsSession(self, Established(ctlkey, told.localid, told.remoteid, details), None)
 
     def _ask(self, waiter: _Waiter, make: Callable[[Ticket], Event]) -> Outcome:
         asked_s = time.monotonic()

@@ -8,10 +8,12 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from libstub.errors import Misuse
 from libstub.events import Pong
+from libstub.holding import OnLocalid
+from libstub.plain import Addresses, addresses_of
 from libstub.pool import PING_S, Pool
 from libstub.session import TlsSession
 from libstub.where import socket_path
@@ -73,6 +75,23 @@ def ping(pool: PoolOrPath = None, timeout_s: float = PING_S) -> Pong:
     return find_pool(pool).ping(timeout_s)
 
 
+def reattach(ctlkey: bytes, pool: PoolOrPath = None) -> TlsSession:
+    """Take control of a session that no connection controls: one with ``fork`` or ``detach``, of the same user.
+
+    The session that is returned has no plaintext socket: that is where it was, perhaps in another program.  From now
+    on it ends with this program, unless it was made with ``fork``.
+
+    Args:
+        ctlkey: ``TlsSession.ctlkey`` of the program that made the session.
+        pool: a Pool or the path of one.
+
+    Raises:
+        NotInControl: there is no such session, or another connection or user has it.
+        PoolError: another of its subclasses.
+    """
+    return find_pool(pool).reattach(ctlkey)
+
+
 def starttls_client(
     sock: socket.socket,
     remoteid: str,
@@ -88,6 +107,7 @@ def starttls_client(
     plain: socket.socket | None = None,
     fork: bool = False,
     detach: bool = False,
+    on_localid: OnLocalid | None = None,
 ) -> TlsSession:
     """Secure a connected socket as TLS client.
 
@@ -108,6 +128,9 @@ def starttls_client(
         plain: a connected socket that the pool is to relay to, in place of a new socket for this program.
         fork: the session goes on when the connection to the pool ends.
         detach: the session starts without a connection that controls it.
+        on_localid: says who we are; it gets each identity that may be shown to the remote, in the order of policy,
+            and returns it, or another one, or None for none of this, or a connected socket for the plaintext, which
+            accepts it.  It is called in this thread.
 
     Raises:
         PoolError: one of its subclasses; libstub.errors draws them.
@@ -115,12 +138,12 @@ def starttls_client(
     flags = _CLIENT | (Flag.WITHOUT_SNI if without_sni else 0)
     flags |= Flag.DOMAIN_REPRESENTS_USER if domain_represents_user else 0
     ids = (localid, remoteid)
-    return _secure(sock, flags, ids, pool, service, timeout_s, alpn, remote_auth, plain, fork, detach)
+    return secure(sock, flags, ids, pool, service, timeout_s, alpn, remote_auth, plain, fork, detach, on_localid)
 
 
 def starttls_server(
     sock: socket.socket,
-    localid: str,
+    localid: str = "",
     *,
     remoteid: str = "",
     pool: PoolOrPath = None,
@@ -132,25 +155,28 @@ def starttls_server(
     plain: socket.socket | None = None,
     fork: bool = False,
     detach: bool = False,
+    on_localid: OnLocalid | None = None,
 ) -> TlsSession:
     """Secure an accepted socket as TLS server.
 
     Arguments and errors are those of ``starttls_client``, with these differences.
 
     Args:
-        localid: who we are; the pool must have a certificate for it.
+        localid: who we are; the pool must have a certificate for it.  '' leaves it to ``on_localid``.
         remoteid: whom the client must prove to be; '' takes anybody who verifies.
         alpn: protocols to accept, most preferred first.
+        on_localid: as for a client; it gets ``localid``, or if that is '', the name that the client asked for (SNI),
+            '' if it asked for none.  So one socket serves many names, and the program says which.
 
     Raises:
         PoolError: one of its subclasses; libstub.errors draws them.
     """
     flags = _SERVER | (Flag.DOMAIN_REPRESENTS_USER if domain_represents_user else 0)
     ids = (localid, remoteid)
-    return _secure(sock, flags, ids, pool, service, timeout_s, alpn, remote_auth, plain, fork, detach)
+    return secure(sock, flags, ids, pool, service, timeout_s, alpn, remote_auth, plain, fork, detach, on_localid)
 
 
-def _secure(
+def secure(
     sock: socket.socket,
     flags: int,
     ids: tuple[str, str],
@@ -162,12 +188,15 @@ def _secure(
     plain: socket.socket | None,
     fork: bool,
     detach: bool,
+    on_localid: OnLocalid | None,
 ) -> TlsSession:
-    crypt, sock_timeout_s = _give_away("sock", sock)
+    """Do what ``starttls_client`` and the others say, with the flags that make the difference."""
+    crypt, sock_timeout_s, addresses = give_away("sock", sock)
     plain_fd = None
     try:
-        plain_fd = _give_away("plain", plain)[0] if plain is not None else None
+        plain_fd = give_away("plain", plain).fd if plain is not None else None
         flags |= (Flag.FORK if fork else 0) | (Flag.DETACH if detach else 0)
+        flags |= Flag.LOCALID_CHECK if on_localid is not None else 0
         request, names = make_request(flags, *ids, service, timeout_s, alpn, remote_auth)
         chosen = find_pool(pool)
     except BaseException:
@@ -175,8 +204,11 @@ def _secure(
         if plain_fd is not None:
             plain_fd.close()
         raise
-    session = chosen.starttls(request, crypt, alpn=names, plain=plain_fd, patience_s=patience_of(timeout_s))
-    if plain is None:
+    session = chosen.starttls(
+        request, crypt, alpn=names, plain=plain_fd, patience_s=patience_of(timeout_s), on_localid=on_localid
+    )
+    if session.has_sock:
+        session.tell_addresses(addresses)
         session.sock.settimeout(sock_timeout_s)
     return session
 
@@ -229,8 +261,20 @@ def _timeout_ms(timeout_s: float | None) -> int:
     return max(1, int(timeout_s * 1000))
 
 
-def _give_away(name: str, sock: socket.socket) -> tuple[OwnedFd, float | None]:
-    """Take the descriptor out of a socket object, and return it with the object's timeout."""
+class Given(NamedTuple):
+    """What was in a socket object."""
+
+    fd: OwnedFd
+    timeout_s: float | None
+    addresses: Addresses
+
+
+def give_away(name: str, sock: socket.socket) -> Given:
+    """Take the descriptor out of a socket object, which is closed from then on.
+
+    Raises:
+        Misuse: it is no socket object, or it is closed.
+    """
     if not isinstance(sock, socket.socket):
         raise Misuse(f"{name} must be a connected socket.socket, not {type(sock).__name__}")
     if sock.fileno() < 0:
@@ -238,5 +282,5 @@ def _give_away(name: str, sock: socket.socket) -> tuple[OwnedFd, float | None]:
     if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
         with suppress(OSError):  # the pool sends as much at a time as there is, and does not touch options
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    timeout_s = sock.gettimeout()
-    return OwnedFd(sock.detach()), timeout_s
+    timeout_s, addresses = sock.gettimeout(), addresses_of(sock)
+    return Given(OwnedFd(sock.detach()), timeout_s, addresses)

@@ -28,6 +28,8 @@ def socket_name_untrusted(text: str) -> str | None:
     found: dict[str, str] = {}
     for line in text.split("\n"):
         keyword, _, value = line.partition(" ")
+        if keyword == "socket_name" and keyword in found:
+            continue  # of several sockets the first, as the C library does it
         if keyword in ("socket_name", "run_dir") and value.strip().startswith("/"):
             found[keyword] = value.strip()
     if "socket_name" in found:

@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tlspool_admin.commands import daemons, dev, disclose, localid, trust, tunnel
+from tlspool_admin.commands import choose, daemons, dev, disclose, localid, pin, run, trust, tunnel
 from tlspool_admin.options import common
 from tlspool_admin.table import clean
 from tlspool_common.errors import PoolError
 
-COMMANDS = (localid, disclose, trust, daemons, dev, tunnel)
+COMMANDS = (localid, disclose, trust, daemons, dev, tunnel, run, pin, choose)
 """Modules with ``add_parser(subparsers)``; the parsers they add set ``run``."""
 
 

@@ -142,10 +142,13 @@ class DevPool:
 
     # --- up -------------------------------------------------------------------------------------------
 
-    def up(self, key_type: str = "ec", extra: list[str] | None = None, module: str = "") -> bool:
+    def up(
+        self, key_type: str = "ec", extra: list[str] | None = None, module: str = "", *, knows_pin: bool = True
+    ) -> bool:
         """Start the pool; return False when it was up already.  Ready when this returns.
 
-        ``extra`` are lines for the configuration.  ``module`` is another PKCS #11 library than SoftHSM2's.
+        ``extra`` are lines for the configuration.  ``module`` is another PKCS #11 library than SoftHSM2's.  A pool
+        that does not know the PIN, though it is in DIR/pin, has to be told (`tlspool pin`).
 
         Raises:
             PoolError: something is missing, or a daemon did not start; the text ends with its log.
@@ -163,7 +166,7 @@ class DevPool:
             self._stop()
             module = module or softhsm_module()
             self._report("making the token, its keys and certificates")
-            self._configure(module, extra or [])
+            self._configure(module, extra or [], knows_pin)
             certificates = self._make_keys(module, key_type)
             for name in DAEMONS:
                 self._report(f"starting {name}")
@@ -173,7 +176,7 @@ class DevPool:
             self._fill(certificates)
         return True
 
-    def _configure(self, module: str, extra: list[str]) -> None:
+    def _configure(self, module: str, extra: list[str], knows_pin: bool) -> None:
         for name in ("tokens", "certs", "db", "run", "log"):
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         pin_path = self.directory / "pin"
@@ -187,10 +190,10 @@ class DevPool:
             "\n".join(
                 [
                     f"run_dir {self.run_dir}",
-                    f"socket_name {self.socket}",
                     "socket_mode 0600",
+                    f"socket_name {self.socket}",
                     f"dbenv_dir {self.directory}/db",
-                    f"pkcs11_pin_file {pin_path}",
+                    *([f"pkcs11_pin_file {pin_path}"] if knows_pin else []),
                     f"pkcs11_path {module}",
                     f"pkcs11_token pkcs11:token={TOKEN_LABEL}",
                     *extra,

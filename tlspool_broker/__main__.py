@@ -20,6 +20,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import setproctitle
@@ -65,7 +66,7 @@ def _run(config: Settings) -> int:
     most_fds = start.raise_descriptor_limit()
     for warning in config.warnings:
         log.warning("setting.ignored", detail=warning)
-    inherited = start.inherited_socket(systemd.listen_fds())
+    inherited = start.inherited_sockets(systemd.listen_fds())
     start.make_run_dir(config.run_dir)
     directory_mode, _ = start.private_modes(config)
     with contextlib.ExitStack() as stack:
@@ -78,11 +79,12 @@ def _run(config: Settings) -> int:
 
 
 async def _serve(
-    config: Settings, databases: Databases, app_socket: socket.socket | None, most_fds: int, log: Log
+    config: Settings, databases: Databases, app_sockets: list[socket.socket], most_fds: int, log: Log
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    core = BrokerCore(config, databases, secrets.token_bytes)
+    # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
+    core = BrokerCore(config, databases, secrets.token_bytes, time.time)  # noqa: TID251
     title = Title(lambda: len(core.sessions))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
@@ -93,21 +95,21 @@ async def _serve(
 
     control_path = config.run_dir / "broker.sock"
     made = [config.private_socket, control_path]
-    if app_socket is None:
-        app_socket = control.bind(config.socket_name, config.socket_mode)
-        made.append(config.socket_name)
+    for one in config.sockets if not app_sockets else ():
+        app_sockets.append(control.bind(one.path, one.mode, owner=(one.uid, one.gid)))
+        made.append(one.path)
     _, private_mode = start.private_modes(config)
     private_socket = control.bind(config.private_socket, private_mode, socket.SOCK_SEQPACKET)
-    operators = Control(core, databases, config, shell.happened, log)
+    addresses = [str(sock.getsockname()) for sock in app_sockets]
+    operators = Control(core, databases, config, shell.happened, log, addresses)
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
     server = await control.serve(control_path, operators.handle, strangers=strangers)
-    address = str(app_socket.getsockname())
     listeners = [
-        Listener(app_socket, shell.applications.accepted, log),
+        *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
     ]
-    log.info("broker.ready", socket=address, generation=databases.generation)
+    log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation)
     title.changed()
     systemd.notify("READY=1")
 

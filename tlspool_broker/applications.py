@@ -20,6 +20,7 @@ from tlspool_broker import caller, passed
 from tlspool_broker.events import AppConnected, AppFrame, AppGone, ConnectionId, Event, PassedFd
 from tlspool_common.appwire import FRAME_B, Frame, frame_untrusted
 from tlspool_common.channel import fds_of
+from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
 
 _CONTROL_B = socket.CMSG_SPACE(253 * array.array("i").itemsize)
@@ -92,6 +93,15 @@ class Applications:
         line = self._lines.get(connection)
         if line is not None:
             self._lose(line, reason)
+
+    def release(self, connection: ConnectionId) -> OwnedFd | None:
+        """Give a connection away; nothing more is read from it or sent over it.  None: it is not there any more."""
+        line = self._lines.get(connection)
+        if line is None:
+            return None
+        number = line.sock.dup().detach()
+        self._close(line)
+        return OwnedFd(number)
 
     def _close(self, line: _Line) -> None:
         del self._lines[line.connection]

@@ -7,10 +7,10 @@ whatever its callback id.  A command that is no request is COMMAND_UNKNOWN.
 from __future__ import annotations
 
 from tlspool_broker import policy
-from tlspool_broker.calls import HANDLERS, Call, Desk
+from tlspool_broker.calls import HANDLERS, NEEDS_STARTTLS, Call, Desk
 from tlspool_broker.connections import Connection
 from tlspool_broker.events import AppFrame, AppGone, DropFd, Out, PassedFd
-from tlspool_common.appwire import BadPayload, Cmd, Frame
+from tlspool_common.appwire import BadPayload, Cmd, Facility, Frame
 from tlspool_common.errors import Code, PoolError
 
 _ANSWERS = frozenset({Cmd.PLAINTEXT_CONNECT, Cmd.STARTTLS_LOCALID, Cmd.ERROR})
@@ -27,7 +27,9 @@ class Apps:
         """A connection is over; nothing is sent over it from here on."""
         connection = self._desk.connections.remove(event.connection)
         if connection is not None:
+            self._desk.questions.connection_gone(connection)
             self._desk.sessions.app_gone(connection, event.reason)
+            self._desk.chooser.gone(connection)
 
     def frame_untrusted(self, event: AppFrame) -> None:
         """A frame came.  Nothing in it can make this raise."""
@@ -37,7 +39,11 @@ class Apps:
             return
         frame = event.frame
         exchange = connection.by_cbid.get(frame.cbid)
-        if exchange is not None:
+        if frame.cbid in connection.asked:
+            self._drop(event.passed)
+            self._desk.chooser.answered(connection, frame)
+        elif exchange is not None:
+            self._desk.questions.claim(connection, frame.reqid)
             self._desk.sessions.answered(exchange.session_id, frame, event.passed)
         elif frame.cbid in connection.late and frame.cmd in _ANSWERS:
             self._drop(event.passed)
@@ -56,12 +62,17 @@ class Apps:
         handler = HANDLERS.get(frame.cmd)
         if handler is not None or not frame.cbid:
             # A request, also an unknown one, takes its id; a stray answer only gets an error.
+            self._desk.questions.claim(connection, frame.reqid)
             previous = self._desk.connections.claim(connection, frame.reqid)
             if previous is not None:
                 self._desk.sessions.abandon(previous)
+            if frame.cmd != Cmd.LIDENTRY_REGISTER:
+                self._desk.chooser.displaced(connection, frame.reqid)
         try:
             if handler is None:
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{frame.cmd:#x}")
+            if frame.cmd in NEEDS_STARTTLS:
+                policy.check_facility(Facility.STARTTLS, self._desk.settings)
             handler(self._desk, call)
         except BadPayload as error:
             self._refuse(call, Code.FIELD_MALFORMED, str(error), str(error))

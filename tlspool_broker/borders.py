@@ -19,6 +19,7 @@ from collections.abc import Callable
 from tlspool_broker import caller
 from tlspool_broker.events import (
     Event,
+    FromWorker,
     JoinKeyd,
     KeydLost,
     KeydSaid,
@@ -36,16 +37,12 @@ from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
 from tlspool_common.messages import (
     BY_CODE,
-    ClientHelloSeen,
-    HandshakeDone,
-    HandshakeFailed,
     KeyAnswer,
     KeyChannel,
     KeydHello,
     MasterHello,
     Message,
     Party,
-    SessionEnded,
     UseKeyChannel,
     WorkerBorn,
     WorkerGone,
@@ -152,9 +149,9 @@ class Borders:
                 self._happened(KeydSaid(peer, of_keyd))
 
     def _worker_said(self, worker: WorkerNumber, received: Received) -> None:
-        match received.message:
-            case ClientHelloSeen() | HandshakeDone() | HandshakeFailed() | SessionEnded() as message:
-                self._happened(WorkerSaid(worker, message))
+        message = received.message
+        if isinstance(message, FromWorker):
+            self._happened(WorkerSaid(worker, message))
 
     # --- out ------------------------------------------------------------------------------------------
 

@@ -34,7 +34,10 @@ def start(
     out: Out, session: Session, worker: Worker, trust_generation: int, crypt: OwnedFd, settings: Settings
 ) -> None:
     """Hand the socket of a session to a worker, with the policy it is under."""
-    message = policy.start_message(session.session_id, session.plan, session.alpn, trust_generation, settings)
+    listen_ms = policy.listen_ms(session.request.ctlkey, settings) if session.as_server is not None else None
+    message = policy.start_message(
+        session.session_id, session.plan, session.alpn, trust_generation, settings, listen_ms
+    )
     out(SendWorker(worker.number, message, crypt))
 
 

@@ -4,8 +4,13 @@
 another's by the time /proc is read; ``SO_PEERPIDFD`` (Linux 6.5) holds the process that connected, and tells
 afterwards whether it was alive all the time.  Only then is what was read ``certain``.
 
-What /proc says of a process is in the hands of that process, or of who made its control group: nothing is
-decided by it, and it is bounded and made printable.
+What /proc says of a process is in the hands of that process, or of who made its control group; it is bounded and
+made printable.  Access rules may go by two of these, if they are certain: the control group, which a process does
+not leave by itself, and the program.
+
+XXX The program is the one that runs when the connection is accepted.  A process can connect, and then execute
+another program, which holds the connection without knowing: rules that name a program should name a user or a
+unit too.  And /proc shows the programs of other users only to a broker with CAP_SYS_PTRACE.
 """
 
 from __future__ import annotations
@@ -39,17 +44,19 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(?:service|scope|socket|mount|sw
 def identify(sock: socket.socket) -> Caller:
     """Return who connected.  Never raises for what /proc says, or does not say."""
     pid, uid, gid = peer.credentials(sock)
+    groups, path = peer.groups(sock), _path(sock)
     if pid <= 0:  # of another pid namespace
-        return Caller(uid, gid, 0, certain=False)
+        return Caller(uid, gid, 0, certain=False, groups=groups, socket=path)
     held = _pidfd(sock)
     try:
         unit = unit_untrusted(_read(pid, "cgroup"))
         command = command_untrusted(_read(pid, "comm"))
+        exe = _exe(pid)
         certain = held is not None and not _has_ended(held)
     finally:
         if held is not None:
             held.close()
-    return Caller(uid, gid, pid, unit, command, certain)
+    return Caller(uid, gid, pid, unit, command, certain, exe, groups, path)
 
 
 def unit_untrusted(text: bytes) -> str:
@@ -71,6 +78,21 @@ def command_untrusted(text: bytes) -> str:
     """Return the name in the text of /proc/PID/comm, printable."""
     name = text.decode("utf-8", "replace").rstrip("\n")[:_COMMAND_CHARACTERS]
     return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _path(sock: socket.socket) -> str:
+    """Return the path of the socket it connected to, which is that of the listener."""
+    address = sock.getsockname()
+    return address if isinstance(address, str) else ""
+
+
+def _exe(pid: int) -> str:
+    """Return the program of a process; '' when it may not be seen, or is no file any more."""
+    try:
+        path = str(Path("/proc", str(pid), "exe").readlink())
+    except OSError:
+        return ""
+    return path if path.startswith("/") and path.isprintable() and not path.endswith(" (deleted)") else ""
 
 
 def _pidfd(sock: socket.socket) -> OwnedFd | None:

@@ -65,6 +65,7 @@ class Connection:
     controlled: dict[SessionId, None] = field(default_factory=dict)
     alpn: dict[bytes, bytes] = field(default_factory=dict)
     late: OrderedDict[int, Late] = field(default_factory=OrderedDict)
+    asked: set[int] = field(default_factory=set)  # callback ids of a program that chooses identities
     noted_since_ms: int = 0
     noted: int = 0
 
@@ -159,12 +160,21 @@ class Connections:
         exchange.cbid = cbid
         self.send(connection, exchange.reqid, cbid, cmd, payload)
 
+    def ask(self, connection: Connection, reqid: int, cmd: Cmd, payload: bytes) -> int:
+        """Ask a service something; return the callback id, which its answer will bear."""
+        cbid = next(self._free_cbids(connection))
+        connection.last_cbid = cbid
+        connection.late.pop(cbid, None)
+        connection.asked.add(cbid)
+        self.send(connection, reqid, cbid, cmd, payload)
+        return cbid
+
     @staticmethod
     def _free_cbids(connection: Connection) -> Iterator[int]:
         # Requests on a connection are bounded below 65535, so there is always a free one.
         for step in range(_CBIDS):
             cbid = (connection.last_cbid + step) % _CBIDS + 1
-            if cbid not in connection.by_cbid:
+            if cbid not in connection.by_cbid and cbid not in connection.asked:
                 yield cbid
 
     def finish(self, exchange: Exchange, cmd: Cmd, payload: bytes) -> None:

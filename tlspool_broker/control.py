@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tlspool_broker import admin
 from tlspool_broker.core import BrokerCore
@@ -38,12 +39,15 @@ class Control:
         settings: Settings,
         happened: Callable[[Event], None],
         log: Log,
+        sockets: Sequence[str] = (),
     ) -> None:
+        """``sockets`` are the paths that applications connect to."""
         self._core = core
         self._databases = databases
         self._settings = settings
         self._happened = happened
         self._log = log
+        self._sockets = sockets
         self._started_ms = grants.now_ms()
         self._commands: dict[str, Callable[[Request], Answer]] = {
             "status": self._status,
@@ -79,6 +83,9 @@ class Control:
             "spares": self._core.workers.spares,
             "isolation": self._settings.isolation,
             "connections": len(self._core.connections),
+            "sockets": [_socket_row(path) for path in self._sockets],
+            "access": self._core.access.rows(),
+            "choosers": self._core.chooser.describe(),
             "sessions": len(self._core.sessions),
             "states": dict(states),
             "generation": self._databases.generation,
@@ -119,6 +126,15 @@ class Control:
             generation = self._databases.generation
             self._log.info("database.changed", cmd=name, what=what, author=_author(request), generation=generation)
         return answer
+
+
+def _socket_row(path: str) -> dict[str, object]:
+    """Return an application socket as the file system has it."""
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        return {"path": path, "error": error.strerror}
+    return {"path": path, "mode": f"{found.st_mode & 0o7777:04o}", "uid": found.st_uid, "gid": found.st_gid}
 
 
 def _author(request: Request) -> str:

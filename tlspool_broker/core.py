@@ -2,6 +2,7 @@
 
     apps.py        frames of applications        -> calls/, one file a command
     sessions.py    the life of each session      session.py: record and table of states
+    questions.py   what is asked of sessions      reauth.py: remotes that are asked again, and that ask
     policy.py      what is allowed, and how      briefing.py: what a worker is told
     workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
     connections.py request and callback ids      events.py: both vocabularies
@@ -15,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
+from tlspool_broker.access import Access
 from tlspool_broker.apps import Apps
 from tlspool_broker.calls import Desk
+from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connections
 from tlspool_broker.events import (
     AppConnected,
@@ -41,24 +44,57 @@ from tlspool_broker.events import (
 )
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.policy import Records
+from tlspool_broker.questions import Questions
+from tlspool_broker.reauth import Reauth
 from tlspool_broker.sessions import Sessions
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.errors import PoolError
-from tlspool_common.messages import MasterHello, WorkerBorn, WorkerGone
+from tlspool_common.messages import AskedByRemote, MasterHello, RemoteTold, Told, WorkerBorn, WorkerGone
 from tlspool_common.settings import Settings
 
 
 class BrokerCore:
     """All of the broker but its sockets."""
 
-    def __init__(self, settings: Settings, records: Records, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        random_bytes: Callable[[int], bytes],
+        unix_time_s: Callable[[], float],
+    ) -> None:
         self._out = Out()
         self._random_bytes = random_bytes
         self.connections = Connections(self._out)
         self.workers = Workers(self._out, settings)
         self.keyd = Keyd(self._out, random_bytes)
-        self.sessions = Sessions(self._out, settings, records, self.connections, self.workers, self.keyd, random_bytes)
-        self._apps = Apps(self._out, Desk(settings, records, self.connections, self.sessions))
+        self.access = Access(settings.access)
+        self.chooser = Chooser(self._out, settings, records, self.access, self.connections, unix_time_s)
+        self.sessions = Sessions(
+            self._out,
+            settings,
+            records,
+            self.connections,
+            self.workers,
+            self.keyd,
+            random_bytes,
+            self.access,
+            self.chooser,
+        )
+        self.questions = Questions(self._out, settings, self.connections)
+        self.reauth = Reauth(self._out, settings, records, self.keyd, self.sessions, self.questions)
+        desk = Desk(
+            settings,
+            records,
+            self.connections,
+            self.sessions,
+            self.access,
+            self.questions,
+            self.reauth,
+            self.keyd,
+            self.chooser,
+        )
+        self._apps = Apps(self._out, desk)
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """Take an event at a time (milliseconds of CLOCK_BOOTTIME), and return what is to be done, in order."""
@@ -92,6 +128,7 @@ class BrokerCore:
                     self.sessions.kill(session, "operator")
             case StopAsked():
                 self.sessions.stop()
+                self.chooser.stop()
             case _:
                 assert_never(event)
         return self._out.take()
@@ -100,8 +137,17 @@ class BrokerCore:
         worker = self.workers.get(event.worker)
         if worker is None:
             return  # it is not believed any more
+        message = event.message
         try:
-            self.sessions.worker_said(worker, event.message)
+            match message:
+                case Told():
+                    self.questions.told(worker, message)
+                case RemoteTold():
+                    self.reauth.told(worker, message)
+                case AskedByRemote():
+                    self.reauth.asked_by_remote(worker, message)
+                case _:
+                    self.sessions.worker_said(worker, message)
         except PoolError as error:
             self._condemn(worker, error.detail)
 
@@ -109,6 +155,7 @@ class BrokerCore:
         """End a worker, with its sessions and no others."""
         self._out.note("error", "worker.condemned", worker=worker.worker_id, pid=worker.pid, detail=detail)
         self.workers.condemn(worker)
+        self.questions.worker_lost(worker)
         self.sessions.worker_lost(worker, "it was ended")
 
     def _worker_lost(self, event: WorkerLost) -> None:
@@ -128,6 +175,7 @@ class BrokerCore:
             self.workers.condemn(worker)
         else:
             self.workers.lost(worker.number)
+        self.questions.worker_lost(worker)
         self.sessions.worker_lost(worker, event.reason)
 
     def _master_said(self, event: MasterSaid) -> None:
@@ -152,9 +200,13 @@ class BrokerCore:
                 worker = self.sessions.timed_out(SessionId(timer.number))
                 if worker is not None:
                     self._condemn(worker, f"it does not let go of session {timer.number}")
+            case Clock.CHOICE:
+                self.chooser.timed_out(timer.number)
             case Clock.SPAWN:
                 self.workers.look_for_missing()
             case Clock.IDLE:
                 self.workers.look_for_idle()
+            case Clock.QUESTION:
+                self.questions.timed_out(timer.number)
             case _:
                 assert_never(timer.clock)

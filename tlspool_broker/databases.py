@@ -222,6 +222,31 @@ class Databases:
 
         self._write(work)
 
+    def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
+        """Disclose one more identity to remotes that the selector matches first, in front or at the end.
+
+        One that is disclosed already stays where it is, unless it is to ``move``.  Return whether anything changed.
+
+        Raises:
+            PoolError: LOCALID_UNKNOWN, it is no key of the localid database.
+        """
+        key, value = str(selector).encode(), str(localid).encode()
+
+        def work(view: View) -> bool:
+            if not view.has(Name.LOCALID, value):
+                raise PoolError(Code.LOCALID_UNKNOWN, str(localid))
+            old = view.values(Name.DISCLOSE, key)
+            if value in old and not move:
+                return False
+            others = [one for one in old if one != value]
+            new = [value, *others] if first else [*others, value]
+            if new == old:
+                return False
+            view.replace(Name.DISCLOSE, key, new)
+            return True
+
+        return self._write(work)
+
     def disclose_del(self, selector: Donai) -> int:
         """Remove a selector; return how many identities it disclosed."""
         return self._delete(Name.DISCLOSE, str(selector).encode(), 0, None)

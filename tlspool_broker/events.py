@@ -9,7 +9,7 @@ with exactly one effect, and what an effect carries the shell closes, whether or
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import NewType
 
@@ -17,6 +17,10 @@ from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
 from tlspool_common.messages import (
+    AskedByRemote,
+    AskExport,
+    AskFact,
+    AskRemote,
     ClientHelloSeen,
     EndSession,
     HandshakeDone,
@@ -24,18 +28,22 @@ from tlspool_common.messages import (
     KeyAnswer,
     KeydHello,
     MasterHello,
+    PinService,
     PlainConnected,
     Proceed,
+    RemoteTold,
     RetireWorker,
     SessionEnded,
     SpawnWorkers,
     StartSession,
+    Told,
     TrustAnchor,
     TrustBegin,
     UseCredential,
     WorkerBorn,
     WorkerGone,
 )
+from tlspool_common.record import record
 
 ConnectionId = NewType("ConnectionId", int)
 """A connection to the application socket."""
@@ -48,8 +56,22 @@ WorkerNumber = NewType("WorkerNumber", int)
 
 SessionId = NewType("SessionId", int)
 
-FromWorker = ClientHelloSeen | HandshakeDone | HandshakeFailed | SessionEnded
-ToWorker = TrustBegin | TrustAnchor | StartSession | UseCredential | Proceed | PlainConnected | EndSession
+OfSession = ClientHelloSeen | HandshakeDone | HandshakeFailed | SessionEnded
+"""What a worker says of the course of a session."""
+
+FromWorker = OfSession | Told | RemoteTold | AskedByRemote
+ToWorker = (
+    TrustBegin
+    | TrustAnchor
+    | StartSession
+    | UseCredential
+    | Proceed
+    | PlainConnected
+    | EndSession
+    | AskExport
+    | AskFact
+    | AskRemote
+)
 
 
 class FdKind(Enum):
@@ -61,7 +83,7 @@ class FdKind(Enum):
     OTHER = "something else"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PassedFd:
     """A descriptor that an application passed, and what it was found to be."""
 
@@ -69,12 +91,14 @@ class PassedFd:
     kind: FdKind
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Caller:
     """Who is at the other end of a connection to the application socket, by word of the kernel.
 
-    ``unit`` and ``command`` are for people: nothing is decided by them.  ``certain`` says that they are of the
-    process that connected, and not of one that got its number later.
+    ``unit``, ``command`` and ``exe`` are what /proc says.  ``certain`` says that they are of the process that
+    connected, and not of one that got its number later; only then may anything be decided by unit and exe, and by
+    the command, which a process chooses for itself, never.  ``groups`` are the supplementary ones, ``socket`` the
+    path of the application socket it connected to.
     """
 
     uid: int
@@ -83,6 +107,9 @@ class Caller:
     unit: str = ""
     command: str = ""
     certain: bool = True
+    exe: str = ""
+    groups: tuple[int, ...] = ()
+    socket: str = ""
 
     @property
     def label(self) -> str:
@@ -93,12 +120,16 @@ class Caller:
 class Clock(Enum):
     """What a timer is for."""
 
+    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
+
     SESSION = "what the session expects should have come"
     SPAWN = "look whether workers are missing"
     IDLE = "look whether workers have nothing to do"
+    QUESTION = "what an application asked of a session should have been answered"
+    CHOICE = "a program should have chosen an identity"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timer:
     """A timer; ``number`` tells several of one kind apart."""
 
@@ -109,7 +140,7 @@ class Timer:
 # --- events -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AppConnected:
     """An application connected."""
 
@@ -117,7 +148,7 @@ class AppConnected:
     caller: Caller
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AppFrame:
     """An application sent a frame, and possibly a descriptor."""
 
@@ -126,7 +157,7 @@ class AppFrame:
     passed: PassedFd | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AppGone:
     """The connection of an application is over, or will not be read from any more."""
 
@@ -134,7 +165,7 @@ class AppGone:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MasterSaid:
     """A message of the worker master."""
 
@@ -143,7 +174,7 @@ class MasterSaid:
     fd: OwnedFd | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MasterLost:
     """The connection of a worker master is over."""
 
@@ -151,7 +182,7 @@ class MasterLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeydSaid:
     """A message of the key daemon."""
 
@@ -159,7 +190,7 @@ class KeydSaid:
     message: KeydHello | KeyAnswer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeydLost:
     """The connection of a key daemon is over."""
 
@@ -167,7 +198,7 @@ class KeydLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerSaid:
     """A message of a worker."""
 
@@ -175,7 +206,7 @@ class WorkerSaid:
     message: FromWorker
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerLost:
     """A worker's channel is closed; ``broken`` when the worker broke the table."""
 
@@ -184,21 +215,21 @@ class WorkerLost:
     broken: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimerFired:
     """A timer that was armed."""
 
     timer: Timer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KillAsked:
     """An operator wants a session to end."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StopAsked:
     """The broker is to end; sessions that relay go on without it."""
 
@@ -221,7 +252,7 @@ Event = (
 # --- effects ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendApp:
     """Send one frame to an application, whole, without a descriptor."""
 
@@ -229,7 +260,7 @@ class SendApp:
     frame: Frame
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendWorker:
     """Send to a worker; WorkerLost follows when that is not possible."""
 
@@ -238,7 +269,7 @@ class SendWorker:
     fd: OwnedFd | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AdoptWorker:
     """Make the descriptor this worker's channel; WorkerLost follows when it is none."""
 
@@ -246,14 +277,14 @@ class AdoptWorker:
     fd: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseWorker:
     """Close the channel of a worker, and say no more about it."""
 
     worker: WorkerNumber
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JoinKeyd:
     """Make a channel between a worker and keyd, and give one end to each."""
 
@@ -262,7 +293,16 @@ class JoinKeyd:
     keyd: PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class HandOver:
+    """Give the connection of an application to keyd, and read from it no more."""
+
+    connection: ConnectionId
+    keyd: PeerId
+    message: PinService
+
+
+@record
 class SendMaster:
     """Send to the worker master."""
 
@@ -270,14 +310,14 @@ class SendMaster:
     message: SpawnWorkers | RetireWorker
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ClosePeer:
     """Close the connection of keyd or a worker master, and say no more about it."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DropFd:
     """Close a descriptor of an application; ``shut``: let the remote see the end, whoever else holds a copy."""
 
@@ -285,7 +325,7 @@ class DropFd:
     shut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arm:
     """Fire this timer after so many milliseconds, and not when it was going to."""
 
@@ -293,14 +333,14 @@ class Arm:
     delay_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Disarm:
     """Do not fire this timer."""
 
     timer: Timer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Note:
     """Write a line to the log."""
 
@@ -310,7 +350,18 @@ class Note:
 
 
 Effect = (
-    SendApp | SendWorker | AdoptWorker | CloseWorker | JoinKeyd | SendMaster | ClosePeer | DropFd | Arm | Disarm | Note
+    SendApp
+    | SendWorker
+    | AdoptWorker
+    | CloseWorker
+    | JoinKeyd
+    | HandOver
+    | SendMaster
+    | ClosePeer
+    | DropFd
+    | Arm
+    | Disarm
+    | Note
 )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tlspool_broker.connections import Connection
 from tlspool_broker.credentials import Credential
-from tlspool_broker.events import ClosePeer, JoinKeyd, Out, PeerId, SessionId
+from tlspool_broker.events import ClosePeer, HandOver, JoinKeyd, Out, PeerId, SessionId
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common import limits
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.grants import Grant, seal
-from tlspool_common.messages import PROTOCOL, KeyAnswer, KeydHello, Side
+from tlspool_common.messages import PROTOCOL, KeyAnswer, KeydHello, PinService, Side
 
 RandomBytes = Callable[[int], bytes]
 
@@ -66,6 +68,17 @@ class Keyd:
         """Give a worker a channel to keyd, if keyd is there."""
         if self._peer is not None:
             self._out(JoinKeyd(worker.number, worker.worker_id, self._peer))
+
+    def hand_over(self, connection: Connection, registration: PinService) -> None:
+        """Give the connection of a PIN service to keyd; it is not the broker's any more.
+
+        Raises:
+            PoolError: NO_KEYD.
+        """
+        if self._peer is None:
+            raise PoolError(Code.NO_KEYD)
+        self._out(HandOver(connection.connection_id, self._peer, registration))
+        self._out.note("info", "pin.service_handed_over", caller=connection.caller.label, uid=connection.caller.uid)
 
     def grant(
         self, session_id: SessionId, side: Side, worker: Worker, credential: Credential, deadline_ms: float | None

@@ -16,8 +16,9 @@ _KINDS = {socket.SOCK_STREAM: FdKind.STREAM, socket.SOCK_SEQPACKET: FdKind.SEQPA
 def addresses_of(settings: Settings) -> frozenset[str]:
     """Return the addresses that a socket of the pool's own has at its other end."""
     run_dir = settings.run_dir
-    control = (str(run_dir / f"{name}.sock") for name in ("broker", "keyd", "worker"))
-    return frozenset({str(settings.socket_name), str(settings.private_socket), *control})
+    control = (str(run_dir / f"{name}.sock") for name in ("broker", "keyd", "pin", "worker"))
+    applications = (str(one.path) for one in settings.sockets)
+    return frozenset({*applications, str(settings.private_socket), *control})
 
 
 def looked_at(fd: OwnedFd, own: Container[str]) -> PassedFd:

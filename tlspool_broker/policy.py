@@ -6,27 +6,48 @@ checks is that of earlier pools (docs/broker.md lists it), so that a program see
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 from tlspool_broker.credentials import Anchor, Credential
 from tlspool_broker.events import FdKind, PassedFd
-from tlspool_common.appwire import FACILITIES_CURRENT, TIMEOUT_DEFAULT_MS, TIMEOUT_INFINITE_MS, Facility, Flag, Starttls
+from tlspool_common.appwire import (
+    FACILITIES_CURRENT,
+    TIMEOUT_DEFAULT_MS,
+    TIMEOUT_INFINITE_MS,
+    Cmd,
+    Facility,
+    Flag,
+    Starttls,
+)
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import Donai, best_name, parse_untrusted, remote_matches
 from tlspool_common.messages import EndReason as Reason
 from tlspool_common.messages import HandshakeDone, RemoteAuth, SessionEnded, Side, StartSession
+from tlspool_common.record import record
 from tlspool_common.settings import Settings
 
 TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 
 NO_ALERT = 255
 
+PROPOSALS = 16
+"""Identities that are proposed to one application, one after the other; earlier pools gave up after four."""
+
+Choice = tuple[Donai, list[Credential]]
+
 # AlertDescription, RFC 8446 section 6, for a remote whose session we end.
 # What is not in here ends without one: nobody is there any more who has anything against the remote.
 _UNKNOWN_CA, _ACCESS_DENIED, _INTERNAL_ERROR, _UNRECOGNIZED_NAME, _CERTIFICATE_REQUIRED = 48, 49, 80, 112, 116
 _ALERTS = {
     Code.SNI_MISMATCH: _UNRECOGNIZED_NAME,
+    Code.LOCALID_REFUSED: _UNRECOGNIZED_NAME,
+    Code.LOCALID_UNKNOWN: _UNRECOGNIZED_NAME,
+    Code.ACCESS_DENIED: _UNRECOGNIZED_NAME,
     Code.CERTIFICATE_MISSING: _CERTIFICATE_REQUIRED,
     Code.CHAIN_UNTRUSTED: _UNKNOWN_CA,
     Code.NAME_MISMATCH: _ACCESS_DENIED,
@@ -35,6 +56,10 @@ _ALERTS = {
     Code.NO_KEYD: _INTERNAL_ERROR,
     Code.PLAIN_FD_MISSING: _INTERNAL_ERROR,
     Code.PLAIN_FD_UNFIT: _INTERNAL_ERROR,
+    Code.FIELD_MALFORMED: _INTERNAL_ERROR,
+    Code.IDENTITY_MALFORMED: _INTERNAL_ERROR,
+    Code.RECORD_MALFORMED: _INTERNAL_ERROR,
+    Code.DATABASE: _INTERNAL_ERROR,
     Code.CALLBACK_TIMEOUT: _INTERNAL_ERROR,
     Code.STOPPING: _INTERNAL_ERROR,
     Code.INTERNAL: _INTERNAL_ERROR,
@@ -63,18 +88,27 @@ class Records(Protocol):
     def disclosed(self, remote: Donai) -> list[str]:
         """Return the local identities that a remote may see, most preferred first."""
 
+    def disclosure(self, remote: Donai) -> tuple[str, list[str]]:
+        """Return the first selector that matches a remote and has records, and what it discloses; '' for none."""
+
+    def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
+        """Disclose one more identity, in front or at the end; return whether anything changed."""
+
     def anchors(self) -> list[Anchor]:
         """Return the trust anchors in force."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
-    """How a session is to be: all of it decided before the worker hears of the session.
+    """How a session is to be: decided before the worker hears of it, but for what the application is asked.
 
     Attributes:
-        localid: who we are; None: a client without identity.
+        localid: who we are; None: a client without identity, or it is not known yet.
         expected: whom the remote must prove to be; None: anybody that verifies, or that is not asked at all.
         sni: the name a client sends; '' sends none.
+        candidates: whom to propose to an application that wants to be asked; a server without localid has none,
+            as the remote names it.
+        answers_to: server: the name the remote asked for, when the application said who answers to it.
     """
 
     side: Side
@@ -84,65 +118,102 @@ class Plan:
     sni: str
     credentials: tuple[Credential, ...]
     domain_represents_user: bool
+    candidates: tuple[str, ...] = ()
+    answers_to: str = ""
+
+
+Allowed = Callable[[Side, Donai | None], None]
+"""Raises ACCESS_DENIED when the caller may not be this identity in this role; None is a client without one."""
+
+
+def anybody(_side: Side, _localid: Donai | None) -> None:
+    """Allow everything, as a pool without access rules does."""
 
 
 def facilities(settings: Settings) -> int:
     """Return the facilities that the configuration grants."""
+    return _granted(settings.allow_facilities, settings.deny_facilities)
+
+
+@lru_cache(maxsize=4)
+def _granted(allowed: tuple[str, ...], denied: tuple[str, ...]) -> int:
     granted = 0
     for facility in FACILITIES_CURRENT:
         words = {"*", (facility.name or "").lower()}
-        if words & set(settings.allow_facilities) and not words & set(settings.deny_facilities):
-            granted |= facility
+        if words & set(allowed) and not words & set(denied):
+            granted |= int(facility)
     return granted
+
+
+def check_facility(facility: Facility, settings: Settings) -> None:
+    """Accept a command of a facility.
+
+    Raises:
+        PoolError: FACILITY_DENIED.
+    """
+    if not facilities(settings) & facility:
+        raise PoolError(Code.FACILITY_DENIED, (facility.name or "").lower())
 
 
 def check_form(flags: int, passed: PassedFd | None, settings: Settings) -> None:
     """Check what needs no database: descriptor, facility, and flags of things we do not do.
 
     Raises:
-        PoolError: SUPERFLUOUS_FD, NOT_SUPPORTED_YET, CIPHER_FD_MISSING, CIPHER_FD_UNFIT, FACILITY_DENIED,
-            ROLE_IMPOSSIBLE.
+        PoolError: CIPHER_FD_MISSING, CIPHER_FD_UNFIT, FACILITY_DENIED, ROLE_IMPOSSIBLE.
     """
-    if flags & Flag.RENEGOTIATE:
-        if passed is not None:
-            raise PoolError(Code.SUPERFLUOUS_FD, "RENEGOTIATE")
-        raise PoolError(Code.NOT_SUPPORTED_YET, "RENEGOTIATE")
     if passed is None:
         raise PoolError(Code.CIPHER_FD_MISSING)
     if passed.kind is not FdKind.STREAM:
         raise PoolError(Code.CIPHER_FD_UNFIT, f"it is {passed.kind.value}")
-    if not facilities(settings) & Facility.STARTTLS:
-        raise PoolError(Code.FACILITY_DENIED, "starttls")
+    check_facility(Facility.STARTTLS, settings)
     side_of(flags)
-    for flag in (Flag.LOCALID_CHECK, Flag.LOCALID_ONTHEFLY):
-        if flags & flag:
-            raise PoolError(Code.NOT_SUPPORTED_YET, flag.name or "")
+
+
+_ROLES = {
+    Side.CLIENT: Flag.LOCALROLE_CLIENT | Flag.REMOTEROLE_SERVER,
+    Side.SERVER: Flag.LOCALROLE_SERVER | Flag.REMOTEROLE_CLIENT,
+}
+
+
+def sides_of(flags: int) -> list[Side]:
+    """Return the roles we may have.  A local role counts only if the remote may have the other one."""
+    return [side for side, roles in _ROLES.items() if flags & roles == roles]
+
+
+def is_peer(flags: int) -> bool:
+    """Whether we may have either role."""
+    return len(sides_of(flags)) == len(_ROLES)
+
+
+def flags_of(side: Side, flags: int) -> int:
+    """Return the flags of a peer that has found its role."""
+    other = Side.SERVER if side is Side.CLIENT else Side.CLIENT
+    return flags & ~int(_ROLES[other])
 
 
 def side_of(flags: int) -> Side:
-    """Return our role.  A local role counts only if the remote may have the other one.
+    """Return our role; a peer is a client until its remote says otherwise.
 
     Raises:
-        PoolError: ROLE_IMPOSSIBLE; NOT_SUPPORTED_YET, both are possible.
+        PoolError: ROLE_IMPOSSIBLE.
     """
-    client = bool(flags & Flag.LOCALROLE_CLIENT and flags & Flag.REMOTEROLE_SERVER)
-    server = bool(flags & Flag.LOCALROLE_SERVER and flags & Flag.REMOTEROLE_CLIENT)
-    if client and server:
-        raise PoolError(Code.NOT_SUPPORTED_YET, "both roles at once")
-    if not client and not server:
+    sides = sides_of(flags)
+    if not sides:
         raise PoolError(Code.ROLE_IMPOSSIBLE)
-    return Side.CLIENT if client else Side.SERVER
+    return sides[0]
 
 
-def make_plan(request: Starttls, records: Records) -> Plan:
-    """Decide identities and credentials.
+def make_plan(request: Starttls, records: Records, allowed: Allowed = anybody, as_side: Side | None = None) -> Plan:
+    """Decide identities and credentials; with LOCALID_CHECK only what can be proposed.
+
+    A peer needs two plans: one for either role (``as_side``).
 
     Raises:
-        PoolError: IDENTITY_MALFORMED, LOCALID_MISSING, REMOTEID_MISSING, LOCALID_UNKNOWN,
+        PoolError: IDENTITY_MALFORMED, LOCALID_MISSING, REMOTEID_MISSING, ACCESS_DENIED, LOCALID_UNKNOWN,
             LOCALID_NOT_DISCLOSED, or what the databases raise.
     """
     flags = request.flags
-    side = side_of(flags)
+    side = as_side or side_of(flags)
     remote_auth = RemoteAuth.REQUIRE
     if flags & Flag.IGNORE_REMOTEID:
         remote_auth = RemoteAuth.IGNORE
@@ -150,58 +221,75 @@ def make_plan(request: Starttls, records: Records) -> Plan:
         remote_auth = RemoteAuth.REQUEST
     localid = parse_untrusted(request.localid) if request.localid else None
     remote = parse_untrusted(request.remoteid) if request.remoteid else None
+    asks = bool(flags & Flag.LOCALID_CHECK)
+    choices: list[Choice] = []
     if side is Side.SERVER:
-        credentials = _server_credentials(localid, records)
+        if localid is not None:
+            choices = [(localid, identify(side, localid, records, allowed))]
+        elif not asks:
+            raise PoolError(Code.LOCALID_MISSING)
     else:
         if remote is None and remote_auth is not RemoteAuth.IGNORE:
             raise PoolError(Code.REMOTEID_MISSING)
         # Policy discloses to remotes that prove who they are; one that is not asked to is told nothing.
         to_whom = None if remote_auth is RemoteAuth.IGNORE else remote
-        localid, credentials = _client_credentials(localid, to_whom, records)
+        found = _client_choices(localid, to_whom, records, allowed)
+        choices = list(islice(found, PROPOSALS if asks else 1))
+        if not choices:
+            allowed(side, None)
+    localid, credentials = choices[0] if choices else (None, [])
     return Plan(
         side=side,
         remote_auth=remote_auth,
         localid=localid,
         expected=None if remote_auth is RemoteAuth.IGNORE else remote,
         sni=_sni(flags, remote) if side is Side.CLIENT else "",
-        credentials=tuple(credentials),
+        credentials=() if asks else tuple(credentials),
         domain_represents_user=bool(flags & Flag.DOMAIN_REPRESENTS_USER),
+        candidates=tuple(str(donai) for donai, _ in choices) if asks else (),
     )
 
 
-def _server_credentials(localid: Donai | None, records: Records) -> list[Credential]:
-    if localid is None:
-        raise PoolError(Code.LOCALID_MISSING)
-    credentials = records.credentials(localid, Side.SERVER)
+def identify(side: Side, localid: Donai, records: Records, allowed: Allowed) -> list[Credential]:
+    """Return the credentials of an identity that we are to have in a role.
+
+    Raises:
+        PoolError: ACCESS_DENIED, LOCALID_UNKNOWN, or what the databases raise.
+    """
+    allowed(side, localid)
+    credentials = records.credentials(localid, side)
     if not credentials:
-        raise PoolError(Code.LOCALID_UNKNOWN, f"{localid} as server")
+        raise PoolError(Code.LOCALID_UNKNOWN, f"{localid} as {side.name.lower()}")
     return credentials
 
 
-def _client_credentials(
-    wanted: Donai | None, remote: Donai | None, records: Records
-) -> tuple[Donai | None, list[Credential]]:
-    """Return who we are to that remote; (None, []) when it may not see anybody."""
+def check_disclosed(wanted: Donai, remote: Donai | None, records: Records) -> None:
+    """Accept an identity that a client wants to show to a remote.
+
+    Raises:
+        PoolError: LOCALID_NOT_DISCLOSED.
+    """
     disclosed = [] if remote is None else records.disclosed(remote)
+    if str(wanted) not in disclosed:
+        whom = "a remote that need not prove who it is" if remote is None else str(remote)
+        raise PoolError(Code.LOCALID_NOT_DISCLOSED, f"{wanted} to {whom}")
+
+
+def _client_choices(wanted: Donai | None, remote: Donai | None, records: Records, allowed: Allowed) -> Iterator[Choice]:
+    """Yield who we can be to that remote, most preferred first; nothing when it may not see anybody."""
     if wanted is not None:
-        if str(wanted) not in disclosed:
-            whom = "a remote that need not prove who it is" if remote is None else str(remote)
-            raise PoolError(Code.LOCALID_NOT_DISCLOSED, f"{wanted} to {whom}")
-        credentials = records.credentials(wanted, Side.CLIENT)
-        if not credentials:
-            raise PoolError(Code.LOCALID_UNKNOWN, f"{wanted} as client")
-        return wanted, credentials
-    for text in disclosed:
+        check_disclosed(wanted, remote, records)
+        yield wanted, identify(Side.CLIENT, wanted, records, allowed)
+        return
+    for text in [] if remote is None else records.disclosed(remote):
         try:
             donai = parse_untrusted(text)
-            credentials = records.credentials(donai, Side.CLIENT)
+            credentials = identify(Side.CLIENT, donai, records, allowed)
         except PoolError as error:
             if error.code is Code.DATABASE:
                 raise
-            continue  # this one cannot be used; the databases have reported it
-        if credentials:
-            return donai, credentials
-    return None, []
+            continue  # this one cannot be used; the databases have reported it, or it is not for this caller
+        yield donai, credentials
 
 
 def _sni(flags: int, remote: Donai | None) -> str:
@@ -220,8 +308,23 @@ def handshake_timeout_ms(request: Starttls, settings: Settings) -> float | None:
     return float(request.timeout_ms)
 
 
-def start_message(session_id: int, plan: Plan, alpn: bytes, trust_generation: int, settings: Settings) -> StartSession:
-    """Return what the worker is told."""
+def listen_ms(ctlkey: bytes, settings: Settings) -> int:
+    """Return how long a peer lets the remote begin: from half the setting to all of it.
+
+    It follows from the control key, of which every session has another, so that two peers seldom speak at once.
+    """
+    return int(settings.peer_listen_s * 500 * (1 + zlib.crc32(ctlkey) / 0xFFFFFFFF))
+
+
+def start_message(
+    session_id: int,
+    plan: Plan,
+    alpn: bytes,
+    trust_generation: int,
+    settings: Settings,
+    listen_ms: int | None = None,
+) -> StartSession:
+    """Return what the worker is told; ``listen_ms`` is for a peer."""
     return StartSession(
         session_id=session_id,
         side=plan.side,
@@ -237,6 +340,8 @@ def start_message(session_id: int, plan: Plan, alpn: bytes, trust_generation: in
         sni=plan.sni,
         remote_name=str(plan.expected or ""),
         domain_represents_user=plan.domain_represents_user,
+        peer=listen_ms is not None,
+        listen_ms=listen_ms or 0,
     )
 
 
@@ -246,7 +351,7 @@ def judge_hello(plan: Plan, sni: str) -> None:
     Raises:
         PoolError: SNI_MISMATCH.
     """
-    if sni and (plan.localid is None or sni.lower() != plan.localid.domain):
+    if sni and sni != plan.answers_to and (plan.localid is None or sni.lower() != plan.localid.domain):
         raise PoolError(Code.SNI_MISMATCH, f"{sni} instead of {plan.localid}")
 
 
@@ -272,6 +377,30 @@ def judge_remote(plan: Plan, facts: HandshakeDone) -> str:
     if not remote_matches(plan.expected, facts.remote_names, plan.domain_represents_user):
         raise PoolError(Code.NAME_MISMATCH, f"{plan.expected} is none of {' '.join(facts.remote_names)}")
     return str(plan.expected)
+
+
+def plaintext_of(cmd: int, passed: PassedFd | None) -> OwnedFd:
+    """Return the plaintext descriptor of an application's answer.
+
+    Raises:
+        PoolError: BAD_CALLBACK_ANSWER, PLAIN_FD_MISSING, PLAIN_FD_UNFIT; the descriptor is still the caller's.
+    """
+    if cmd != Cmd.PLAINTEXT_CONNECT:
+        raise PoolError(Code.BAD_CALLBACK_ANSWER, f"command {cmd:#x}")
+    if passed is None:
+        raise PoolError(Code.PLAIN_FD_MISSING)
+    check_plaintext(passed)
+    return passed.fd
+
+
+def check_plaintext(passed: PassedFd) -> None:
+    """Accept what is to be the plaintext descriptor.
+
+    Raises:
+        PoolError: PLAIN_FD_UNFIT.
+    """
+    if passed.kind not in (FdKind.STREAM, FdKind.SEQPACKET):
+        raise PoolError(Code.PLAIN_FD_UNFIT, f"it is {passed.kind.value}")
 
 
 def lost_before_plaintext(message: SessionEnded) -> PoolError:

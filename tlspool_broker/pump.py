@@ -29,6 +29,7 @@ class Pump:
         self._said = said
         self._lost = lost
         self._log = log
+        self._traces = log.wants("debug")
         self._loop = asyncio.get_running_loop()
         self._fd = channel.fileno()
         self._open = True
@@ -65,7 +66,8 @@ class Pump:
             if fd is not None:
                 fd.close()
             return
-        self._trace(self._channel.me, self._channel.peer, message)
+        if self._traces:
+            self._trace(self._channel.me, self._channel.peer, message)
         try:
             self._channel.send(message, fd=fd)
         except BadFrame as error:
@@ -111,5 +113,6 @@ class Pump:
             if received is None:
                 return
             with received:
-                self._trace(self._channel.peer, self._channel.me, received.message)
+                if self._traces:
+                    self._trace(self._channel.peer, self._channel.me, received.message)
                 self._said(received)

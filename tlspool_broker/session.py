@@ -5,8 +5,13 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
     STARTTLS -> EXPECT_KEYD -> EXPECT_WORKER -> EXPECT_CLIENT_HELLO -> EXPECT_HANDSHAKE -> EXPECT_PLAINTEXT
              (if it is away)  (if none is free)   (servers only)                                 |
                                                                               final reply, RELAYING -> OVER
+    with LOCALID_CHECK: EXPECT_LOCALID, for clients first of all, for servers behind EXPECT_CLIENT_HELLO
     any of them, when we end it: EXPECT_END until the worker has let go, then OVER
 
+* In EXPECT_CHOICE a client waits until somebody has chosen its identity (chooser.py); clients only, and only where a
+  program is registered for that.  What is to be ``stored`` of the choice is, when the session begins to relay.
+* In EXPECT_LOCALID the application is asked who we are, once or several times (proposals.py).  It may give the
+  plaintext descriptor with its answer (``plain``): then it is not asked for it again.
 * Up to EXPECT_WORKER the session's socket is here (``crypt``); from then on the worker has it.  What ends a
   session after that point is a word of the worker (HandshakeFailed, SessionEnded), or the worker's death.
 * To end a session ourselves we tell the application (ERROR, unless it is gone or the request id was used
@@ -15,6 +20,8 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
 * The application hears exactly one final reply.  ``exchange`` is the correlation with it, and is there until
   that reply; from the final STARTTLS reply on, the session is *controlled* by the connection that asked for
   it and ends with it, unless FORK or DETACH said otherwise.
+* A peer, which may have either role, is set up as a client; ``as_server`` is what it does when its remote speaks
+  first.  A remote that relays may be asked who it is once more (reauth.py): ``asked`` is what it must prove then.
 * keyd may go away at any time: a session that gets to its credentials then goes back to EXPECT_KEYD, and has a
   worker there.
 
@@ -23,23 +30,38 @@ Rule: every change of ``state`` goes through ``move``, which holds it against TA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from tlspool_broker import policy
+from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, Note, SessionId
 from tlspool_broker.policy import Plan
 from tlspool_broker.workers import Worker
-from tlspool_common.appwire import Flag, Starttls
+from tlspool_common.appwire import Details, Flag, Starttls, Verified
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
-from tlspool_common.messages import ClientHelloSeen, HandshakeDone, HandshakeFailed, Message, RemoteAuth, SessionEnded
+from tlspool_common.messages import (
+    ClientHelloSeen,
+    EndReason,
+    HandshakeDone,
+    HandshakeFailed,
+    Message,
+    RemoteAuth,
+    SessionEnded,
+)
 
 
 class State(Enum):
     """What a session expects."""
 
+    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
+
+    EXPECT_CHOICE = auto()
+    EXPECT_LOCALID = auto()
     EXPECT_KEYD = auto()
     EXPECT_WORKER = auto()
     EXPECT_CLIENT_HELLO = auto()
@@ -53,6 +75,11 @@ class State(Enum):
 class Happening(Enum):
     """What can happen to a session."""
 
+    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
+
+    CHOICE_MADE = auto()
+    LOCALID_CHOSEN = auto()
+    LOCALID_REFUSED = auto()
     KEYD_JOINED = auto()
     WORKER_FOUND = auto()
     HELLO_SEEN = auto()
@@ -68,6 +95,17 @@ _S, _H = State, Happening
 
 # What may happen in each state, and where it leads.  Anything else is a fault: of the worker, when it said so.
 TABLE: dict[State, dict[Happening, frozenset[State]]] = {
+    _S.EXPECT_CHOICE: {
+        _H.CHOICE_MADE: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_WORKER}),
+        _H.GIVEN_UP: frozenset({_S.OVER}),
+    },
+    _S.EXPECT_LOCALID: {
+        _H.LOCALID_CHOSEN: frozenset({_S.EXPECT_KEYD, _S.EXPECT_WORKER, _S.EXPECT_HANDSHAKE}),
+        _H.LOCALID_REFUSED: frozenset({_S.EXPECT_LOCALID}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END, _S.OVER}),
+    },
     _S.EXPECT_KEYD: {
         _H.KEYD_JOINED: frozenset({_S.EXPECT_WORKER, _S.EXPECT_HANDSHAKE}),
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
@@ -79,13 +117,14 @@ TABLE: dict[State, dict[Happening, frozenset[State]]] = {
         _H.GIVEN_UP: frozenset({_S.OVER}),
     },
     _S.EXPECT_CLIENT_HELLO: {
-        _H.HELLO_SEEN: frozenset({_S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
+        _H.HELLO_SEEN: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
         _H.WORKER_LOST: frozenset({_S.OVER}),
         _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
     },
     _S.EXPECT_HANDSHAKE: {
-        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_PLAINTEXT}),
+        _H.HELLO_SEEN: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
+        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_PLAINTEXT, _S.RELAYING}),
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
         _H.WORKER_LOST: frozenset({_S.OVER}),
         _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
@@ -120,7 +159,28 @@ SAID: dict[type[Message], Happening] = {
 }
 """What a message of the worker means."""
 
+# Why a session fails when what it expects has not come in time, unless the handshake's timeout is over too.
+_OVERDUE = {
+    _S.EXPECT_CHOICE: Code.HANDSHAKE_TIMEOUT,
+    _S.EXPECT_LOCALID: Code.CALLBACK_TIMEOUT,
+    _S.EXPECT_KEYD: Code.NO_KEYD,
+    _S.EXPECT_WORKER: Code.NO_WORKER,
+    _S.EXPECT_CLIENT_HELLO: Code.HANDSHAKE_TIMEOUT,
+    _S.EXPECT_HANDSHAKE: Code.HANDSHAKE_TIMEOUT,
+    _S.EXPECT_PLAINTEXT: Code.CALLBACK_TIMEOUT,
+}
+
 VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
+
+_CIPHER_B, _GROUP_B, _ALPN_B = 63, 31, 63
+"""What fits the fields of Details; longer names do not exist in TLS so far."""
+
+
+def _fitting(text: str, size_b: int) -> str:
+    """Make a worker's text fit a field of the application."""
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else "?" for character in text)
+    return text.encode()[:size_b].decode(errors="ignore")
 
 
 @dataclass(slots=True, eq=False)
@@ -134,20 +194,42 @@ class Session:
     exchange: Exchange | None
     crypt: OwnedFd | None
     alpn: bytes
+    as_server: Plan | None
     generation: int
     started_ms: int
     deadline_ms: float | None
     state: State
     controller: Connection | None = None
     worker: Worker | None = None
+    plain: OwnedFd | None = None
+    stored: Stored | None = None
+    proposals: tuple[str, ...] = ()
+    hello_sni: str = ""
     facts: HandshakeDone | None = None
     remoteid: str = ""
     established_ms: int = 0
     ended_by: str = ""
+    asked: Plan | None = None
+    rationed_until_ms: int = 0
+    on_end: Callable[[Session], None] | None = None
 
     def allows(self, happening: Happening) -> bool:
         """Tell whether this may happen now."""
+        if happening is Happening.HELLO_SEEN and self.state is State.EXPECT_HANDSHAKE and self.as_server is None:
+            return False  # only a peer that was taken for the client may turn out to be the server
         return happening in TABLE[self.state]
+
+    def serve(self) -> None:
+        """The remote has sent a ClientHello: a peer is the server."""
+        if self.as_server is not None:
+            self.plan, self.as_server = self.as_server, None
+
+    def echo(self) -> Starttls:
+        """Return the request as it came, with identities that were authenticated, and of two roles the one we have."""
+        request = self.request
+        if policy.is_peer(request.flags) and self.facts is not None:
+            request = replace(request, flags=policy.flags_of(self.plan.side, request.flags))
+        return request.with_identities(self.localid, self.remoteid)
 
     def move(self, happening: Happening, state: State) -> None:
         """Go to the state where this leads.
@@ -161,6 +243,12 @@ class Session:
             )
         self.state = state
 
+    def overdue(self, now_ms: int) -> Code | None:
+        """Return why a session fails whose timer has fired; None: nothing was to come."""
+        code = _OVERDUE.get(self.state)
+        late = self.deadline_ms is not None and now_ms >= self.deadline_ms
+        return Code.HANDSHAKE_TIMEOUT if code and late and self.state is not State.EXPECT_PLAINTEXT else code
+
     @property
     def being_set_up(self) -> bool:
         """Whether the application still waits for its final reply."""
@@ -170,6 +258,11 @@ class Session:
     def forks(self) -> bool:
         """Whether the session survives the connection of its creator."""
         return bool(self.request.flags & Flag.FORK)
+
+    @property
+    def asks_localid(self) -> bool:
+        """Whether the application wants to be asked who we are."""
+        return bool(self.request.flags & Flag.LOCALID_CHECK)
 
     @property
     def localid(self) -> str:
@@ -185,6 +278,23 @@ class Session:
     def version(self) -> str:
         """The protocol version as people write it."""
         return VERSIONS.get(self.facts.tls_version, hex(self.facts.tls_version)) if self.facts else ""
+
+    def details(self, ctlkey: bytes) -> Details:
+        """Return what an application may know that protocol V2 has no field for."""
+        facts = self.facts
+        if facts is None:
+            return Details(ctlkey, int(self.session_id))
+        return Details(
+            ctlkey,
+            int(self.session_id),
+            facts.tls_version,
+            Verified.X509 if self.verified else Verified.NOT,
+            resumed=False,
+            cipher=_fitting(facts.cipher, _CIPHER_B),
+            group=_fitting(facts.group, _GROUP_B),
+            alpn=facts.alpn if len(facts.alpn) <= _ALPN_B else b"",
+            subject=_fitting(facts.remote_subject, len(facts.remote_subject.encode())),
+        )
 
     def _fields(self) -> dict[str, Value]:
         fields: dict[str, Value] = {
@@ -210,6 +320,12 @@ class Session:
     def start_note(self, now_ms: int) -> Note:
         """Return the log line of a session that begins to relay."""
         return Note("info", "session.start", {**self._fields(), "ms": now_ms - self.started_ms})
+
+    def lost(self, reason: str) -> SessionEnded:
+        """Return what a worker would have said, had it not died."""
+        return SessionEnded(
+            session_id=self.session_id, reason=EndReason.WORKER_LOST, from_remote_b=0, to_remote_b=0, detail=reason
+        )
 
     def end_note(self, message: SessionEnded, now_ms: int) -> Note:
         """Return the log line of a session that did relay."""

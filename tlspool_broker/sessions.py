@@ -6,19 +6,20 @@ through ``worker_said``, operators through core.py.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, deque
 from collections.abc import Iterator
 
 from tlspool_broker import briefing, policy
+from tlspool_broker.access import Access
+from tlspool_broker.choice import Stored
+from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
+from tlspool_broker.ctlkeys import ControlKeys
 from tlspool_broker.events import (
     Arm,
     Clock,
     Disarm,
     DropFd,
-    FdKind,
-    FromWorker,
+    OfSession,
     Out,
     PassedFd,
     SendWorker,
@@ -27,15 +28,16 @@ from tlspool_broker.events import (
 )
 from tlspool_broker.keyd import Keyd, RandomBytes
 from tlspool_broker.policy import Plan, Records
+from tlspool_broker.proposals import Proposals
+from tlspool_broker.room import Room
 from tlspool_broker.session import SAID, Happening, Session, State
-from tlspool_broker.turns import Turns
+from tlspool_broker.waits import KEYD_WAIT_MS, WORKER_WAIT_MS, Waits
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.appwire import Cmd, Flag, Frame, Starttls
 from tlspool_common.errors import Code, PoolError, code_of
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import (
     ClientHelloSeen,
-    EndReason,
     EndSession,
     HandshakeDone,
     HandshakeFailed,
@@ -44,12 +46,6 @@ from tlspool_common.messages import (
     Side,
 )
 from tlspool_common.settings import Settings
-
-KEYD_WAIT_MS = 1_000
-"""For a keyd that is started anew: it connects within half a second.  Longer would only hide that it is gone."""
-
-WORKER_WAIT_MS = 3_000
-"""For a worker: a fork takes milliseconds, a master that is started anew a second or two."""
 
 END_WAIT_MS = 30_000
 """For a worker to let go of a session, on top of what a signature may take.  One that does not is not well: it
@@ -68,6 +64,8 @@ class Sessions:
         workers: Workers,
         keyd: Keyd,
         random_bytes: RandomBytes,
+        access: Access,
+        chooser: Chooser,
     ) -> None:
         self._out = out
         self._settings = settings
@@ -76,12 +74,12 @@ class Sessions:
         self._workers = workers
         self._keyd = keyd
         self._by_id: dict[SessionId, Session] = {}
-        self._by_ctlkey: dict[bytes, Session] = {}
-        self._by_uid: Counter[int] = Counter()
-        self._wait_worker = Turns()
-        self._wait_keyd: dict[SessionId, Session] = {}
-        # The index is by a keyed hash, so that the time of a look-up tells nothing about control keys.
-        self._index_secret = random_bytes(16)
+        self._room = Room(settings)
+        self._waits = Waits(workers)
+        self._chooser = chooser
+        chooser.bind(self._choice_made, self._fail, self.abandon)
+        self.keys = ControlKeys(out, settings, random_bytes)
+        self._proposals = Proposals(out, settings, records, access, connections, self._fail, self._localid_chosen)
         self._last_id = 0
         self._stopping = False
 
@@ -95,19 +93,13 @@ class Sessions:
         """Return a session that is not over."""
         return self._by_id.get(session_id)
 
-    def _index(self, ctlkey: bytes) -> bytes:
-        return hashlib.blake2b(ctlkey, key=self._index_secret, digest_size=16).digest()
-
     def controlled(self, connection: Connection, ctlkey: bytes) -> Session:
         """Return the session with this control key, if it relays and this connection controls it.
 
         Raises:
-            PoolError: CTLKEY_UNKNOWN; whether there is one elsewhere is not told.
+            PoolError: CTLKEY_UNKNOWN.
         """
-        session = self._by_ctlkey.get(self._index(ctlkey))
-        if session is None or session.controller is not connection or session.state is not State.RELAYING:
-            raise PoolError(Code.CTLKEY_UNKNOWN)
-        return session
+        return self.keys.controlled(connection, ctlkey)
 
     # --- beginning ------------------------------------------------------------------------------------
 
@@ -119,24 +111,28 @@ class Sessions:
         """
         if self._stopping:
             raise PoolError(Code.STOPPING)
-        if len(connection.exchanges) >= self._settings.max_requests_per_connection:
-            raise PoolError(Code.TOO_MANY_REQUESTS, f"{len(connection.exchanges)}")
-        if len(self._by_id) >= self._settings.max_sessions:
-            raise PoolError(Code.TOO_MANY_SESSIONS, f"{len(self._by_id)}")
-        mine = self._by_uid[connection.caller.uid]
-        if mine >= self._settings.max_sessions_per_caller:
-            raise PoolError(Code.TOO_MANY_SESSIONS, f"{mine} of user {connection.caller.uid}")
-        if self._index(ctlkey) in self._by_ctlkey:
-            raise PoolError(Code.CTLKEY_IN_USE)
+        self._room.check(connection)
+        self.keys.check_free(ctlkey)
 
     def open(
-        self, connection: Connection, reqid: int, request: Starttls, plan: Plan, crypt: OwnedFd, alpn: bytes
+        self,
+        connection: Connection,
+        reqid: int,
+        request: Starttls,
+        plan: Plan,
+        crypt: OwnedFd,
+        alpn: bytes,
+        as_server: Plan | None = None,
+        *,
+        chooses: bool = False,
     ) -> None:
-        """Begin a session that was admitted; from here on it answers for itself."""
+        """Begin a session that was admitted; from here on it answers for itself.
+
+        ``as_server`` makes it a peer.  With ``chooses`` somebody is to choose its identity first.
+        """
         self._last_id += 1
         session_id = SessionId(self._last_id)
         timeout_ms = policy.handshake_timeout_ms(request, self._settings)
-        wait_for_keyd = bool(plan.credentials) and not self._keyd.present
         session = Session(
             session_id=session_id,
             caller=connection.caller,
@@ -145,21 +141,55 @@ class Sessions:
             exchange=self._connections.open(connection, reqid, session_id),
             crypt=crypt,
             alpn=alpn,
+            as_server=as_server,
             generation=0,
             started_ms=self._out.now_ms,
             deadline_ms=None if timeout_ms is None else self._out.now_ms + timeout_ms,
-            state=State.EXPECT_KEYD if wait_for_keyd else State.EXPECT_WORKER,
+            state=State.EXPECT_CHOICE if chooses else self._first_state(plan),
         )
         self._by_id[session_id] = session
-        self._by_ctlkey[self._index(request.ctlkey)] = session
-        self._by_uid[session.caller.uid] += 1
-        if wait_for_keyd:
+        self.keys.add(session)
+        self._room.enter(session.caller.uid)
+        if chooses:
+            self._arm(session)
+            self._chooser.ask(session)
+        else:
+            self._begin(session)
+
+    def _choice_made(self, session: Session, plan: Plan, stored: Stored | None) -> None:
+        """Somebody has chosen an identity, or the database has."""
+        session.plan, session.stored = plan, stored
+        session.move(Happening.CHOICE_MADE, self._first_state(plan))
+        self._begin(session)
+
+    def _first_state(self, plan: Plan) -> State:
+        """Return what a session expects first."""
+        if plan.side is Side.CLIENT and plan.candidates:
+            return State.EXPECT_LOCALID
+        return State.EXPECT_KEYD if plan.credentials and not self._keyd.present else State.EXPECT_WORKER
+
+    def _begin(self, session: Session) -> None:
+        if session.state is State.EXPECT_LOCALID:
+            self._propose(session)
+        elif session.state is State.EXPECT_KEYD:
             self._await_keyd(session)
         else:
             self._find_worker(session)
 
+    def _propose(self, session: Session) -> None:
+        """Ask the application who we are; all proposals together have the time of one callback."""
+        self._arm(session, self._settings.callback_timeout_s * 1000)
+        self._proposals.begin(session)
+
+    def _localid_chosen(self, session: Session) -> None:
+        if session.worker is not None:
+            self._go_on(session, session.worker, Happening.LOCALID_CHOSEN)
+        else:
+            session.move(Happening.LOCALID_CHOSEN, self._first_state(session.plan))
+            self._begin(session)
+
     def _await_keyd(self, session: Session) -> None:
-        self._wait_keyd[session.session_id] = session
+        self._waits.for_keyd(session)
         self._arm(session, KEYD_WAIT_MS)
 
     def _find_worker(self, session: Session) -> None:
@@ -167,8 +197,7 @@ class Sessions:
         if worker is not None:
             self._start(session, worker)
         else:
-            self._wait_worker.add(session)
-            self._workers.wait(session.caller.uid)
+            self._waits.for_worker(session)
             self._arm(session, WORKER_WAIT_MS)
 
     def _start(self, session: Session, worker: Worker) -> None:
@@ -206,8 +235,7 @@ class Sessions:
 
     def keyd_joined(self) -> None:
         """keyd is there: sessions that waited for it go on."""
-        waiting, self._wait_keyd = self._wait_keyd, {}
-        for session in waiting.values():
+        for session in self._waits.keyd_came():
             if session.worker is None:
                 session.move(Happening.KEYD_JOINED, State.EXPECT_WORKER)
                 self._find_worker(session)
@@ -216,16 +244,8 @@ class Sessions:
 
     def workers_came(self) -> None:
         """There may be a worker now for sessions that waited."""
-        turns = deque(self._wait_worker.users())
-        while turns:
-            uid = turns.popleft()
-            worker = self._workers.find(uid)
-            if worker is not None:
-                session, more = self._wait_worker.take(uid)
-                self._workers.waited(uid)
-                self._start(session, worker)
-                if more:
-                    turns.append(uid)
+        for session, worker in self._waits.workers_came():
+            self._start(session, worker)
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """A worker is no more: so are its sessions, and nobody else's."""
@@ -235,12 +255,12 @@ class Sessions:
                 self._fail(session, PoolError(Code.WORKER_DIED, reason), Happening.WORKER_LOST)
                 continue
             if session.established_ms:
-                self._note_end(session, _lost(session, reason))
+                self._note_end(session, session.lost(reason))
             self._over(session, Happening.WORKER_LOST)
 
     # --- what the worker says -------------------------------------------------------------------------
 
-    def worker_said(self, worker: Worker, message: FromWorker) -> None:
+    def worker_said(self, worker: Worker, message: OfSession) -> None:
         """Take a message of a worker.
 
         Raises:
@@ -271,21 +291,29 @@ class Sessions:
             case SessionEnded():
                 self._fail(session, policy.lost_before_plaintext(message), happening, "")
 
-    def _said_at_end(self, session: Session, message: FromWorker, happening: Happening) -> None:
+    def _said_at_end(self, session: Session, message: OfSession, happening: Happening) -> None:
         if happening not in _LAST_WORDS:
             return  # said before it heard of the end
         if session.established_ms:
-            words = message if isinstance(message, SessionEnded) else _lost(session, "it spoke of a handshake")
+            words = message if isinstance(message, SessionEnded) else session.lost("it spoke of a handshake")
             self._note_end(session, words)
         self._over(session, happening)
 
     def _hello_seen(self, session: Session, worker: Worker, message: ClientHelloSeen) -> None:
+        asks = session.asks_localid
+        session.serve()
+        session.hello_sni = message.sni
         try:
-            policy.judge_hello(session.plan, message.sni)
+            if session.plan.localid is not None or not asks:
+                policy.judge_hello(session.plan, message.sni)
         except PoolError as error:
             self._fail(session, error)
             return
-        self._go_on(session, worker, Happening.HELLO_SEEN)
+        if asks:
+            session.move(Happening.HELLO_SEEN, State.EXPECT_LOCALID)
+            self._propose(session)
+        else:
+            self._go_on(session, worker, Happening.HELLO_SEEN)
 
     def _handshake_done(self, session: Session, facts: HandshakeDone) -> None:
         session.facts = facts
@@ -294,14 +322,14 @@ class Sessions:
         except PoolError as error:
             self._fail(session, error)
             return
+        if session.plain is not None:
+            plain, session.plain = session.plain, None
+            self._relay(session, plain, Happening.HANDSHAKE_DONE)
+            return
         session.move(Happening.HANDSHAKE_DONE, State.EXPECT_PLAINTEXT)
         self._out(Arm(self._timer(session), self._settings.callback_timeout_s * 1000))
         if session.exchange is not None:
-            self._connections.call_back(session.exchange, Cmd.PLAINTEXT_CONNECT, self._echo(session))
-
-    def _echo(self, session: Session) -> bytes:
-        """Return the request as it came, with the identities that were authenticated."""
-        return session.request.with_identities(session.localid, session.remoteid).to_payload()
+            self._connections.call_back(session.exchange, Cmd.PLAINTEXT_CONNECT, session.echo().to_payload())
 
     # --- what the application says --------------------------------------------------------------------
 
@@ -313,34 +341,33 @@ class Sessions:
         displaced = self._connections.answered(session.exchange, frame.reqid)
         if displaced is not None:
             self.abandon(displaced)
-        error = None
-        if frame.cmd != Cmd.PLAINTEXT_CONNECT:
-            error = PoolError(Code.BAD_CALLBACK_ANSWER, f"command {frame.cmd:#x}")
-        elif passed is None:
-            error = PoolError(Code.PLAIN_FD_MISSING)
-        elif passed.kind not in (FdKind.STREAM, FdKind.SEQPACKET):
-            error = PoolError(Code.PLAIN_FD_UNFIT, f"it is {passed.kind.value}")
-        if error is not None:
+        if session.state is State.EXPECT_LOCALID:
+            self._proposals.answered(session, frame, passed)
+            return
+        try:
+            plain = policy.plaintext_of(frame.cmd, passed)
+        except PoolError as error:
             if passed is not None:
                 self._out(DropFd(passed.fd))
             self._fail(session, error)
-        elif passed is not None:
-            self._relay(session, passed.fd)
+        else:
+            self._relay(session, plain, Happening.PLAIN_GIVEN)
 
-    def _relay(self, session: Session, plain: OwnedFd) -> None:
+    def _relay(self, session: Session, plain: OwnedFd, happening: Happening) -> None:
         exchange, worker = session.exchange, session.worker
         if exchange is None or worker is None:
             self._out(DropFd(plain))
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
-        session.move(Happening.PLAIN_GIVEN, State.RELAYING)
+        session.move(happening, State.RELAYING)
         session.established_ms = self._out.now_ms
         self._out(Disarm(self._timer(session)))
         self._out(SendWorker(worker.number, PlainConnected(session_id=session.session_id), plain))
-        self._connections.finish(exchange, Cmd.STARTTLS, self._echo(session))
+        if session.stored is not None:
+            self._chooser.store(session, session.stored)
+        self._connections.finish(exchange, Cmd.STARTTLS, session.echo().to_payload())
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
-            session.controller = exchange.connection
-            exchange.connection.controlled[session.session_id] = None
+            self.keys.attach(session, exchange.connection)
         self._out(session.start_note(self._out.now_ms))
 
     def abandon(self, session_id: SessionId) -> None:
@@ -348,9 +375,9 @@ class Sessions:
         session = self._by_id.get(session_id)
         if session is None or not session.being_set_up:
             return
-        refused = session.state is State.EXPECT_PLAINTEXT
-        code = Code.BAD_CALLBACK_ANSWER if refused else Code.REQID_IN_USE
-        self._fail(session, PoolError(code, "the request id was used again"), tell=False)
+        refused = {State.EXPECT_PLAINTEXT: Code.BAD_CALLBACK_ANSWER, State.EXPECT_LOCALID: Code.LOCALID_REFUSED}
+        error = PoolError(refused.get(session.state, Code.REQID_IN_USE), "the request id was used again")
+        self._fail(session, error, tell=False)
 
     def app_gone(self, connection: Connection, reason: str) -> None:
         """The connection is over: what was set up for it ends, and what it controls, unless it forked."""
@@ -359,14 +386,12 @@ class Sessions:
         for session_id in list(connection.controlled):
             session = self._by_id[session_id]
             if session.forks:
-                self._detach(session)
+                self.keys.release(session)
+            elif self._settings.session_end == "relay":
+                self.keys.release(session)
+                self.keys.free(session)
             else:
                 self._end_relay(session, "caller gone")
-
-    def _detach(self, session: Session) -> None:
-        if session.controller is not None:
-            session.controller.controlled.pop(session.session_id, None)
-            session.controller = None
 
     # --- ends -----------------------------------------------------------------------------------------
 
@@ -375,18 +400,10 @@ class Sessions:
         session = self._by_id.get(session_id)
         if session is None:
             return None
-        late = session.deadline_ms is not None and self._out.now_ms >= session.deadline_ms
-        match session.state:
-            case State.EXPECT_PLAINTEXT:
-                self._fail(session, PoolError(Code.CALLBACK_TIMEOUT))
-            case State.EXPECT_CLIENT_HELLO | State.EXPECT_HANDSHAKE:
-                self._fail(session, PoolError(Code.HANDSHAKE_TIMEOUT))
-            case State.EXPECT_KEYD:
-                self._fail(session, PoolError(Code.HANDSHAKE_TIMEOUT if late else Code.NO_KEYD))
-            case State.EXPECT_WORKER:
-                self._fail(session, PoolError(Code.HANDSHAKE_TIMEOUT if late else Code.NO_WORKER))
-            case State.EXPECT_END:
-                return session.worker
+        if session.state is State.EXPECT_END:
+            return session.worker
+        if code := session.overdue(self._out.now_ms):
+            self._fail(session, PoolError(code))
         return None
 
     def kill(self, session: Session, by: str) -> None:
@@ -404,8 +421,8 @@ class Sessions:
                 self._fail(session, PoolError(Code.STOPPING))
 
     def _end_relay(self, session: Session, by: str) -> None:
-        self._detach(session)
-        self._free_ctlkey(session)
+        self.keys.ended(session)
+        self.keys.free(session)
         session.ended_by = by
         session.move(Happening.GIVEN_UP, State.EXPECT_END)
         if session.worker is not None:
@@ -413,7 +430,7 @@ class Sessions:
 
     def _end_at_worker(self, session: Session, worker: Worker, alert: int) -> None:
         self._out(SendWorker(worker.number, EndSession(session_id=session.session_id, alert=alert)))
-        self._out(Arm(self._timer(session), END_WAIT_MS + self._settings.pkcs11_timeout_s * 1000))
+        self._out(Arm(self._timer(session), END_WAIT_MS + self._settings.signature_wait_s * 1000))
 
     def _fail(
         self,
@@ -436,8 +453,12 @@ class Sessions:
             self._connections.fail(exchange, code, told)
         elif exchange is not None:
             self._connections.end(exchange, code)
-        self._waits_no_more(session)
-        self._free_ctlkey(session)
+        self._waits.forget(session)
+        self._chooser.forget(session)
+        self.keys.free(session)
+        if session.plain is not None:
+            self._out(DropFd(session.plain))
+            session.plain = None
         if session.crypt is not None:
             # Nobody has spoken to the remote yet.  When the application will not be told, the remote is.
             self._out(DropFd(session.crypt, shut=not tell))
@@ -452,26 +473,12 @@ class Sessions:
         """Forget a session."""
         session.move(happening, State.OVER)
         self._out(Disarm(self._timer(session)))
-        self._detach(session)
-        self._free_ctlkey(session)
+        self.keys.ended(session)
+        self.keys.free(session)
         del self._by_id[session.session_id]
-        uid = session.caller.uid
-        self._by_uid[uid] -= 1
-        if not self._by_uid[uid]:
-            del self._by_uid[uid]
+        self._room.leave(session.caller.uid)
         if session.worker is not None:
             self._workers.release(session.worker, session.session_id)
-
-    def _free_ctlkey(self, session: Session) -> None:
-        """Let the application use this control key again: for it, the session is no more."""
-        index = self._index(session.request.ctlkey)
-        if self._by_ctlkey.get(index) is session:
-            del self._by_ctlkey[index]
-
-    def _waits_no_more(self, session: Session) -> None:
-        self._wait_keyd.pop(session.session_id, None)
-        if self._wait_worker.remove(session):
-            self._workers.waited(session.caller.uid)
 
     # --- time -----------------------------------------------------------------------------------------
 
@@ -491,10 +498,3 @@ class Sessions:
 
 
 _LAST_WORDS = frozenset({Happening.HANDSHAKE_FAILED, Happening.ENDED})
-
-
-def _lost(session: Session, reason: str) -> SessionEnded:
-    """Return what a worker would have said, had it not died."""
-    return SessionEnded(
-        session_id=session.session_id, reason=EndReason.WORKER_LOST, from_remote_b=0, to_remote_b=0, detail=reason
-    )

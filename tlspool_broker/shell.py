@@ -6,7 +6,6 @@ and waits until the effects of this one are through.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import traceback
 from collections import deque
@@ -27,16 +26,17 @@ from tlspool_broker.events import (
     DropFd,
     Effect,
     Event,
+    HandOver,
     JoinKeyd,
     Note,
     SendApp,
     SendMaster,
     SendWorker,
-    Timer,
     TimerFired,
     WorkerLost,
     WorkerSaid,
 )
+from tlspool_broker.timers import Timers
 from tlspool_common import grants
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
@@ -61,10 +61,9 @@ class Shell:
         self.borders = Borders(self.happened, settings, log)
         self._log = log
         self._after = after
-        self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._busy = False
-        self._timers: dict[Timer, asyncio.TimerHandle] = {}
+        self._timers = Timers(lambda timer: self.happened(TimerFired(timer)))
 
     def happened(self, event: Event) -> None:
         """Let the core know, and do what it says."""
@@ -98,46 +97,39 @@ class Shell:
         self._log.error("broker.internal", at=where, error=type(error).__name__, trace=trace)
 
     def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case SendApp(connection, frame):
-                self.applications.send(connection, frame)
+        match effect:  # those of every session first: the cases are tried in their order
             case SendWorker(worker, message, fd):
                 self.borders.send_worker(worker, message, fd)
+            case Arm(timer, delay_ms):
+                self._timers.arm(timer, delay_ms)
+            case Disarm(timer):
+                self._timers.disarm(timer)
+            case SendApp(connection, frame):
+                self.applications.send(connection, frame)
+            case Note(level, name, fields):
+                if self._log.wants(level):
+                    self._log.note(level, name, **fields)
             case AdoptWorker(worker, worker_fd):
                 self.borders.adopt(worker, worker_fd)
             case CloseWorker(worker):
                 self.borders.close_worker(worker)
             case JoinKeyd():
                 self.borders.join(effect)
+            case HandOver(connection, peer, registration):
+                if (handed := self.applications.release(connection)) is not None:
+                    self.borders.send_peer(peer, registration, handed)
             case SendMaster(peer, to_master):
                 self.borders.send_peer(peer, to_master)
             case ClosePeer(peer):
                 self.borders.close_peer(peer)
             case DropFd(dropped, shut):
                 _drop(dropped, shut)
-            case Arm(timer, delay_ms):
-                self._disarm(timer)
-                self._timers[timer] = self._loop.call_later(delay_ms / 1000, self._fire, timer)
-            case Disarm(timer):
-                self._disarm(timer)
-            case Note(level, name, fields):
-                self._log.note(level, name, **fields)
             case _:
                 assert_never(effect)
 
-    def _disarm(self, timer: Timer) -> None:
-        if (handle := self._timers.pop(timer, None)) is not None:
-            handle.cancel()
-
-    def _fire(self, timer: Timer) -> None:
-        del self._timers[timer]
-        self.happened(TimerFired(timer))
-
     def close(self) -> None:
         """Close everything.  Workers go on with what they relay."""
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()
+        self._timers.close()
         self.applications.close()
         self.borders.close()
 

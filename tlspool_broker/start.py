@@ -75,17 +75,28 @@ def _unfit(directory: Path, error: OSError) -> PoolError:
     return PoolError(Code.SETTING_INVALID, f"{directory}: {error.strerror}")
 
 
-def inherited_socket(inherited: dict[str, OwnedFd]) -> socket.socket | None:
-    """Return the application socket that systemd has opened, if it has.
+def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:
+    """Return the application sockets that systemd has opened; there are none when it was not asked to.
 
     Raises:
-        PoolError: SETTING_INVALID, it is none that applications can connect to.
+        PoolError: SETTING_INVALID, one of them is none that applications can connect to.
     """
-    fd = inherited.pop("app", None) or inherited.pop("tlspool.sock", None)
-    for other in inherited.values():
-        other.close()
-    if fd is None:
-        return None
+    found: list[socket.socket] = []
+    try:
+        for name, fd in inherited.items():
+            if name.partition("#")[0] in ("app", "tlspool.sock"):
+                found.append(_listening(fd))
+    except PoolError:
+        for sock in found:
+            sock.close()
+        raise
+    finally:
+        for fd in inherited.values():
+            fd.close()
+    return found
+
+
+def _listening(fd: OwnedFd) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd.fileno())
     except OSError as error:

@@ -21,8 +21,10 @@ class Title:
 
     def changed(self) -> None:
         """The number may have changed."""
+        if self._timer is not None:
+            return
         count = self._sessions()
-        if self._timer is None and count != self._shown:
+        if count != self._shown:
             self._shown = count
             setproctitle.setproctitle(f"tlspool-broker: {count} session{'' if count == 1 else 's'}")
             self._timer = self._loop.call_later(_REST_S, self._rested)

@@ -5,9 +5,9 @@ direction, wrong number of descriptors, a message that is not first or not the o
 control data that did not fit (MSG_CTRUNC).  Any of these ends the channel with ``ChannelBroken``; it never
 ends the process, and descriptors that came along are closed.
 
-Everything is non-blocking, by a flag with each call: O_NONBLOCK belongs to the open socket, so who sent us a
-descriptor and kept a copy could take it away again.  What cannot be sent at once is queued up to a bound
-(unix(7), SOCK_SEQPACKET: one sendmsg is one frame, whole or not at all).
+Everything is non-blocking (but see ``let_receive_wait``), by a flag with each call: O_NONBLOCK belongs to the open
+socket, so who sent us a descriptor and kept a copy could take it away again.  What cannot be sent at once is queued
+up to a bound (unix(7), SOCK_SEQPACKET: one sendmsg is one frame, whole or not at all).
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from types import TracebackType
 from tlspool_common import limits
 from tlspool_common.codec import BadFrame, decode_untrusted, encode, header_untrusted
 from tlspool_common.fd import OwnedFd
-from tlspool_common.messages import BY_CODE, BY_MESSAGE, TABLE, Message, Party
+from tlspool_common.messages import TABLE, Message, Party, Row
+
+_OUTGOING: dict[tuple[Party, Party], dict[type[Message], Row]] = {}
+_INCOMING: dict[tuple[Party, Party], dict[int, Row]] = {}
+for _row in TABLE:
+    _OUTGOING.setdefault((_row.sender, _row.receiver), {})[_row.message] = _row
+    _INCOMING.setdefault((_row.sender, _row.receiver), {})[_row.code] = _row
+
+_SENDING = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+_RECEIVING = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+"""Plain numbers: to combine the enumeration's members takes microseconds, for each frame."""
 
 _CONTROL_B = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 """Room for more descriptors than any row has, so that a surplus is seen (and closed) rather than truncated."""
@@ -70,7 +81,10 @@ class Channel:
         self._queue: deque[tuple[bytes, OwnedFd | None]] = deque()
         self._queued_b = 0
         self._seen: set[int] = set()
-        self._must_open_with = next((r.code for r in TABLE if r.first and (r.sender, r.receiver) == (peer, me)), None)
+        self._receiving = _RECEIVING
+        self._outgoing = _OUTGOING.get((me, peer), {})
+        self._incoming = _INCOMING.get((peer, me), {})
+        self._must_open_with = next((row.code for row in self._incoming.values() if row.first), None)
 
     def fileno(self) -> int:
         """Return the number to poll; -1 once closed."""
@@ -99,8 +113,8 @@ class Channel:
             ChannelClosed: the other end is gone, or has not read for too long.
         """
         try:
-            row = BY_MESSAGE[type(message)]
-            if (row.sender, row.receiver) != (self.me, self.peer) or row.fds != (fd is not None):
+            row = self._outgoing.get(type(message))
+            if row is None or row.fds != (fd is not None):
                 raise BadFrame(f"{type(message).__name__} is not for {self.me} -> {self.peer}")
             frame = encode(row.code, exchange, message)
             if len(frame) > limits.FRAME_B:
@@ -109,9 +123,10 @@ class Channel:
             if fd is not None:
                 fd.close()
             raise
+        if not self._queue and self._send(frame, fd):
+            return
         self._queue.append((frame, fd))
         self._queued_b += len(frame)
-        self.flush()
         if self._queued_b > limits.CHANNEL_QUEUE_B:
             self.close()
             raise ChannelClosed(f"{self.peer} does not read its channel")
@@ -124,20 +139,39 @@ class Channel:
         """
         while self._queue:
             frame, fd = self._queue[0]
-            rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd.fileno()]))]
-            try:
-                self._sock.sendmsg([frame], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
+            if not self._send(frame, fd):
                 return
-            except OSError as error:
-                self.close()
-                raise ChannelClosed(f"{self.peer}: {error.strerror}") from None
             self._queue.popleft()
             self._queued_b -= len(frame)
+
+    def _send(self, frame: bytes, fd: OwnedFd | None) -> bool:
+        """Send a frame if the socket takes it; its descriptor is closed then, and when the channel is over."""
+        try:
+            if fd is None:
+                self._sock.send(frame, _SENDING)
+            else:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd.fileno()]))
+                self._sock.sendmsg([frame], [rights], _SENDING)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.close()
             if fd is not None:
                 fd.close()
+            raise ChannelClosed(f"{self.peer}: {error.strerror}") from None
+        if fd is not None:
+            fd.close()
+        return True
 
     # --- in -------------------------------------------------------------------------------------------
+
+    def let_receive_wait(self) -> None:
+        """Let ``receive`` wait until there is something: for threads, each of which the kernel gives another frame.
+
+        Only for a process of which nobody has a copy of this end.
+        """
+        self._sock.setblocking(True)
+        self._receiving = _RECEIVING & ~int(socket.MSG_DONTWAIT)
 
     def receive(self) -> Received | None:
         """Return the next message, or None when there is none at the moment.
@@ -153,7 +187,7 @@ class Channel:
         except OSError as error:
             self.close()
             raise ChannelClosed(f"{self.peer}: {error.strerror}") from None
-        fds = fds_of(control)
+        fds = fds_of(control) if control else []
         try:
             if not frame and not fds:
                 raise ChannelClosed(f"{self.peer} has closed its end")
@@ -167,20 +201,19 @@ class Channel:
             raise
 
     def _take(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
-        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
-            return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, flags)[:3]
+            return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, self._receiving)[:3]
         except ConnectionResetError:
             # The other end was closed with frames of ours unread.  That is told once, and before the last frames
             # that came from there, which are still to be had (Linux, unix_release_sock).
-            return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, flags)[:3]
+            return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, self._receiving)[:3]
 
     def _judge_untrusted(self, frame: bytes, flags: int, fds: list[OwnedFd]) -> Received:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _TRUNCATED:
             raise BadFrame("frame or descriptors truncated")
         code, exchange = header_untrusted(frame)
-        row = BY_CODE.get(code)
-        if row is None or (row.sender, row.receiver) != (self.peer, self.me):
+        row = self._incoming.get(code)
+        if row is None:
             raise BadFrame(f"code {code:#x} is not for this border")
         if len(fds) != row.fds:
             raise BadFrame(f"{row.message.__name__} came with {len(fds)} descriptors, not {row.fds}")

@@ -53,24 +53,26 @@ U64 = Annotated[int, Bits(64)]
 
 M = TypeVar("M")
 Writer = Callable[[Any, bytearray], None]
-Reader = Callable[[memoryview, int], tuple[Any, int]]
+Reader = Callable[[bytes, int], tuple[Any, int]]
 
 _INTEGER = {8: struct.Struct("!B"), 16: struct.Struct("!H"), 32: struct.Struct("!I"), 64: struct.Struct("!Q")}
 
 
 def _integer(bits: int) -> tuple[Writer, Reader]:
-    form = _INTEGER[bits]
+    beyond, size_b = 1 << bits, bits // 8
+    pack = _INTEGER[bits].pack
+    unpack_from = _INTEGER[bits].unpack_from
 
     def write(value: Any, out: bytearray) -> None:
-        if not isinstance(value, int) or not 0 <= value < 1 << bits:
+        if not isinstance(value, int) or not 0 <= value < beyond:
             raise BadFrame(f"{value!r} is no unsigned {bits}-bit integer")
-        out += form.pack(value)
+        out += pack(value)
 
-    def read(frame: memoryview, at: int) -> tuple[int, int]:
-        end = at + form.size
+    def read(frame: bytes, at: int) -> tuple[int, int]:
+        end = at + size_b
         if end > len(frame):
             raise BadFrame("frame ends inside an integer")
-        return form.unpack_from(frame, at)[0], end
+        return unpack_from(frame, at)[0], end
 
     return write, read
 
@@ -81,7 +83,7 @@ def _boolean() -> tuple[Writer, Reader]:
     def write(value: Any, out: bytearray) -> None:
         write_octet(int(bool(value)), out)
 
-    def read(frame: memoryview, at: int) -> tuple[bool, int]:
+    def read(frame: bytes, at: int) -> tuple[bool, int]:
         value, end = read_octet(frame, at)
         if value > 1:
             raise BadFrame(f"{value} is no boolean")
@@ -92,36 +94,43 @@ def _boolean() -> tuple[Writer, Reader]:
 
 def _enumeration(kind: type[IntEnum], bits: int) -> tuple[Writer, Reader]:
     write_integer, read_integer = _integer(bits)
+    members = {int(member): member for member in kind}
 
-    def read(frame: memoryview, at: int) -> tuple[IntEnum, int]:
+    def read(frame: bytes, at: int) -> tuple[IntEnum, int]:
         value, end = read_integer(frame, at)
-        try:
-            return kind(value), end
-        except ValueError:
-            raise BadFrame(f"{value} is no {kind.__name__}") from None
+        member = members.get(value)
+        if member is None:
+            raise BadFrame(f"{value} is no {kind.__name__}")
+        return member, end
 
     return write_integer, read
 
 
 def _octets(bound_b: int) -> tuple[Writer, Reader]:
-    write_length, read_length = _integer(16 if bound_b < 1 << 16 else 32)
+    # Lengths are written and read in here, not by _integer: there is one in nearly each field, and calls cost.
+    length = _INTEGER[16 if bound_b < 1 << 16 else 32]
+    pack, unpack_from, length_b = length.pack, length.unpack_from, length.size
 
     def write(value: Any, out: bytearray) -> None:
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise BadFrame(f"{type(value).__name__} where bytes belong")
-        if len(value) > bound_b:
-            raise BadFrame(f"{len(value)} bytes where at most {bound_b} are allowed")
-        write_length(len(value), out)
+        size = len(value)
+        if size > bound_b:
+            raise BadFrame(f"{size} bytes where at most {bound_b} are allowed")
+        out += pack(size)
         out += value
 
-    def read(frame: memoryview, at: int) -> tuple[bytes, int]:
-        size, at = read_length(frame, at)
-        end = at + size
+    def read(frame: bytes, at: int) -> tuple[bytes, int]:
+        begin = at + length_b
+        if begin > len(frame):
+            raise BadFrame("frame ends inside an integer")
+        size: int = unpack_from(frame, at)[0]
+        end = begin + size
         if size > bound_b:
             raise BadFrame(f"{size} bytes announced where at most {bound_b} are allowed")
         if end > len(frame):
             raise BadFrame("frame ends inside a byte string")
-        return bytes(frame[at:end]), end
+        return frame[begin:end], end
 
     return write, read
 
@@ -137,7 +146,7 @@ def _text(bound_b: int) -> tuple[Writer, Reader]:
         except UnicodeEncodeError:
             raise BadFrame("text that is not Unicode") from None
 
-    def read(frame: memoryview, at: int) -> tuple[str, int]:
+    def read(frame: bytes, at: int) -> tuple[str, int]:
         value, end = read_octets(frame, at)
         try:
             return value.decode("utf-8"), end
@@ -158,7 +167,7 @@ def _several(item: type, bounds: Items) -> tuple[Writer, Reader]:
         for each in value:
             write_item(each, out)
 
-    def read(frame: memoryview, at: int) -> tuple[tuple[Any, ...], int]:
+    def read(frame: bytes, at: int) -> tuple[tuple[Any, ...], int]:
         count, at = read_count(frame, at)
         if count > bounds.count:
             raise BadFrame(f"{count} items announced where at most {bounds.count} are allowed")
@@ -210,11 +219,12 @@ def encode(code: int, exchange: int, message: object) -> bytes:
         BadFrame: a field is out of its bounds; the text names message and field.
     """
     out = bytearray(HEADER.pack(code, exchange))
-    for name, write, _ in plan(type(message)):
-        try:
+    name = ""
+    try:
+        for name, write, _ in plan(type(message)):
             write(getattr(message, name), out)
-        except BadFrame as bad:
-            raise BadFrame(f"{type(message).__name__}.{name}: {bad}") from None
+    except BadFrame as bad:
+        raise BadFrame(f"{type(message).__name__}.{name}: {bad}") from None
     return bytes(out)
 
 
@@ -236,14 +246,15 @@ def decode_untrusted(kind: type[M], frame: bytes | memoryview) -> M:
     Raises:
         BadFrame: any field is short, beyond its bound or malformed, or bytes are left over.
     """
-    view = memoryview(frame)
+    data = bytes(frame)  # bytes are not copied
     at = HEADER.size
     values: dict[str, Any] = {}
-    for name, _, read in plan(kind):
-        try:
-            values[name], at = read(view, at)
-        except BadFrame as bad:
-            raise BadFrame(f"{kind.__name__}.{name}: {bad}") from None
-    if at != len(view):
-        raise BadFrame(f"{kind.__name__}: {len(view) - at} bytes left over")
+    name = ""
+    try:
+        for name, _, read in plan(kind):
+            values[name], at = read(data, at)
+    except BadFrame as bad:
+        raise BadFrame(f"{kind.__name__}.{name}: {bad}") from None
+    if at != len(data):
+        raise BadFrame(f"{kind.__name__}: {len(data) - at} bytes left over")
     return kind(**values)

@@ -96,8 +96,8 @@ async def _converse(
             writer.close()
 
 
-def bind(path: Path, mode: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
-    """Listen at ``path``, replacing the socket a predecessor left behind.
+def bind(path: Path, mode: int, kind: int = socket.SOCK_STREAM, owner: tuple[int, int] = (-1, -1)) -> socket.socket:
+    """Listen at ``path``, replacing the socket a predecessor left behind; ``owner`` is user and group, -1 our own.
 
     Raises:
         PoolError: SETTING_INVALID, the path cannot be used.
@@ -112,6 +112,8 @@ def bind(path: Path, mode: int, kind: int = socket.SOCK_STREAM) -> socket.socket
             sock.bind(str(path))
         finally:
             os.umask(mask)
+        if owner != (-1, -1):
+            os.chown(path, *owner)
         path.chmod(mode)
         sock.listen(128)
         sock.setblocking(False)

@@ -89,6 +89,17 @@ class Code(IntEnum):
     CALLBACK_TIMEOUT = 117
     RECORD_MALFORMED = 118
     SESSION_UNKNOWN = 119
+    CTLKEY_DETACHED = 120
+    CTLKEY_ATTACHED = 121
+    CTLKEY_NOT_YOURS = 122
+    REMOTEID_NOT_GENERAL = 123
+    EXPORT_UNAVAILABLE = 124
+    INFOKIND_UNKNOWN = 125
+    INFO_NOT_FOUND = 126
+    REAUTH_NOT_FOUND = 127
+    REAUTH_BUSY = 128
+    REAUTH_INSECURE = 129
+    SERVICE_SHARED = 131
 
     LOCALID_UNKNOWN = 201
     LOCALID_NOT_DISCLOSED = 202
@@ -98,6 +109,14 @@ class Code(IntEnum):
     FACILITY_DENIED = 206
     CALLER_GONE = 207
     SESSION_KILLED = 208
+    LOCALID_REFUSED = 209
+    ACCESS_DENIED = 210
+    CTLKEY_FOREIGN = 211
+    PINENTRY_TAKEN = 231
+    LIDENTRY_TAKEN = 232
+    SERVICE_DENIED = 233
+    CHOICE_REFUSED = 234
+    CHOICE_TIMEOUT = 235
 
     REMOTE_NOT_TLS = 301
     REMOTE_ALERT = 302
@@ -132,12 +151,14 @@ class Code(IntEnum):
     GRANT_EXPIRED = 514
     SCHEME_REFUSED = 515
     KEYD_UNREACHABLE = 516
+    PIN_LAST_TRY = 517
 
     NO_KEYD = 601
     NO_WORKER = 602
     WORKER_DIED = 603
     STOPPING = 604
     DATABASE = 605
+    WORKER_SLOW = 606
 
     SETTING_INVALID = 701
     PROVIDER_ABSENT = 702
@@ -236,6 +257,57 @@ TABLE: dict[Code, Entry] = {
         _C.CONNECTION_DRIVER_SETUP, "a database record is malformed", "write the record again with the tlspool command"
     ),
     Code.SESSION_UNKNOWN: Entry(_C.CTLKEY_NOT_FOUND, "there is no such session", "list them: tlspool sessions"),
+    Code.CTLKEY_DETACHED: Entry(
+        _C.CTLKEY_DETACHED, "the session is detached already", "nothing is left to do; CONTROL_REATTACH takes it back"
+    ),
+    Code.CTLKEY_ATTACHED: Entry(
+        _C.CTLKEY_ATTACHED,
+        "the session is controlled by a connection already",
+        "let that connection detach it first, or end",
+    ),
+    Code.CTLKEY_NOT_YOURS: Entry(
+        _C.CTLKEY_NOT_YOURS,
+        "another connection controls the session",
+        "detach it over the connection that controls it",
+    ),
+    Code.REMOTEID_NOT_GENERAL: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote identity in the answer does not generalise the one of the request",
+        "send it back as it came, or a selector that matches it",
+    ),
+    Code.EXPORT_UNAVAILABLE: Entry(
+        _C.PRNG_UNAVAILABLE,
+        "no keying material for this label, context or length",
+        "use a registered label or EXPERIMENTAL-..., and lengths that fit the buffer",
+    ),
+    Code.INFOKIND_UNKNOWN: Entry(
+        _C.INFOKIND_UNKNOWN, "this kind of information is not known", "docs/protocol.md lists the kinds"
+    ),
+    Code.INFO_NOT_FOUND: Entry(
+        _C.INFO_NOT_FOUND,
+        "the session has no such information, or it is another",
+        "see docs/protocol.md for what each kind needs",
+    ),
+    Code.REAUTH_NOT_FOUND: Entry(
+        _C.RENOGIATE_NOT_FOUND,
+        "the control key names no session of this connection",
+        "use the key of a live session that this connection controls",
+    ),
+    Code.REAUTH_BUSY: Entry(
+        _C.RENOGIATE_NOT_INTERRUPTABLE,
+        "the session cannot be interrupted now",
+        "wait for the answer that is under way; a session that one side has closed cannot be asked",
+    ),
+    Code.REAUTH_INSECURE: Entry(
+        _C.RENOGIATE_WOULD_BE_INSECURE,
+        "the remote cannot be asked again over this session",
+        "only a server can, over TLS 1.3, a client that offered post_handshake_auth",
+    ),
+    Code.SERVICE_SHARED: Entry(
+        _C.COMMAND_NOTIMPL,
+        "a PIN service needs a connection of its own",
+        "register over a connection that carries nothing else",
+    ),
     Code.LOCALID_UNKNOWN: Entry(
         _C.CONNECTION_DRIVER_SETUP,
         "there is no usable credential for this local identity and role",
@@ -267,6 +339,44 @@ TABLE: dict[Code, Entry] = {
     ),
     Code.SESSION_KILLED: Entry(
         _C.STIRRED_NOT_SHAKEN, "an operator of the pool ended the session", "ask the operator; trying again is harmless"
+    ),
+    Code.LOCALID_REFUSED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the application accepted none of the local identities that were proposed",
+        "answer STARTTLS_LOCALID with an identity, or send STARTTLS without LOCALID_CHECK",
+    ),
+    Code.ACCESS_DENIED: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "this program may not use that identity, role or service here",
+        "ask the operator for an `access` line that allows it",
+    ),
+    Code.CTLKEY_FOREIGN: Entry(
+        _C.CTLKEY_NOT_YOURS,
+        "the session was made by another user",
+        "reattach as the user that made it, or set `reattach anybody`",
+    ),
+    Code.PINENTRY_TAKEN: Entry(
+        _C.PINENTRY_NOT_VACANT,
+        "another program is the PIN service, or this one is registered already",
+        "end that one first; tlspool status names it",
+    ),
+    Code.LIDENTRY_TAKEN: Entry(
+        _C.LIDENTRY_NOT_VACANT,
+        "another program of this user chooses identities, or this one is registered already",
+        "end that one first; tlspool status names it",
+    ),
+    Code.SERVICE_DENIED: Entry(
+        _C.FACILITY_STARTTLS, "this user may not serve PINs", "name the user in pin_services, and restart keyd"
+    ),
+    Code.CHOICE_REFUSED: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the program that chooses identities chose none that can be used",
+        "try again, and choose another",
+    ),
+    Code.CHOICE_TIMEOUT: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the program that chooses identities did not answer in time",
+        "answer sooner, or register with a longer timeout",
     ),
     Code.REMOTE_NOT_TLS: Entry(
         _C.STIRRED_NOT_SHAKEN, "the remote does not speak TLS", "check that the remote starts TLS on this port"
@@ -350,13 +460,18 @@ TABLE: dict[Code, Entry] = {
     Code.PIN_MISSING: Entry(
         _C.STIRRED_NOT_SHAKEN,
         "the token needs a PIN and none is known",
-        "set pkcs11_pin_file, or give keyd a systemd credential",
+        "set pkcs11_pin_file, give keyd a systemd credential, or run: tlspool pin",
     ),
     Code.PIN_WRONG: Entry(
         _C.STIRRED_NOT_SHAKEN, "the token refused the PIN; it is not tried again", "correct the PIN and restart keyd"
     ),
     Code.PIN_LOCKED: Entry(
         _C.STIRRED_NOT_SHAKEN, "the token's PIN is locked", "unlock it with the security officer's PIN"
+    ),
+    Code.PIN_LAST_TRY: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "one more wrong PIN would lock the token; it is not tried",
+        "log in to the token once by hand, with p11tool --login",
     ),
     Code.TOKEN_GONE: Entry(
         _C.STIRRED_NOT_SHAKEN, "the token is not present", "insert it again; later sessions will use it without restart"
@@ -392,6 +507,9 @@ TABLE: dict[Code, Entry] = {
     ),
     Code.STOPPING: Entry(_C.CLIENT_DISCONNECT, "the pool is stopping", "try again when it has been started"),
     Code.DATABASE: Entry(_C.CONNECTION_DRIVER_SETUP, "a database could not be read", "look at the broker's log"),
+    Code.WORKER_SLOW: Entry(
+        _C.ENTANGLED_THREADS, "the worker did not answer in time", "look at its load, and at the log of tlspool-worker"
+    ),
     Code.SETTING_INVALID: Entry(_C.CONNECTION_DRIVER_SETUP, "a setting is invalid", "correct the named setting"),
     Code.PROVIDER_ABSENT: Entry(
         _C.CONNECTION_DRIVER_SETUP, "the OpenSSL provider is not in effect", "build it: pip install ."

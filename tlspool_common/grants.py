@@ -17,13 +17,13 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 from tlspool_common import limits
 from tlspool_common.codec import HEADER, U32, U64, BadFrame, decode_untrusted, encode
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import SideField
+from tlspool_common.record import named_record
 
 _MARK = 0x4752
 """Takes the place of a message code, so that a grant can be mistaken for nothing else."""
@@ -31,7 +31,7 @@ _MARK = 0x4752
 _SEAL_B = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class Grant:
     """One signature by ``key_uri``, for one session on one worker in one role, until ``expires_ms``."""
 

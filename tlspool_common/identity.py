@@ -24,6 +24,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
@@ -54,6 +55,7 @@ class Donai:
         return _address(self.domain) is not None
 
 
+@lru_cache(maxsize=1024)  # a session asks several times about the same two; 1024 longest texts are 0.5 MiB
 def parse_untrusted(text: str) -> Donai:
     """Read an identity and bring it in normal form.
 
@@ -196,6 +198,8 @@ def _malformed(text: str, why: str) -> PoolError:
 
 
 def _address(domain: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    if ":" not in domain and not domain[-1:].isdigit():
+        return None  # the usual case; it saves asking a module that answers by an exception
     bare = domain[1:-1] if domain.startswith("[") and domain.endswith("]") else domain
     if "%" in bare:
         return None  # a zone is of this host only, and no certificate can name it

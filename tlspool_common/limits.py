@@ -57,6 +57,9 @@ LISTED_KEYS = 128
 KEY_LINE_B = KEY_URI_B + 48
 """A line of that list: two words of a table, and the URI."""
 
+TOLD_B = 350
+"""What is told of a session that relays: the buffer of PIOC_PRNG, which is a little larger than that of PIOC_INFO."""
+
 GRANT_LIFE_S = 300
 """Longest life of a grant.  The broker takes the handshake's deadline where that is nearer."""
 

@@ -64,6 +64,10 @@ class Log:
         self._least = LEVELS[level]
         self._journal = "JOURNAL_STREAM" in os.environ
 
+    def wants(self, level: str) -> bool:
+        """Whether facts of a level are written: where there are many, it spares making them."""
+        return LEVELS[level] <= self._least
+
     def note(self, level: str, event: str, **fields: Value) -> None:
         """Write one fact, if its level counts."""
         number = LEVELS[level]

@@ -15,12 +15,21 @@ table, so that it cannot change silently.  docs/messages.md is generated from it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
 from typing import Annotated
 
 from tlspool_common import limits
 from tlspool_common.codec import U8, U16, U32, U64, Bits, Items
+from tlspool_common.message import Message as Message
+from tlspool_common.messages_relaying import AskedByRemote as AskedByRemote
+from tlspool_common.messages_relaying import AskExport as AskExport
+from tlspool_common.messages_relaying import AskFact as AskFact
+from tlspool_common.messages_relaying import AskRemote as AskRemote
+from tlspool_common.messages_relaying import Fact as Fact
+from tlspool_common.messages_relaying import RemoteTold as RemoteTold
+from tlspool_common.messages_relaying import Told as Told
+from tlspool_common.record import named_record, record
 
 PROTOCOL = 1
 
@@ -33,12 +42,6 @@ class Party(StrEnum):
     WORKER = "worker"
     KEYD = "keyd"
     TOKEN = "token"
-
-
-class Message:
-    """Base of everything that crosses a border."""
-
-    __slots__ = ()
 
 
 class Side(IntEnum):
@@ -96,7 +99,7 @@ def prose(text: str) -> str:
 # --- worker master <-> broker ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class MasterHello(Message):
     """The worker master introduces itself."""
 
@@ -104,7 +107,7 @@ class MasterHello(Message):
     pid: U32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class WorkerBorn(Message):
     """A worker was forked; the descriptor is the broker's end of its channel."""
 
@@ -112,7 +115,7 @@ class WorkerBorn(Message):
     pid: U32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class WorkerGone(Message):
     """A worker was reaped; ``status`` is a tlspool_worker exit code, or 128 + signal number."""
 
@@ -121,14 +124,14 @@ class WorkerGone(Message):
     meaning: Prose
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class SpawnWorkers(Message):
     """Fork ``count`` more workers."""
 
     count: U16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class RetireWorker(Message):
     """Take no more sessions to this worker: it ends after its last one (at once when ``kill``)."""
 
@@ -139,7 +142,7 @@ class RetireWorker(Message):
 # --- keyd <-> broker ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class KeydHello(Message):
     """The key daemon introduces itself and hands over the secret that seals grants."""
 
@@ -148,21 +151,21 @@ class KeydHello(Message):
     grant_secret: Annotated[bytes, 32] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class KeyChannel(Message):
     """Serve this worker over the descriptor; forget an older channel of the same worker."""
 
     worker_id: U32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class KeyQuestion(Message):
     """Does this key exist and can it be used?  Logs in when needed, signs nothing."""
 
     uri: Annotated[str, limits.KEY_URI_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class KeyAnswer(Message):
     """``code`` is 0, or a stable code of tlspool_common.errors; ``spki`` may be empty if unknown."""
 
@@ -171,10 +174,22 @@ class KeyAnswer(Message):
     spki: Annotated[bytes, limits.SPKI_B]
 
 
+@named_record
+class PinService(Message):
+    """A program that asks people for PINs has registered at the application socket; the descriptor is its connection.
+
+    What it said is in here, but for texts, which a registration has no use for.  From now on it speaks with keyd.
+    """
+
+    reqid: U16
+    flags: U32
+    timeout_us: U32
+
+
 # --- worker <-> keyd ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class SignHandshake(Message):
     """Ask for a signature over TLS handshake content, never over a digest.
 
@@ -187,7 +202,7 @@ class SignHandshake(Message):
     content: Annotated[bytes, limits.SIGN_CONTENT_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class Signed(Message):
     """The signature, as it goes on the wire of TLS; or a non-zero stable code and no signature."""
 
@@ -198,21 +213,24 @@ class Signed(Message):
 # --- keyd <-> its token processes -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenOpen(Message):
     """Load the module and log in with this PIN (empty: none is known) to tokens matching ``token_uri``.
 
     ``pin_refused_by`` names tokens that did not take this PIN before, and must not be asked again.
+    ``typed_pin_secrets`` are PINs that somebody typed, for the tokens in ``typed_pin_tokens``, in the same order.
     """
 
     module: Annotated[str, limits.PATH_B]
     token_uri: Annotated[str, limits.KEY_URI_B]
     pin_secret: Annotated[bytes, limits.PIN_B] = field(repr=False)
     pin_refused_by: Annotated[tuple[str, ...], Items(64, limits.KEY_URI_B)]
+    typed_pin_tokens: Annotated[tuple[str, ...], Items(64, limits.KEY_URI_B)] = ()
+    typed_pin_secrets: Annotated[tuple[bytes, ...], Items(64, limits.PIN_B)] = field(default=(), repr=False)
     sessions: U16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenOpened(Message):
     """``code`` 0: ready.  Otherwise why not; ``tokens`` describes what was found, one line each."""
 
@@ -221,7 +239,7 @@ class TokenOpened(Message):
     tokens: Annotated[tuple[str, ...], Items(64, limits.KEY_URI_B)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenSign(Message):
     """Sign recognised content.  ``spki_sha256`` is the public key the caller's certificate names."""
 
@@ -231,7 +249,7 @@ class TokenSign(Message):
     content: Annotated[bytes, limits.SIGN_CONTENT_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenSigned(Message):
     """The signature in TLS form, or a stable code and the CKR_ name."""
 
@@ -240,14 +258,14 @@ class TokenSigned(Message):
     signature: Annotated[bytes, limits.SIGNATURE_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenFind(Message):
     """Find a private key."""
 
     uri: Annotated[str, limits.KEY_URI_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenFound(Message):
     """What was found; ``spki`` is empty when the token keeps no public key."""
 
@@ -256,14 +274,14 @@ class TokenFound(Message):
     spki: Annotated[bytes, limits.SPKI_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenList(Message):
     """List the private keys on the tokens that can be used, leaving out the first ``skip``."""
 
     skip: U32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TokenListed(Message):
     """Keys in the order of their URIs, each as ``KIND STATE URI``; ``more`` when there are others behind them."""
 
@@ -276,21 +294,21 @@ class TokenListed(Message):
 # --- broker <-> worker ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class UseKeyChannel(Message):
     """The descriptor is the worker's way to keyd from now on."""
 
     worker_id: U32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TrustBegin(Message):
     """A new trust generation follows; the worker forgets generations no session uses."""
 
     generation: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class TrustAnchor(Message):
     """One anchor of a generation; ``for_sides`` is a bit set: 1 local clients, 2 local servers."""
 
@@ -299,7 +317,7 @@ class TrustAnchor(Message):
     certificate: CertificateDer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class StartSession(Message):
     """Shake hands over the descriptor.  What the worker may do is all in here and in UseCredential."""
 
@@ -317,18 +335,23 @@ class StartSession(Message):
     sni: Annotated[str, limits.SNI_B]  # client: name to send; empty: none
     remote_name: DonaiText  # DoNAI the remote must prove; empty: any that verifies
     domain_represents_user: bool
+    peer: bool = False  # either role: a client until the remote's ClientHello says otherwise (ClientHelloSeen)
+    listen_ms: U16 = 0  # peer: how long the remote may begin, before we do
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class ClientHelloSeen(Message):
-    """Server side: who are we?  Names as sent by the remote, not yet trusted in any way."""
+    """Server side: who are we?  Names as sent by the remote, not yet trusted in any way.
+
+    Of a peer it says that we are the server, and takes back the credentials that the client was given.
+    """
 
     session_id: U64
     sni: Annotated[str, limits.SNI_B]
     alpn: Annotated[bytes, limits.ALPN_B]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class UseCredential(Message):
     """One credential for this session: leaf first, then its issuers; a grant for one signature.
 
@@ -341,14 +364,14 @@ class UseCredential(Message):
     grant: GrantBytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class Proceed(Message):
     """Go on with the handshake with the credentials given so far (a client may have none)."""
 
     session_id: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class HandshakeDone(Message):
     """Facts of a finished handshake.  The handshake is over on the wire; the application still waits."""
 
@@ -364,7 +387,7 @@ class HandshakeDone(Message):
     remote_sha256: Annotated[bytes, 32]  # of the leaf certificate; empty when there is none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class HandshakeFailed(Message):
     """The handshake did not succeed; the socket is closed.  ``detail`` is for log and operator."""
 
@@ -374,14 +397,14 @@ class HandshakeFailed(Message):
     detail: Prose
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class PlainConnected(Message):
     """The descriptor is the plaintext end: start to relay."""
 
     session_id: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class EndSession(Message):
     """Stop: in a handshake with this alert (255: none), in the relay with close_notify."""
 
@@ -389,7 +412,7 @@ class EndSession(Message):
     alert: U8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@named_record
 class SessionEnded(Message):
     """A relaying session is over, or an EndSession was carried out."""
 
@@ -400,7 +423,7 @@ class SessionEnded(Message):
     detail: Prose
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """One line of the table."""
 
@@ -426,6 +449,7 @@ TABLE: tuple[Row, ...] = (
     Row(0x22, KeyChannel, _B, _K, fds=1),
     Row(0x24, KeyQuestion, _B, _K, answer=KeyAnswer),
     Row(0x25, KeyAnswer, _K, _B),
+    Row(0x26, PinService, _B, _K, fds=1),
     Row(0x30, SignHandshake, _W, _K, fds=1, answer=Signed),
     Row(0x31, Signed, _K, _W),
     Row(0x40, TokenOpen, _K, _T, answer=TokenOpened, first=True),
@@ -448,6 +472,12 @@ TABLE: tuple[Row, ...] = (
     Row(0x6C, PlainConnected, _B, _W, fds=1),
     Row(0x6E, EndSession, _B, _W),
     Row(0x70, SessionEnded, _W, _B),
+    Row(0x72, AskExport, _B, _W),
+    Row(0x74, AskFact, _B, _W),
+    Row(0x76, Told, _W, _B),
+    Row(0x78, AskRemote, _B, _W),
+    Row(0x7A, RemoteTold, _W, _B),
+    Row(0x7C, AskedByRemote, _W, _B),
 )
 
 BY_CODE = {row.code: row for row in TABLE}

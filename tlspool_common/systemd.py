@@ -29,6 +29,7 @@ def notify(text: str) -> None:
 def listen_fds() -> dict[str, OwnedFd]:
     """Take the sockets systemd opened, by FileDescriptorName (sd_listen_fds_with_names(3)).
 
+    A name that several have, as those of one socket unit do, is given a number: ``app``, ``app#4``.
     The variables are removed, so that no child believes that it was meant.
     """
     count = os.environ.pop("LISTEN_FDS", "0")
@@ -39,5 +40,6 @@ def listen_fds() -> dict[str, OwnedFd]:
     for offset in range(int(count)):
         fd = _FIRST_FD + offset
         os.set_inheritable(fd, False)
-        found[names[offset] if offset < len(names) and names[offset] else str(fd)] = OwnedFd(fd)
+        name = names[offset] if offset < len(names) and names[offset] else str(fd)
+        found[f"{name}#{fd}" if name in found else name] = OwnedFd(fd)
     return found

@@ -6,6 +6,7 @@
 
     grants.py     who may use a grant, once        recognise.py  what may be signed at all
     lookup.py     which seat has the key           seats.py      token processes, and requests in them
+    post.py       who is asked for PINs            patience.py   requests that wait for one
     listing.py    what keys there are              events.py     both vocabularies
 
 The order is that of trust.  Before the seal was found good nothing in a grant is believed; before the ledger
@@ -52,8 +53,12 @@ from tlspool_keyd.events import (
     KillToken,
     Note,
     PinChanged,
+    PinForgiven,
     SayReady,
     SendBroker,
+    ServiceArrived,
+    ServiceGone,
+    ServiceSaid,
     Timer,
     TimerFired,
     TokenLost,
@@ -64,6 +69,7 @@ from tlspool_keyd.events import (
 from tlspool_keyd.grants import Ledger
 from tlspool_keyd.listing import Listing
 from tlspool_keyd.lookup import Lookup
+from tlspool_keyd.post import Post
 from tlspool_keyd.recognise import Recognised, recognise_untrusted
 from tlspool_keyd.schemes import BY_NUMBER
 from tlspool_keyd.seats import Outcome, Seats
@@ -86,13 +92,17 @@ second, and must not fill the disk; how many more there were is written instead.
 class KeydCore:
     """All of keyd but its sockets, its processes and the PIN."""
 
-    def __init__(self, settings: Settings, grant_secret: bytes, pid: int) -> None:
+    def __init__(self, settings: Settings, grant_secret: bytes, pid: int, *, asks_for_pins: bool = False) -> None:
+        """``asks_for_pins``: there is no PIN in the configuration, so a PIN service is asked."""
         modules = [(module.path, module.token_uri) for module in settings.pkcs11]
         self._grant_secret = grant_secret
         self._pid = pid
         self._versions = (settings.tls_min_version, settings.tls_max_version)
         self._ledger = Ledger()
-        self._seats = Seats(modules, settings.pkcs11_sessions, settings.pkcs11_timeout_s * 1000)
+        self._post = Post(settings, asks_for_pins)
+        timeout_ms, pin_wait_ms = settings.pkcs11_timeout_s * 1000, settings.pin_wait_s * 1000
+        self._seats = Seats(modules, settings.pkcs11_sessions, timeout_ms, self._post, pin_wait_ms)
+        self._post.bind(self._seats.pin_typed, self._seats.review)
         self._lookup = Lookup(self._seats)
         self._workers: set[int] = set()
         self._broker_since_ms: float | None = None
@@ -122,6 +132,7 @@ class KeydCore:
             "waiting": self._seats.waiting,
             "grants_spent": len(self._ledger),
             "modules": self._seats.describe(pids),
+            "pin_service": self._post.describe(),
         }
 
     # --- events -----------------------------------------------------------------------------------------
@@ -130,6 +141,10 @@ class KeydCore:
         """Return what is to be done at the start."""
         effects = [*self._seats.start_all(now_ms), Arm(Timer(Clock.READY), READY_MS), ConnectBroker()]
         return effects + self._readiness()
+
+    def stop(self) -> list[Effect]:
+        """Return what is to be said at the end."""
+        return self._post.stop()
 
     def handle(self, event: Event, now_ms: float) -> list[Effect]:
         """Take an event at a time (milliseconds of CLOCK_BOOTTIME), and return what is to be done, in order."""
@@ -157,6 +172,14 @@ class KeydCore:
                 effects = self._seats.pin_changed(now_ms)
             case KeysAsked(ticket):
                 effects = Listing(self._seats, ticket).begin(now_ms)
+            case ServiceArrived(service, uid, gids, label):
+                effects = self._post.arrived(service, uid, gids, label)
+            case ServiceSaid(service, frame):
+                effects = self._post.said(service, frame, now_ms)
+            case ServiceGone(service, reason):
+                effects = self._post.gone(service, reason, now_ms)
+            case PinForgiven():
+                effects = self._post.forgive(now_ms)
             case _:
                 assert_never(event)
         return effects if self._ready else effects + self._readiness()
@@ -178,6 +201,8 @@ class KeydCore:
                 return [ConnectBroker()]
             case Clock.READY:
                 return self._readiness(late=True)
+            case Clock.PIN:
+                return self._seats.patience_expired(now_ms)
             case _:
                 assert_never(timer.clock)
 

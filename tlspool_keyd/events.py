@@ -6,9 +6,10 @@ A *generation* numbers a token process, a *ticket* the descriptor over which one
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
+from tlspool_common.appwire import Frame
 from tlspool_common.log import Value
 from tlspool_common.messages import (
     KeyAnswer,
@@ -25,6 +26,7 @@ from tlspool_common.messages import (
     TokenSign,
     TokenSigned,
 )
+from tlspool_common.record import record
 
 
 class Clock(Enum):
@@ -34,9 +36,10 @@ class Clock(Enum):
     DEADLINE = "the oldest request has waited long enough"
     OPENING = "a token process should have opened by now"
     READY = "say ready, whether or not all tokens have opened"
+    PIN = "a request has waited long enough for somebody to type a PIN"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timer:
     """A timer; ``number`` tells several of one kind apart."""
 
@@ -47,19 +50,19 @@ class Timer:
 # --- events -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BrokerConnected:
     """The broker's socket took our connection, and the broker runs as the user it should."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BrokerLost:
     """There is no connection to the broker (any more)."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BrokerSaid:
     """A message of the broker; the descriptor of a KeyChannel stays with the shell."""
 
@@ -67,7 +70,7 @@ class BrokerSaid:
     exchange: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerAsked:
     """A worker wants a signature."""
 
@@ -77,7 +80,7 @@ class WorkerAsked:
     ticket: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerLost:
     """A worker's channel is closed; ``broken`` when the worker broke the table."""
 
@@ -86,7 +89,7 @@ class WorkerLost:
     broken: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TokenSaid:
     """A message of a token process."""
 
@@ -95,7 +98,7 @@ class TokenSaid:
     exchange: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TokenLost:
     """A token process has ended; ``how`` says with what status."""
 
@@ -103,23 +106,66 @@ class TokenLost:
     how: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimerFired:
     """A timer that was armed."""
 
     timer: Timer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PinChanged:
     """The source of the PIN has another PIN than before."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeysAsked:
     """An operator wants to see the keys; the ticket is for the answer."""
 
     ticket: int
+
+
+@record
+class ServiceFrame:
+    """What a PIN service said.  The PIN itself stays with the shell; here is only whether there is one."""
+
+    reqid: int
+    cbid: int
+    cmd: int
+    flags: int = 0
+    timeout_us: int = 0
+    has_pin: bool = False
+
+
+@record
+class ServiceArrived:
+    """A program connected that may become the PIN service; user and groups are by word of the kernel."""
+
+    service: int
+    uid: int
+    gids: tuple[int, ...]
+    label: str
+
+
+@record
+class ServiceSaid:
+    """A PIN service sent a frame."""
+
+    service: int
+    frame: ServiceFrame
+
+
+@record
+class ServiceGone:
+    """The connection of a PIN service is over."""
+
+    service: int
+    reason: str
+
+
+@record
+class PinForgiven:
+    """An operator says that people may be asked for PINs again."""
 
 
 Event = (
@@ -133,17 +179,21 @@ Event = (
     | TimerFired
     | PinChanged
     | KeysAsked
+    | ServiceArrived
+    | ServiceSaid
+    | ServiceGone
+    | PinForgiven
 )
 
 # --- effects ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConnectBroker:
     """Try to connect; BrokerConnected or BrokerLost follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendBroker:
     """Send to the broker, if it is connected."""
 
@@ -151,14 +201,14 @@ class SendBroker:
     exchange: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AdoptWorker:
     """Serve the descriptor that came with the KeyChannel now being handled; close this worker's older one."""
 
     worker_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AnswerWorker:
     """Answer over the descriptor that came with the request, and close that."""
 
@@ -167,7 +217,7 @@ class AnswerWorker:
     exchange: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartToken:
     """Start a token process and send it TokenOpen; the PIN is the shell's and never comes here."""
 
@@ -175,9 +225,10 @@ class StartToken:
     module: str
     token_uri: str
     pin_refused_by: tuple[str, ...]
+    typed: tuple[str, ...] = ()  # tokens for which the shell keeps a PIN that somebody typed
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendToken:
     """Send to a token process."""
 
@@ -186,14 +237,14 @@ class SendToken:
     exchange: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KillToken:
     """End a token process, whatever it is doing."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AnswerKeys:
     """Tell an operator about the keys: one dictionary for each, and what could not be looked at."""
 
@@ -202,17 +253,49 @@ class AnswerKeys:
     troubles: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SayReady:
     """Tell the supervisor that we can serve."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class SendService:
+    """Send a frame to a PIN service."""
+
+    service: int
+    frame: Frame
+
+
+@record
+class CloseService:
+    """Close the connection of a PIN service, and say no more about it."""
+
+    service: int
+
+
+@record
+class KeepPin:
+    """Keep the PIN that came with the frame now being handled: it is for this token."""
+
+    service: int
+    module: str
+    token_uri: str
+
+
+@record
+class ForgetPin:
+    """Wipe the PIN that was kept for this token."""
+
+    module: str
+    token_uri: str
+
+
+@record
 class LookAtPin:
     """See whether the PIN's source has changed; PinChanged follows if so."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arm:
     """Fire this timer after so many milliseconds."""
 
@@ -220,7 +303,7 @@ class Arm:
     delay_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Note:
     """Write a line to the log."""
 
@@ -239,6 +322,10 @@ Effect = (
     | KillToken
     | AnswerKeys
     | SayReady
+    | SendService
+    | CloseService
+    | KeepPin
+    | ForgetPin
     | LookAtPin
     | Arm
     | Note

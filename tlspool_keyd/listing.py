@@ -33,7 +33,7 @@ class Listing:
         return effects if self._seats.seats else [self._answer()]
 
     def _ask(self, seat: Seat, skip: int, now_ms: float) -> list[Effect]:
-        return self._seats.submit(seat, TokenList(skip=skip), self._hear_of(seat, skip), now_ms)
+        return self._seats.submit(seat, TokenList(skip=skip), self._hear_of(seat, skip), now_ms, patient=False)
 
     def _hear_of(self, seat: Seat, skip: int) -> Done:
         def hear(outcome: Outcome, now_ms: float) -> list[Effect]:

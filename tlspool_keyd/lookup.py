@@ -14,6 +14,7 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import TokenFind, TokenSign
 from tlspool_keyd.events import Effect
 from tlspool_keyd.pkcs11uri import parse_untrusted
+from tlspool_keyd.seat import PIN_TROUBLE
 from tlspool_keyd.seats import Done, Outcome, Seat, Seats
 
 REMEMBERED = 4096
@@ -23,6 +24,7 @@ _MOST_TELLING = (
     Code.KEY_AMBIGUOUS,
     Code.PIN_WRONG,
     Code.PIN_LOCKED,
+    Code.PIN_LAST_TRY,
     Code.PIN_MISSING,
     Code.TOKEN_SLOW,
     Code.TOKEN_FAILED,
@@ -79,7 +81,8 @@ class Lookup:
 
         effects: list[Effect] = []
         for seat in seats:
-            effects += self._seats.submit(seat, TokenFind(uri=message.uri), hear_of(seat), now_ms)
+            # A seat that waits for its PIN must not keep one waiting that has the key.
+            effects += self._seats.submit(seat, TokenFind(uri=message.uri), hear_of(seat), now_ms, patient=False)
         return effects
 
     def _decide(
@@ -89,6 +92,9 @@ class Lookup:
         if len(found) > 1:
             where = ", ".join(str(seat.token_uri) for seat, _ in found)
             return done(Outcome(Code.KEY_AMBIGUOUS, f"behind {len(found)} pkcs11_token lines: {where}"), now_ms)
+        hopeful = [seat for seat, outcome in answers if outcome.code in PIN_TROUBLE and self._seats.pin_may_come(seat)]
+        if not found and hopeful:
+            return self._seats.submit(hopeful[0], message, done, now_ms)
         if not found:
             return done(min((outcome for _, outcome in answers), key=_rank), now_ms)
         seat, outcome = found[0]

@@ -3,7 +3,7 @@
     1. systemd credential   $CREDENTIALS_DIRECTORY/pkcs11-pin (systemd.exec(5), LoadCredentialEncrypted=)
     2. file                 the setting pkcs11_pin_file: a regular file of ours or root's that only its owner can read
     3. terminal             asked for once at the start, if standard input is one and there is neither of the others
-    4. nowhere              tokens that want no PIN can be used
+    4. nowhere              people are asked by way of a PIN service (post.py); tokens that want no PIN can be used
 
 The source is chosen at the start and stays.  A file is looked at again when a token had trouble with the PIN, and
 on SIGHUP; only a PIN that differs from the one in use counts as a change, as a wrong one must not be tried twice.
@@ -86,6 +86,44 @@ class PinSource:
         changed = pin_secret != self.pin_secret
         self.pin_secret = pin_secret
         return changed
+
+
+class Wallet:
+    """PINs that people typed, by module and token.  Each is overwritten when it is forgotten.
+
+    XXX Python copies: of a PIN on its way to a token process there are two more copies (TokenOpen, and its frame),
+    which are freed, and not overwritten.  keyd's memory is locked, and nobody can read it (lockdown.py).
+    """
+
+    def __init__(self) -> None:
+        self._pins: dict[tuple[str, str], bytearray] = {}
+
+    def __repr__(self) -> str:
+        return f"Wallet({len(self._pins)} PINs)"
+
+    def keep(self, module: str, token_uri: str, pin_secret: bytearray) -> None:
+        """Keep a PIN, in place of an older one; it belongs to the wallet from now on."""
+        self.forget(module, token_uri)
+        self._pins[module, token_uri] = pin_secret
+
+    def forget(self, module: str, token_uri: str) -> None:
+        """Wipe the PIN of a token, if there is one."""
+        if (pin_secret := self._pins.pop((module, token_uri), None)) is not None:
+            wipe(pin_secret)
+
+    def get(self, module: str, token_uri: str) -> bytes:
+        """Return the PIN of a token; empty if there is none."""
+        return bytes(self._pins.get((module, token_uri), b""))
+
+    def close(self) -> None:
+        """Wipe all."""
+        for module, token_uri in list(self._pins):
+            self.forget(module, token_uri)
+
+
+def wipe(secret: bytearray) -> None:
+    """Overwrite, in place."""
+    secret[:] = bytes(len(secret))
 
 
 def _seen(found: os.stat_result) -> _Seen:

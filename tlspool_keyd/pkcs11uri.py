@@ -17,6 +17,7 @@ import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NoReturn
 
 from tlspool_common import limits
@@ -153,6 +154,7 @@ def key_uri(place: Mapping[str, bytes], key_id: bytes, label: bytes) -> str:
     return text
 
 
+@lru_cache(maxsize=256)  # each signature names its key by one; one that is refused, for a PIN in it, is not kept
 def parse_untrusted(text: str) -> Pkcs11Uri:
     """Parse a URI.
 

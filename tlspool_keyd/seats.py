@@ -19,6 +19,8 @@ a successor, let it take over when it is open, and end the old one when it has a
   requests ran out of time, hangs and is killed; one that is only overloaded goes on answering.
 * A wrong PIN: remembered with module and token, and said to every later process, which will not try it.
   Two seats of one module must therefore not be able to mean the same token (``overlap``).
+* No PIN, and somebody who can be asked for it (post.py): the request waits (patience.py).  A PIN that was typed is
+  tried by a successor, as TokenOpen is the only message that brings PINs.
 
 Starts are limited to one a second for each seat (a start costs about 0.1 s of processor time), and to one
 in 30 s when the PIN is the trouble, as only a change of the PIN mends that (``pin_changed``).
@@ -29,22 +31,32 @@ Requests in a process are limited in number and bytes; the rest waits here, up t
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
 from tlspool_common.errors import Code, PoolError, code_of
 from tlspool_common.log import Value
-from tlspool_common.messages import (
-    TokenFind,
-    TokenFound,
-    TokenList,
-    TokenListed,
-    TokenOpened,
-    TokenSign,
-    TokenSigned,
-)
+from tlspool_common.messages import TokenOpened
 from tlspool_keyd.events import Arm, Clock, Effect, KillToken, LookAtPin, Note, SendToken, StartToken, Timer
-from tlspool_keyd.pkcs11uri import Pkcs11Uri, parse_untrusted
+from tlspool_keyd.patience import Patience
+from tlspool_keyd.pkcs11uri import parse_untrusted
+from tlspool_keyd.seat import (
+    ANSWER,
+    PIN_TROUBLE,
+    Answer,
+    Done,
+    Job,
+    Outcome,
+    Pins,
+    Process,
+    Request,
+    Seat,
+    all_ready,
+    has_token,
+    outcome_of,
+    overlap,
+)
+
+__all__ = ["Done", "Outcome", "Seat", "Seats", "overlap"]
 
 START_INTERVAL_MS = 1_000
 PIN_INTERVAL_MS = 30_000
@@ -67,80 +79,16 @@ IN_FLIGHT_B = 2 * 1024 * 1024
 JOBS = 4096
 """Requests waiting in all; a worker has 64 handshake threads, so this is 64 busy workers."""
 
-_PIN_TROUBLE = (Code.PIN_MISSING, Code.PIN_WRONG, Code.PIN_LOCKED)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a request: a signature, a public key or a list of keys, or a code and a detail."""
-
-    code: Code
-    detail: str = ""
-    payload: bytes = b""
-    keys: tuple[str, ...] = ()
-    more: bool = False
-
-
-Done = Callable[[Outcome, float], list[Effect]]
-Request = TokenSign | TokenFind | TokenList
-Answer = TokenSigned | TokenFound | TokenListed
-
-_ANSWER: dict[type, type] = {TokenSign: TokenSigned, TokenFind: TokenFound, TokenList: TokenListed}
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request on its way; ``done`` is called exactly once."""
-
-    message: Request
-    deadline_ms: float
-    done: Done
-    settled: bool = False
-    again: bool = False
-
-    @property
-    def size_b(self) -> int:
-        """Bytes that count against IN_FLIGHT_B."""
-        return len(self.message.content) if isinstance(self.message, TokenSign) else 0
-
-
-@dataclass(slots=True, eq=False)
-class Process:
-    """A token process."""
-
-    generation: int
-    started_ms: float
-    heard_ms: float  # when it last answered, or had nothing to answer
-    pin_number: int  # of the PIN it was started with
-    pending: dict[int, Job] = field(default_factory=dict)
-    pending_b: int = 0
-    timeouts: int = 0
-    doubtful: bool = False
-    draining: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Seat:
-    """One line ``pkcs11_token`` of the configuration."""
-
-    module: str
-    token_uri: Pkcs11Uri
-    current: Process | None = None
-    successor: Process | None = None
-    waiting: deque[Job] = field(default_factory=deque)  # for room in current
-    hoping: deque[Job] = field(default_factory=deque)  # for the successor
-    next_start_ms: float = 0
-    failure: Outcome = Outcome(Code.TOKEN_GONE)
-    tokens: tuple[str, ...] = ()
-    starts: int = 0
-    stumbled: bool = False  # the last process died while opening
-
 
 class Seats:
     """All seats and processes.  No I/O, no clock: every method returns effects."""
 
-    def __init__(self, modules: list[tuple[str, str]], sessions: int, timeout_ms: float) -> None:
+    def __init__(
+        self, modules: list[tuple[str, str]], sessions: int, timeout_ms: float, pins: Pins, pin_wait_ms: float
+    ) -> None:
         self.seats = [Seat(module, parse_untrusted(uri)) for module, uri in modules]
+        self._pins = pins
+        self._patience = Patience(pin_wait_ms)
         self._room = sessions + LOOK_AHEAD
         self._timeout_ms = timeout_ms
         self._processes: dict[int, tuple[Seat, Process]] = {}
@@ -155,7 +103,7 @@ class Seats:
     @property
     def waiting(self) -> int:
         """Requests that have no answer yet."""
-        return len(self._open)
+        return len(self._open) + len(self._patience)
 
     @property
     def opening(self) -> bool:
@@ -175,7 +123,7 @@ class Seats:
                     "state": state,
                     "pids": [pids[generation] for generation in mine if generation in pids],
                     "tokens": list(seat.tokens),
-                    "requests": sum(job in self._open for job in self._jobs_of(seat)),
+                    "requests": sum(not job.settled for job in self._jobs_of(seat)),
                     "starts": seat.starts,
                 }
             )
@@ -183,14 +131,17 @@ class Seats:
 
     def _jobs_of(self, seat: Seat) -> list[Job]:
         pending = [job for its, process in self._processes.values() if its is seat for job in process.pending.values()]
-        return [*pending, *seat.waiting, *seat.hoping]
+        return [*pending, *seat.waiting, *seat.hoping, *self._patience.of(seat)]
 
     # --- requests ---------------------------------------------------------------------------------------
 
-    def submit(self, seat: Seat, message: Request, done: Done, now_ms: float) -> list[Effect]:
-        """Send a request to a seat's process; ``done`` gets the outcome, possibly before this returns."""
-        job = Job(message, now_ms + self._timeout_ms, done)
-        if len(self._open) >= JOBS:
+    def submit(self, seat: Seat, message: Request, done: Done, now_ms: float, *, patient: bool = True) -> list[Effect]:
+        """Send a request to a seat's process; ``done`` gets the outcome, possibly before this returns.
+
+        One that is not ``patient`` does not wait for somebody to type a PIN.
+        """
+        job = Job(message, now_ms + self._timeout_ms, done, patient=patient)
+        if self.waiting >= JOBS:
             return self._settle(job, Outcome(Code.TOKEN_SLOW, f"{JOBS} requests wait already"), now_ms)
         self._open[job] = None
         effects = self._watch(now_ms)
@@ -201,7 +152,25 @@ class Seats:
         if self._may_hope(seat, now_ms):
             seat.hoping.append(job)
             return effects + self._start(seat, now_ms)
-        return effects + self._settle(job, seat.failure, now_ms)
+        return effects + self._fail(seat, [job], seat.failure, now_ms)
+
+    def pin_may_come(self, seat: Seat) -> bool:
+        """Whether a PIN that somebody is asked for may soon make more of a seat's tokens usable."""
+        return self._pins.may_come(seat.module, seat.tokens)
+
+    def _fail(self, seat: Seat, jobs: Iterable[Job], outcome: Outcome, now_ms: float) -> list[Effect]:
+        """Settle requests, but let those wait that a PIN could help, if somebody may be typing one."""
+        if outcome.code not in PIN_TROUBLE:
+            return self._settle_all(deque(jobs), outcome, now_ms)
+        effects = self._pins.needed(seat.module, seat.tokens, now_ms)
+        may_come = self.pin_may_come(seat)
+        for job in jobs:
+            if may_come and job.patient and not job.settled:
+                self._open.pop(job, None)
+                effects += self._patience.add(seat, job, now_ms)
+            else:
+                effects += self._settle(job, outcome, now_ms)
+        return effects
 
     def _watch(self, now_ms: float) -> list[Effect]:
         """Keep one timer running for the oldest request."""
@@ -232,7 +201,7 @@ class Seats:
         job.settled = True
         self._open.pop(job, None)
         effects = job.done(outcome, now_ms)
-        if outcome.code in _PIN_TROUBLE and now_ms >= self._pin_look_ms + PIN_LOOK_MS:
+        if outcome.code in PIN_TROUBLE and now_ms >= self._pin_look_ms + PIN_LOOK_MS:
             self._pin_look_ms = now_ms
             effects = [*effects, LookAtPin()]
         return effects
@@ -256,13 +225,14 @@ class Seats:
         if seat.successor is not None:
             return []
         self._generation += 1
-        process = seat.successor = Process(self._generation, now_ms, now_ms, self._pin_number)
+        process = seat.successor = Process(self._generation, now_ms, now_ms, self._pin_number + seat.typed)
         self._processes[process.generation] = (seat, process)
         seat.next_start_ms = now_ms + START_INTERVAL_MS
         seat.starts += 1
         refused = tuple(self._refused.get(seat.module, ()))
+        typed = tuple(uri for uri in self._pins.typed(seat.module) if seat.token_uri.may_match(parse_untrusted(uri)))
         return [
-            StartToken(process.generation, seat.module, str(seat.token_uri), refused),
+            StartToken(process.generation, seat.module, str(seat.token_uri), refused, typed),
             Arm(Timer(Clock.OPENING, process.generation), self._timeout_ms * OPENING_TIMEOUTS),
         ]
 
@@ -285,13 +255,18 @@ class Seats:
         if seat is None or process is None or process is not seat.successor:
             return []
         seat.successor, seat.stumbled = None, False
-        seat.tokens = message.tokens
-        for line in message.tokens:
-            uri, _, state = line.rpartition(" ")
-            if state == Code.PIN_WRONG.name and process.pin_number == self._pin_number:
-                self._refused.setdefault(seat.module, {})[uri] = None
-        code = code_of(message.code)
+        before, seat.tokens = seat.tokens, message.tokens
         effects = self._retire(seat)
+        # Of another PIN than the one it was started with it says nothing.
+        stale = process.pin_number != self._pin_number + seat.typed
+        if not stale:
+            typed = self._pins.typed(seat.module)
+            for line in message.tokens:
+                uri, _, state = line.rpartition(" ")
+                if state == Code.PIN_WRONG.name and uri not in typed:
+                    self._refused.setdefault(seat.module, {})[uri] = None
+            effects += self._pins.opened(seat.module, before, seat.tokens, now_ms)
+        code = code_of(message.code)
         note: Effect = Note(
             "info" if code is Code.OK else "warning",
             "token.opened",
@@ -308,17 +283,31 @@ class Seats:
         if code is Code.OK:
             seat.current = process
             # The PIN changed while it was opening: what it could not use, another may.
-            process.doubtful = process.pin_number != self._pin_number and not all_ready(seat)
+            process.doubtful = stale and not all_ready(seat)
             seat.waiting.extend(seat.hoping)
             seat.hoping.clear()
-            return effects + self._pump(seat, now_ms)
+            for job in self._patience.take(seat):
+                job.deadline_ms = now_ms + self._timeout_ms
+                self._open[job] = None
+                seat.waiting.append(job)
+            if process.doubtful and self.pin_may_come(seat):
+                effects += self._start(seat, now_ms)
+            return effects + self._watch(now_ms) + self._pump(seat, now_ms)
         seat.failure = Outcome(code, message.detail)
-        if code in _PIN_TROUBLE and process.pin_number == self._pin_number:
+        if code in PIN_TROUBLE and not stale:
             seat.next_start_ms = now_ms + PIN_INTERVAL_MS
             seat.failure = Outcome(code, f"so token process {generation} found it")
-        effects += self._settle_all(seat.hoping, seat.failure, now_ms)
-        effects += self._settle_all(seat.waiting, seat.failure, now_ms)
+        effects += self._fail_all(seat, seat.failure, now_ms)
+        if stale and self.pin_may_come(seat):
+            effects += self._start(seat, now_ms)  # there is a PIN that it did not have
         return [*effects, KillToken(generation)]
+
+    def _fail_all(self, seat: Seat, outcome: Outcome, now_ms: float) -> list[Effect]:
+        """Fail whatever waits for a seat."""
+        jobs = [*self._patience.take(seat), *seat.hoping, *seat.waiting]
+        seat.hoping.clear()
+        seat.waiting.clear()
+        return self._fail(seat, jobs, outcome, now_ms)
 
     def lost(self, generation: int, how: str, now_ms: float) -> list[Effect]:
         """A process has ended."""
@@ -342,6 +331,7 @@ class Seats:
                 seat.stumbled = True
                 return effects + self._start(seat, now_ms)
             effects += self._settle_all(seat.hoping, outcome, now_ms)
+            effects += self._settle_all(deque(self._patience.take(seat)), outcome, now_ms)
         effects += self._settle_all(deque(process.pending.values()), outcome, now_ms)
         if seat.hoping and seat.successor is None:
             if self._may_hope(seat, now_ms):
@@ -362,11 +352,11 @@ class Seats:
         if seat is None or process is None:
             return []
         job = process.pending.pop(exchange, None)
-        if job is None or type(message) is not _ANSWER[type(job.message)]:
+        if job is None or type(message) is not ANSWER[type(job.message)]:
             raise PoolError(Code.INTERNAL, f"{type(message).__name__} {exchange} answers nothing")
         process.pending_b -= job.size_b
         process.timeouts, process.heard_ms = 0, now_ms
-        effects = self._judge(seat, process, job, _outcome(message), now_ms)
+        effects = self._judge(seat, process, job, outcome_of(message), now_ms)
         return effects + self._drained(process) + self._pump(seat, now_ms)
 
     def _judge(self, seat: Seat, process: Process, job: Job, outcome: Outcome, now_ms: float) -> list[Effect]:
@@ -383,7 +373,9 @@ class Seats:
             return [note, *self._start(seat, now_ms)]
         if outcome.code in (Code.TOKEN_GONE, Code.TOKEN_FAILED):
             process.doubtful = True
-        return self._settle(job, outcome, now_ms)
+        if outcome.code is Code.OK:
+            return self._settle(job, outcome, now_ms)
+        return self._fail(seat, [job], outcome, now_ms)
 
     # --- time, and the PIN --------------------------------------------------------------------------------
 
@@ -417,7 +409,7 @@ class Seats:
             return []
         seat.successor = None
         seat.failure = Outcome(Code.TOKEN_SLOW, "the module did not open in time")
-        effects = self._settle_all(seat.hoping, seat.failure, now_ms)
+        effects = self._fail_all(seat, seat.failure, now_ms)
         note: Effect = Note("error", "token.slow", {"module": seat.module, "process": generation, "phase": "opening"})
         return [note, *effects, KillToken(generation)]
 
@@ -452,34 +444,29 @@ class Seats:
                 effects += self._start(seat, now_ms)
         return effects
 
+    def pin_typed(self, module: str, token_uri: str, now_ms: float) -> list[Effect]:
+        """Somebody has typed a PIN for a token: try it."""
+        effects: list[Effect] = []
+        for seat in self.seats:
+            if seat.module == module and f"{token_uri} ready" not in seat.tokens and has_token(seat, token_uri):
+                self._refused.get(module, {}).pop(token_uri, None)
+                seat.typed += 1
+                seat.next_start_ms = 0
+                if seat.current is not None:
+                    seat.current.doubtful = True
+                effects += self._start(seat, now_ms)
+        return effects
 
-def all_ready(seat: Seat) -> bool:
-    """Whether there was no trouble with any token."""
-    return all(line.endswith(" ready") for line in seat.tokens)
+    def review(self, now_ms: float) -> list[Effect]:
+        """Some PIN is not to be expected any more: let those wait no longer who waited for it."""
+        effects: list[Effect] = []
+        for seat in self._patience.seats():
+            if not self.pin_may_come(seat):
+                jobs = deque(self._patience.take(seat))
+                effects += self._settle_all(jobs, Outcome(Code.PIN_MISSING, "nobody has typed it"), now_ms)
+        return effects
 
-
-def _outcome(message: Answer) -> Outcome:
-    code = code_of(message.code)
-    match message:
-        case TokenSigned():
-            if code is Code.OK and not message.signature:
-                return Outcome(Code.TOKEN_FAILED, "the signature is empty")
-            return Outcome(code, message.detail, message.signature)
-        case TokenFound():
-            return Outcome(code, message.detail, message.spki)
-        case TokenListed():
-            return Outcome(code, message.detail, keys=message.keys, more=message.more)
-
-
-def overlap(modules: list[tuple[str, str]]) -> tuple[str, str] | None:
-    """Return two token URIs of one module that could mean the same token.
-
-    Both would log in to it, and a wrong PIN would be tried twice.
-    """
-    seen: list[tuple[str, str]] = []
-    for module, uri in modules:
-        for other_module, other in seen:
-            if module == other_module and parse_untrusted(uri).may_match(parse_untrusted(other)):
-                return other, uri
-        seen.append((module, uri))
-    return None
+    def patience_expired(self, now_ms: float) -> list[Effect]:
+        """The timer of the request fired that has waited longest for a PIN."""
+        late, effects = self._patience.expire(now_ms)
+        return effects + self._settle_all(deque(late), Outcome(Code.PIN_MISSING, "nobody has typed it yet"), now_ms)

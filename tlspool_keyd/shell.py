@@ -28,6 +28,7 @@ from tlspool_common.messages import (
     KeyChannel,
     KeyQuestion,
     Party,
+    PinService,
     SignHandshake,
     TokenFound,
     TokenListed,
@@ -40,7 +41,8 @@ from tlspool_keyd import events as e
 from tlspool_keyd.children import Children
 from tlspool_keyd.core import KeydCore
 from tlspool_keyd.line import Line
-from tlspool_keyd.pin import PinSource
+from tlspool_keyd.pin import Origin, PinSource, Wallet
+from tlspool_keyd.services import Services
 
 EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h: an exception nobody expected; a trace is on standard error."""
@@ -62,7 +64,10 @@ class Shell:
         self._pin = pin
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._core = KeydCore(settings, grant_secret, os.getpid())
+        asks_for_pins = pin.origin is Origin.NONE
+        self._core = KeydCore(settings, grant_secret, os.getpid(), asks_for_pins=asks_for_pins)
+        self._wallet = Wallet()
+        self._services = Services(self._happened)
         self._children = Children(self._token_said, lambda number, how: self._happened(e.TokenLost(number, how)))
         self._broker: Line | None = None
         self._workers: dict[int, Line] = {}
@@ -85,10 +90,11 @@ class Shell:
         """
         path = self._settings.run_dir / "keyd.sock"
         server = await control.serve(path, self._answer)
+        self._services.listen(self._settings.pin_socket)
         self._loop.set_exception_handler(self._bug)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
-        self._loop.add_signal_handler(signal.SIGHUP, self._look_at_pin)
+        self._loop.add_signal_handler(signal.SIGHUP, self._look_again)
         try:
             self._carry_out(self._core.begin(_now_ms()))
             self._show()
@@ -97,11 +103,15 @@ class Shell:
         finally:
             server.close()
             path.unlink(missing_ok=True)
+            self._settings.pin_socket.unlink(missing_ok=True)
             await self._end()
         return self._exit_code
 
     async def _end(self) -> None:
         self._ending = True  # nothing is started for what is ended now
+        self._carry_out(self._core.stop())
+        self._services.close()
+        self._wallet.close()
         for line in (self._broker, *self._workers.values()):
             if line is not None:
                 line.close()
@@ -143,7 +153,8 @@ class Shell:
         for effect in effects:
             match effect:
                 case e.Note(level, event, fields):
-                    self._log.note(level, event, **fields)
+                    if self._log.wants(level):
+                        self._log.note(level, event, **fields)
                 case e.AnswerWorker(ticket, message, exchange):
                     if channel := self._answers.pop(ticket, None):
                         with suppress(ChannelClosed):  # the worker does not wait any more
@@ -168,6 +179,14 @@ class Shell:
                     self._look_at_pin()
                 case e.AnswerKeys(ticket, keys, troubles):
                     self._listings.pop(ticket).set_result({"keys": list(keys), "troubles": list(troubles)})
+                case e.SendService(service, frame):
+                    self._services.send(service, frame)
+                case e.CloseService(service):
+                    self._services.drop(service)
+                case e.KeepPin(_, module, token_uri):
+                    self._wallet.keep(module, token_uri, self._services.take_pin())
+                case e.ForgetPin(module, token_uri):
+                    self._wallet.forget(module, token_uri)
                 case e.SayReady():
                     systemd.notify("READY=1")
                 case _:
@@ -194,6 +213,11 @@ class Shell:
             self._offered[message.worker_id] = received.take_fd()
         if isinstance(message, (KeyChannel, KeyQuestion)):
             self._happened(e.BrokerSaid(message, received.exchange))
+        if isinstance(message, PinService):
+            try:
+                self._services.adopt_untrusted(received.take_fd(), message)
+            except (PoolError, OSError) as error:
+                self._log.error("pin.service_broken", detail=str(error))
 
     # --- workers ----------------------------------------------------------------------------------------
 
@@ -244,6 +268,8 @@ class Shell:
             token_uri=effect.token_uri,
             pin_secret=self._pin.pin_secret,
             pin_refused_by=effect.pin_refused_by,
+            typed_pin_tokens=effect.typed,
+            typed_pin_secrets=tuple(self._wallet.get(effect.module, uri) for uri in effect.typed),
             sessions=self._settings.pkcs11_sessions,
         )
         self._children.start(effect.generation, opening)
@@ -252,6 +278,11 @@ class Shell:
         message = received.message
         if isinstance(message, (TokenOpened, TokenSigned, TokenFound, TokenListed)):
             self._happened(e.TokenSaid(generation, message, received.exchange))
+
+    def _look_again(self) -> None:
+        """SIGHUP: is there another PIN, and people may be asked again."""
+        self._look_at_pin()
+        self._happened(e.PinForgiven())
 
     def _look_at_pin(self) -> None:
         try:
@@ -275,5 +306,8 @@ class Shell:
                 self._listings[self._last_ticket] = answer
                 self._happened(e.KeysAsked(self._last_ticket))
                 return await answer
+            case "pin.again":
+                self._happened(e.PinForgiven())
+                return {}
             case other:
-                raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: status, keys")
+                raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: status, keys, pin.again")

@@ -8,7 +8,7 @@ a second time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -64,6 +64,9 @@ _CKK_EC_EDWARDS = 0x40  # PKCS #11 v3.0 section 2.3
 
 _KEYS = 4096
 """Keys remembered per process: a host with more identities than this looks some of them up again."""
+
+
+_NONE: Mapping[str, bytes] = {}
 
 
 def ckr_name(rv: int) -> str:
@@ -139,8 +142,12 @@ class Module:
 
     # --- tokens ---------------------------------------------------------------------------------------
 
-    def open(self, wanted: Pkcs11Uri, pin_secret: bytes, refused: Collection[str]) -> None:
-        """Log in, once, to every token that is meant.  ``refused`` names tokens that did not take this PIN.
+    def open(
+        self, wanted: Pkcs11Uri, pin_secret: bytes, refused: Collection[str], typed: Mapping[str, bytes] = _NONE
+    ) -> None:
+        """Log in, once, to every token that is meant.
+
+        ``refused`` names tokens that did not take ``pin_secret``; ``typed`` has PINs for the tokens it names.
 
         Raises:
             PoolError: the list of slots cannot be had.  What is wrong with one token is in ``tokens``.
@@ -160,7 +167,10 @@ class Module:
             name = token_uri(place)
             code, detail = Code.OK, ""
             try:
-                self._login(slot, info.flags, pin_secret, name in refused)
+                if name in typed:
+                    self._login(slot, info.flags, typed[name], refused=False)
+                else:
+                    self._login(slot, info.flags, pin_secret, name in refused)
             except PoolError as error:
                 code, detail = error.code, error.detail
             except PyKCS11.PyKCS11Error as error:
@@ -183,15 +193,15 @@ class Module:
         self._keepers.append(session)
         if not flags & PyKCS11.CKF_LOGIN_REQUIRED:
             return
-        if not pin_secret:
-            raise PoolError(Code.PIN_MISSING, "")
-        if refused:
-            raise PoolError(Code.PIN_WRONG, "refused before, not tried again")
         if flags & PyKCS11.CKF_USER_PIN_LOCKED:
             raise PoolError(Code.PIN_LOCKED, "CKF_USER_PIN_LOCKED")
         if flags & PyKCS11.CKF_USER_PIN_FINAL_TRY:
             # A daemon must not be what locks the token; a person who logs in elsewhere clears the flag.
-            raise PoolError(Code.PIN_WRONG, "CKF_USER_PIN_FINAL_TRY: one try is left, log in by hand first")
+            raise PoolError(Code.PIN_LAST_TRY, "CKF_USER_PIN_FINAL_TRY")
+        if not pin_secret:
+            raise PoolError(Code.PIN_MISSING, "")
+        if refused:
+            raise PoolError(Code.PIN_WRONG, "refused before, not tried again")
         session.login(pin_secret)
 
     def verdict(self) -> tuple[Code, str]:

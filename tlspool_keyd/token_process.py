@@ -4,10 +4,10 @@ A PKCS #11 module runs here and not in keyd, so that a module which crashes, han
 grant, no channel and no other token with it.  Recipe: lock down, hear TokenOpen, load and log in, forget the
 PIN, say TokenOpened, serve.
 
-Serving is done by as many threads as there may be signatures at once, each with its own PKCS #11 sessions.
-They take turns at the channel: one waits for a frame, and as soon as it has one lets the next wait, and works
-on what it got.  No queue, and no hand-over between threads on the way of a request.  C_Sign runs without
-the GIL (token_sign.py).
+Serving is done by threads, each with its own PKCS #11 sessions.  All wait in recvmsg(2), and the kernel wakes one of
+them for each frame: no queue, no lock, and no hand-over between threads on the way of a request.  The one that leaves
+nobody waiting starts another, up to as many as there may be signatures at once; so a fast token has few, which stay
+in the processor's cache.  C_Sign runs without the GIL (token_sign.py).
 
 Anything unexpected ends the process; keyd answers TOKEN_FAILED for what was under way and starts another.
 """
@@ -57,11 +57,12 @@ _STACK_B = 1024 * 1024
 class TokenProcess:
     """The serving half, once the module is open."""
 
-    def __init__(self, channel: Channel, module: Module) -> None:
+    def __init__(self, channel: Channel, module: Module, sessions: int) -> None:
+        channel.let_receive_wait()
         self._channel = channel
-        self._channel_fd = channel.fileno()  # a thread that starts late may find the channel closed
         self._module = module
-        self._turn = threading.Lock()
+        self._most = sessions
+        self._threads = 1
         self._out = threading.Lock()
         self._counting = threading.Lock()
         self._busy = 0
@@ -69,28 +70,29 @@ class TokenProcess:
     def serve(self) -> NoReturn:
         """Serve requests, one at a time, for ever."""
         station = self._module.station()
-        poll = select.poll()
-        poll.register(self._channel_fd, select.POLLIN)
         while True:
-            with self._turn:
-                received = self._next(poll)
-                self._count(1)
+            received = self._next()
+            self._begin()
             with received:
                 answer = answer_to(station, received.message)
             self._send(answer, received.exchange)
-            self._count(-1)
+            with self._counting:
+                self._busy -= 1
 
-    def _count(self, step: int) -> None:
+    def _begin(self) -> None:
+        """A request was taken: let somebody wait for the next one."""
         with self._counting:
-            self._busy += step
+            self._busy += 1
+            alone = self._busy == self._threads < self._most
+            self._threads += alone
+        if alone:
+            threading.Thread(target=self.serve, daemon=True).start()
 
-    def _next(self, poll: select.poll) -> Received:
+    def _next(self) -> Received:
         try:
-            while True:
-                received = self._channel.receive()
-                if received is not None:
-                    return received
-                poll.poll()
+            while (received := self._channel.receive()) is None:
+                continue
+            return received
         except ChannelClosed:
             self._leave()
 
@@ -105,7 +107,11 @@ class TokenProcess:
             self._leave()
 
     def _leave(self) -> NoReturn:
-        """keyd is gone: log out if nobody is inside the module, and end."""
+        """keyd is gone: log out if nobody is inside the module, and end.
+
+        Of the threads that see it one does this.  It keeps the lock: nobody begins with a request any more.
+        """
+        self._counting.acquire()
         if self._busy == 0:
             self._module.close()
         os._exit(0)
@@ -146,7 +152,8 @@ def open_module(order: TokenOpen) -> tuple[Module | None, TokenOpened]:
     module = None
     try:
         module = Module(order.module)
-        module.open(parse_untrusted(order.token_uri), order.pin_secret, order.pin_refused_by)
+        typed = dict(zip(order.typed_pin_tokens, order.typed_pin_secrets, strict=True))
+        module.open(parse_untrusted(order.token_uri), order.pin_secret, order.pin_refused_by, typed)
         code, detail = module.verdict()
     except PoolError as error:
         code, detail = error.code, error.detail
@@ -179,10 +186,7 @@ def main(argv: list[str]) -> NoReturn:
         sessions, module = _open(channel)
     except ChannelClosed:
         os._exit(0)
-    process = TokenProcess(channel, module)
-    for _ in range(sessions - 1):
-        threading.Thread(target=process.serve, daemon=True).start()
-    process.serve()
+    TokenProcess(channel, module, sessions).serve()
 
 
 def _open(channel: Channel) -> tuple[int, Module]:

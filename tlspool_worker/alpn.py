@@ -7,8 +7,6 @@ that contexts do not depend on it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from OpenSSL._util import ffi, lib
@@ -17,20 +15,28 @@ _FATAL = 2
 """SSL_TLSEXT_ERR_ALERT_FATAL: libssl ends the handshake with no_application_protocol."""
 
 
-class _Choosing(threading.local):
+class _Current(threading.local):
     ours: bytes = b""
 
 
-_choosing = _Choosing()
+_choosing = _Current()
 
 
-@contextmanager
-def choosing(ours: bytes) -> Iterator[None]:
-    """Let SELECT, in this thread, choose from ``ours``, a ProtocolNameList body; empty: speak of none."""
-    _choosing.ours = ours
-    try:
-        yield
-    finally:
+class Choosing:
+    """Lets SELECT, in this thread, choose from ``ours``, a ProtocolNameList body, within a ``with``.
+
+    Empty: speak of none.
+    """
+
+    __slots__ = ("_ours",)
+
+    def __init__(self, ours: bytes) -> None:
+        self._ours = ours
+
+    def __enter__(self) -> None:
+        _choosing.ours = self._ours
+
+    def __exit__(self, *_: object) -> None:
         _choosing.ours = b""
 
 

@@ -14,10 +14,11 @@ OpenSSL parses the same bytes again and has the last word on all that is not rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import field
 
 from tlspool_common import limits
 from tlspool_common.errors import Code
+from tlspool_common.record import record
 
 HELLO_B = 32 * 1024
 """Longest ClientHello.  Browsers send 0.5 to 2 KiB, with post-quantum key shares; OpenSSL stops at 128 KiB."""
@@ -72,12 +73,13 @@ class HelloRefused(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ClientHello:
     """What is needed of a ClientHello, as the remote wrote it: ``sni`` in lower case, ``alpn`` as list body."""
 
     sni: str
     alpn: bytes
+    random: bytes = field(default=b"", compare=False, repr=False)
 
 
 def refuse_plaintext_untrusted(start: bytes) -> None:
@@ -131,6 +133,11 @@ class HelloReader:
             raise HelloRefused(Code.REMOTE_PROTOCOL, _ILLEGAL_PARAMETER, "a ClientHello in a flood of small records")
         return None
 
+    @property
+    def rest(self) -> bytes:
+        """What came behind a ClientHello that is whole."""
+        return bytes(self.raw[self._at :])
+
     def _next_record_untrusted(self) -> int | None:
         """Return where the record at hand ends; None when it is not all there."""
         raw, at = self.raw, self._at
@@ -183,11 +190,12 @@ def _vector_untrusted(data: memoryview, at: int, length_octets: int, end: int) -
 def _hello_untrusted(body: memoryview) -> ClientHello:
     end = len(body)
     at = 2 + 32
+    random = bytes(body[2:at])
     for length_octets in (1, 2, 1):  # session id, cipher suites, compression methods
         _, at = _vector_untrusted(body, at, length_octets, end)
     sni, alpn = "", b""
     if at == end:
-        return ClientHello(sni, alpn)
+        return ClientHello(sni, alpn, random)
     at, stop = _vector_untrusted(body, at, 2, end)
     if stop != end:
         raise _protocol(_DECODE_ERROR, "a ClientHello with bytes behind its extensions")
@@ -206,7 +214,7 @@ def _hello_untrusted(body: memoryview) -> ClientHello:
             sni = _server_name_untrusted(body[start:at])
         else:
             alpn = _alpn_untrusted(body[start:at])
-    return ClientHello(sni, alpn)
+    return ClientHello(sni, alpn, random)
 
 
 def _server_name_untrusted(data: memoryview) -> str:

@@ -16,7 +16,6 @@ the ones used last.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -24,7 +23,8 @@ from OpenSSL._util import ffi, lib
 
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyKind, RemoteAuth, Side, StartSession
-from tlspool_worker import alpn, verify
+from tlspool_common.record import record
+from tlspool_worker import alpn, asked, verify
 from tlspool_worker.tls_errors import take_queue
 from tlspool_worker.trust import Generation
 
@@ -48,7 +48,7 @@ def fitting(chains: Chains) -> Chains:
     return tuple(found.values())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Key:
     """All that a context depends on."""
 
@@ -121,6 +121,8 @@ def _make(key: _Key, trust: Generation) -> SSL.Context:
     _set_list(made, "tls_sigalgs", "SSL_CTX_set1_sigalgs_list", key.sigalgs)
     if server:
         lib.SSL_CTX_set_alpn_select_cb(made._context, alpn.SELECT, ffi.NULL)
+    else:
+        lib.SSL_CTX_set_cert_cb(made._context, asked.ASKED, ffi.NULL)
     _trust(made, key, trust)
     _show(made, key.chains)
     return made

@@ -6,30 +6,30 @@ A descriptor belongs to the effect that carries it: the shell closes it, whether
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
-from tlspool_common.messages import Message, StartSession, UseCredential
+from tlspool_common.messages import AskExport, AskFact, AskRemote, Message, StartSession, UseCredential
+from tlspool_common.record import record
 from tlspool_worker.exits import Exit
 from tlspool_worker.trust import Generation
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Say:
     """Say something to the broker."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UseKeys:
     """Take this channel to keyd for handshakes that begin from now on."""
 
     fd: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Adopt:
     """Take the socket of a new session.  Nothing is read from it yet."""
 
@@ -37,14 +37,14 @@ class Adopt:
     fd: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Listen:
     """Wait for bytes of the remote, once."""
 
     session_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendCipher:
     """Send bytes to the remote."""
 
@@ -52,7 +52,7 @@ class SendCipher:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Begin:
     """Make a handshake, and do its first step with what the remote has sent so far."""
 
@@ -62,7 +62,7 @@ class Begin:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GoOn:
     """Do the next step of a handshake."""
 
@@ -70,14 +70,14 @@ class GoOn:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpenRelay:
     """The handshake is done: keep what the remote sends for the application that will come."""
 
     session_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attach:
     """Give the relay its plaintext end."""
 
@@ -85,21 +85,45 @@ class Attach:
     fd: OwnedFd
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EndRelay:
     """Stop relaying, with close_notify; the end is reported by relay_ended as any other."""
 
     session_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class Ask:
+    """Find out what the broker wants to know of a relay; ``trust`` is for AskRemote."""
+
+    message: AskExport | AskFact | AskRemote
+    trust: Generation | None
+
+
+@record
+class Answer:
+    """Show the remote of a relay, which has asked, who we are; without credentials, that we are nobody."""
+
+    session_id: int
+    credentials: tuple[UseCredential, ...]
+
+
+@record
+class Wait:
+    """Say ``waited`` after so many milliseconds, if the session is still there."""
+
+    session_id: int
+    delay_ms: int
+
+
+@record
 class Drop:
     """Let go of a session that does not relay: its socket is closed as soon as the remote has seen the end."""
 
     session_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Note:
     """Write a log line."""
 
@@ -108,7 +132,7 @@ class Note:
     fields: dict[str, Value]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finish:
     """End this process."""
 
@@ -116,6 +140,21 @@ class Finish:
 
 
 Effect = (
-    Say | UseKeys | Adopt | Listen | SendCipher | Begin | GoOn | OpenRelay | Attach | EndRelay | Drop | Note | Finish
+    Say
+    | UseKeys
+    | Adopt
+    | Listen
+    | SendCipher
+    | Begin
+    | GoOn
+    | OpenRelay
+    | Attach
+    | EndRelay
+    | Ask
+    | Answer
+    | Wait
+    | Drop
+    | Note
+    | Finish
 )
 Out = Callable[[Effect], None]

@@ -17,13 +17,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
-from tlspool_worker.tls import Handshake, Step
+from tlspool_worker.tls import Step
 
 STACK_B = 512 * 1024
 """Stack of a thread.  OpenSSL's largest frames, of ML-KEM and RSA, are some 30 KiB; the default is 8 MiB."""
 
-Result = tuple[Handshake, Step | Exception]
+
+class Work(Protocol):
+    """A handshake, or the answer to a server that asks once more (reauth.Answering)."""
+
+    def step(self, data: bytes) -> Step | None:
+        """Go on with what the remote sent."""
+
+
+Result = tuple[Work, Step | Exception | None]
 
 
 class Handshakes:
@@ -32,7 +41,7 @@ class Handshakes:
     def __init__(self, threads: int) -> None:
         self._most = threads
         self._threads: list[threading.Thread] = []
-        self._todo: queue.SimpleQueue[tuple[Handshake, bytes] | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[tuple[Work, bytes] | None] = queue.SimpleQueue()
         self._done: deque[Result] = deque()
         self._pending = 0
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -41,7 +50,7 @@ class Handshakes:
         """Return the descriptor that is readable when steps are done."""
         return self._fd
 
-    def submit(self, handshake: Handshake, data: bytes) -> None:
+    def submit(self, handshake: Work, data: bytes) -> None:
         """Have a step done by a thread."""
         self._pending += 1
         if self._pending > len(self._threads) < self._most:
@@ -75,10 +84,10 @@ class Handshakes:
             os.close(self._fd)
 
     def _serve(self) -> None:
-        run: Callable[[], tuple[Handshake, bytes] | None] = self._todo.get
+        run: Callable[[], tuple[Work, bytes] | None] = self._todo.get
         while (work := run()) is not None:
             handshake, data = work
-            result: Step | Exception
+            result: Step | Exception | None
             try:
                 result = handshake.step(data)
             except Exception as error:  # the loop reports it; a thread must not die of one session

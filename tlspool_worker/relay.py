@@ -51,6 +51,10 @@ _BATCH_B = 8 * 16384
 _BATCH = PLAIN[:_BATCH_B]
 """A batch of plaintext: eight full records, which fit in CIPHER."""
 
+NO_CLOSE_NOTIFY = "the remote closed without close_notify"
+REMOTE_GOES_ON = "the application is gone, and the remote went on sending"
+UNREAD = "the application closed before it had read everything"
+
 _NOTHING = bytearray()
 
 
@@ -66,6 +70,9 @@ _FLOWING, _ENDING, _DONE = Flow  # looked up for each batch
 
 Ended = Callable[["Relay", EndReason, str], None]
 
+Use = Callable[[Stream], object]
+"""What is done with the TLS object of a session that relays; see ``Relay.hold``."""
+
 
 class Surroundings:
     """What all relays of a worker share."""
@@ -73,7 +80,15 @@ class Surroundings:
     def __init__(self, poller: Poller, ended: Ended) -> None:
         self.poller = poller
         self.ended = ended
+        self.asked: Callable[[Relay], None] = lambda relay: None
         self.busy: set[Relay] = set()
+
+    def open(self, session_id: int, sock: socket.socket, stream: Stream, unsent: bytes) -> Relay:
+        """Return the relay of a session; see there."""
+        return Relay(self, session_id, sock, stream, unsent)
+
+    def close(self) -> None:
+        """Let go of what belongs to no session."""
 
 
 class Relay:
@@ -90,6 +105,7 @@ class Relay:
         "_plain_gone",
         "_plain_mask",
         "_reason",
+        "_stopped",
         "_stream",
         "_tls",
         "_tls_mask",
@@ -119,6 +135,7 @@ class Relay:
         self._tls_mask = self._plain_mask = 0
         self._reason: EndReason | None = None
         self._detail = ""
+        self._stopped: list[Use] | None = None  # what wants to use the TLS object when ``go_on`` comes
 
     def start(self) -> None:
         """Begin: some of the application's data may have come with the end of the handshake."""
@@ -132,13 +149,60 @@ class Relay:
         self._push_plain()
         self._settle()
 
+    def hold(self, use: Use) -> bool:
+        """Call ``use`` while nothing else touches the TLS object, and go on; say whether the session was still there.
+
+        It is called before this returns, or before ``go_on`` does if the session has stopped; it must not read or
+        write data.  What it made OpenSSL say is sent.  OpenSSL's callbacks may come in the relay's thread later.
+        """
+        self._use(use)
+        self._settle()
+        return True
+
+    def _use(self, use: Use) -> None:
+        if self._stopped is None:
+            use(self._stream)
+            self._used()
+        else:
+            self._stopped.append(use)
+
+    def _used(self) -> None:
+        """Somebody else has called OpenSSL."""
+        if self._stream.has_output:
+            self._send_cipher()
+        if self._stream.state == tls.BROKEN:
+            self._broken()
+
+    @property
+    def stream(self) -> Stream:
+        """The TLS object of a session that has stopped: until ``go_on`` nothing here touches it."""
+        return self._stream
+
+    def _stop(self) -> None:
+        """The remote wants a certificate of ours: leave everything alone until somebody has given it."""
+        self._stopped = []
+        self._calm = False
+        self._around.asked(self)
+
+    def go_on(self) -> None:
+        """Relay again; first comes what has waited."""
+        uses, self._stopped = self._stopped or [], None
+        self._decrypted(self._stream.read())
+        for use in uses:
+            self._use(use)  # later, if the remote has asked again already
+        self._settle()
+
     def end(self) -> None:
         """End at once, with close_notify to the remote, and what can be sent without waiting."""
         self._note(EndReason.ORDERED, "")
-        if self._out is _FLOWING:
+        if self._out is _FLOWING and self._stopped is None:
             self._stream.close()
             self._send_cipher()
         self._finish()
+
+    def is_left(self) -> bool:
+        """Tell whether the application has closed altogether: it waits for nothing, and the rest may go out."""
+        return self._plain is not None and not self._plain_gone and is_hung_up(self._plain)
 
     def slim(self) -> None:
         """Give back memory of a burst that is over."""
@@ -167,7 +231,7 @@ class Relay:
             self._to_tls = _NOTHING
             return
         if not count:
-            self._note(EndReason.TRUNCATED, "the remote closed without close_notify")
+            self._note(EndReason.TRUNCATED, NO_CLOSE_NOTIFY)
             self._in = _ENDING
             return
         self._decrypted(self._stream.decrypt(count))
@@ -177,7 +241,7 @@ class Relay:
         if count:
             self.from_remote_b += count
             if self._plain_gone:
-                self._note(EndReason.PLAIN_LOST, "the application is gone, and the remote went on sending")
+                self._note(EndReason.PLAIN_LOST, REMOTE_GOES_ON)
             elif self._plain is None or self._to_plain:
                 self._to_plain = self._to_plain + PLAIN[:count]
                 self._calm = False
@@ -195,6 +259,8 @@ class Relay:
                 self._calm = False
             else:
                 self._broken()
+        if stream.waits:
+            self._stop()
 
     def _send_plain(self, data: memoryview | bytearray) -> int:
         """Send to the application; return how much it took."""
@@ -274,7 +340,7 @@ class Relay:
     def _plain_closed(self) -> None:
         """The application has closed altogether, not only its sending half."""
         if self._to_plain:
-            self._note(EndReason.PLAIN_LOST, "the application closed before it had read everything")
+            self._note(EndReason.PLAIN_LOST, UNREAD)
             self._to_plain = _NOTHING
         self._plain_gone = True
 
@@ -282,6 +348,8 @@ class Relay:
         """Send what OpenSSL has to say."""
         stream = self._stream
         while (count := stream.take()) > 0:
+            if self._out is _DONE:  # the answer to a KeyUpdate, after our end
+                continue
             if self._to_tls:
                 self._to_tls += CIPHER[:count]
                 continue
@@ -361,6 +429,8 @@ class Relay:
             tls_mask |= OUT
         elif self._out is _FLOWING:
             plain_mask = IN
+        if self._stopped is not None:
+            tls_mask, plain_mask = tls_mask & OUT, 0
         if self._to_plain:
             plain_mask |= OUT
         self._calm = tls_mask == plain_mask == IN and self._plain is not None

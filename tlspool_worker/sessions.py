@@ -1,12 +1,17 @@
 """The core of a worker: what it does with its sessions, and what it may be told when.
 
     StartSession ---server---> EXPECT_CLIENT_HELLO --ClientHelloSeen--> EXPECT_PROCEED <---client--- StartSession
-                                                                             | Proceed
-                                                     EXPECT_REMOTE <--> EXPECT_STEP
+                                                                             | Proceed                (or a peer)
+                                  a peer: EXPECT_ROLE <--> EXPECT_REMOTE <--> EXPECT_STEP
                                                                              | HandshakeDone
                                                           RELAYING <-- EXPECT_PLAINTEXT
     from any of them, by the remote's end, a fault, or EndSession: OVER
 
+* A peer gets the credentials of a client, listens (EXPECT_ROLE), and then speaks as a client, unless the remote has
+  spoken before.  As long as ``symmetry`` has no verdict what comes is not OpenSSL's.  If we turn out to be the
+  server, the session goes on as one in EXPECT_CLIENT_HELLO would.
+* A session that relays can be asked things (``Ask``).  A client's remote may ask who we are once more: that needs
+  credentials again, but no state, as the relay stands still meanwhile.
 * EXPECT_STEP: OpenSSL is at work, perhaps in a thread that waits for a signature.  Nothing is read meanwhile.
 * A session that is over is forgotten at once.  What the broker said before it heard of that crosses our last
   word, so a message for a session that we had is dropped; for one that we never had, it breaks the table.
@@ -18,12 +23,16 @@ Rule: every change of ``state`` goes through ``_move``, which holds it against T
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
 from tlspool_common.errors import Code
 from tlspool_common.fd import OwnedFd
-from tlspool_common.limits import PROSE_B
 from tlspool_common.messages import (
+    AskedByRemote,
+    AskExport,
+    AskFact,
+    AskRemote,
     ClientHelloSeen,
     EndReason,
     EndSession,
@@ -38,10 +47,13 @@ from tlspool_common.messages import (
     TrustBegin,
     UseCredential,
     UseKeyChannel,
+    prose,
 )
 from tlspool_worker.client_hello import NO_ALERT, HelloReader, HelloRefused, refuse_plaintext_untrusted
 from tlspool_worker.effects import (
     Adopt,
+    Answer,
+    Ask,
     Attach,
     Begin,
     Drop,
@@ -55,8 +67,10 @@ from tlspool_worker.effects import (
     Say,
     SendCipher,
     UseKeys,
+    Wait,
 )
 from tlspool_worker.exits import Exit
+from tlspool_worker.symmetry import IsServer, Symmetry
 from tlspool_worker.tls import Step
 from tlspool_worker.trust import Generation, Trust
 
@@ -71,8 +85,11 @@ class BrokenBroker(Exception):
 class State(Enum):
     """What a session expects."""
 
+    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
+
     EXPECT_CLIENT_HELLO = auto()
     EXPECT_PROCEED = auto()
+    EXPECT_ROLE = auto()
     EXPECT_STEP = auto()
     EXPECT_REMOTE = auto()
     EXPECT_PLAINTEXT = auto()
@@ -83,9 +100,10 @@ class State(Enum):
 _S = State
 TABLE: dict[State, frozenset[State]] = {
     _S.EXPECT_CLIENT_HELLO: frozenset({_S.EXPECT_PROCEED, _S.OVER}),
-    _S.EXPECT_PROCEED: frozenset({_S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_PROCEED: frozenset({_S.EXPECT_ROLE, _S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_ROLE: frozenset({_S.EXPECT_PROCEED, _S.EXPECT_STEP, _S.OVER}),
     _S.EXPECT_STEP: frozenset({_S.EXPECT_REMOTE, _S.EXPECT_PLAINTEXT, _S.OVER}),
-    _S.EXPECT_REMOTE: frozenset({_S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_REMOTE: frozenset({_S.EXPECT_PROCEED, _S.EXPECT_STEP, _S.OVER}),
     _S.EXPECT_PLAINTEXT: frozenset({_S.RELAYING, _S.OVER}),
     _S.RELAYING: frozenset({_S.OVER}),
     _S.OVER: frozenset(),
@@ -95,7 +113,7 @@ TABLE: dict[State, frozenset[State]] = {
 class Handshaking:
     """What is known of a session until its handshake is done."""
 
-    __slots__ = ("credentials", "first", "hello", "start", "trust")
+    __slots__ = ("credentials", "data", "first", "hello", "start", "symmetry", "trust")
 
     def __init__(self, start: StartSession, trust: Generation) -> None:
         self.start = start
@@ -103,6 +121,8 @@ class Handshaking:
         self.hello: HelloReader | None = HelloReader() if start.side is Side.SERVER else None
         self.credentials: list[UseCredential] = []
         self.first = True  # nothing of the remote has been seen by OpenSSL
+        self.symmetry: Symmetry | None = Symmetry() if start.peer else None
+        self.data = b""  # of a peer: what the remote has said and nobody has looked at yet
 
 
 class Session:
@@ -125,6 +145,7 @@ class Sessions:
         self._trust = Trust()
         self._sessions: dict[int, Session] = {}
         self._highest = 0
+        self._asked: dict[int, list[UseCredential]] = {}
         self._has_broker = True
         self._retired = False
 
@@ -151,6 +172,8 @@ class Sessions:
                 self._start(message, fd)
             case PlainConnected() if fd is not None:
                 self._plain_connected(message, fd)
+            case AskExport() | AskFact() | AskRemote():
+                self._ask(message)
             case UseCredential() | Proceed() | EndSession():
                 session = self._find(message.session_id, type(message).__name__)
                 if session is not None:
@@ -177,7 +200,7 @@ class Sessions:
     def _start(self, message: StartSession, fd: OwnedFd) -> None:
         session_id = message.session_id
         try:
-            if session_id <= self._highest:
+            if session_id in self._sessions:
                 raise BrokenBroker(f"session {session_id} is started again")
             trust = self._trust.use(message.trust_generation)
         except ValueError as error:
@@ -186,7 +209,8 @@ class Sessions:
         except BrokenBroker:
             fd.close()
             raise
-        self._highest = session_id
+        # One that had to wait, for keyd or for its application's word, comes after others that have higher numbers.
+        self._highest = max(self._highest, session_id)
         server = message.side is Side.SERVER
         state = State.EXPECT_CLIENT_HELLO if server else State.EXPECT_PROCEED
         self._sessions[session_id] = Session(session_id, state, Handshaking(message, trust))
@@ -199,19 +223,43 @@ class Sessions:
             self._end(session, message.alert)
             return
         handshaking = session.handshaking
-        if session.state is not State.EXPECT_PROCEED or handshaking is None:
+        given = self._asked.get(session.session_id)
+        if handshaking is not None and session.state is State.EXPECT_PROCEED:
+            given = handshaking.credentials
+        if given is None:
             raise BrokenBroker(f"{type(message).__name__} for session {session.session_id} in {session.state.name}")
         if isinstance(message, UseCredential):
-            kinds = [credential.key_kind for credential in handshaking.credentials]
+            kinds = [credential.key_kind for credential in given]
             if not message.chain or message.key_kind in kinds or len(kinds) >= CREDENTIALS:
                 raise BrokenBroker(f"a credential for session {session.session_id} that is empty or too many")
-            handshaking.credentials.append(message)
-            return
-        data = bytes(handshaking.hello.raw) if handshaking.hello else b""
-        handshaking.hello = None
+            given.append(message)
+        elif handshaking is None:
+            self._out(Answer(session.session_id, tuple(self._asked.pop(session.session_id))))
+        elif handshaking.symmetry is not None:
+            self._move(session, State.EXPECT_ROLE)
+            self._out(Listen(session.session_id))
+            self._out(Wait(session.session_id, handshaking.start.listen_ms))
+        else:
+            self._begin(session, handshaking)
+
+    def _begin(self, session: Session, handshaking: Handshaking) -> None:
+        data = bytes(handshaking.hello.raw) if handshaking.hello else handshaking.data
+        handshaking.hello, handshaking.data = None, b""
         credentials, handshaking.credentials = tuple(handshaking.credentials), []
         self._move(session, State.EXPECT_STEP)
         self._out(Begin(handshaking.start, credentials, handshaking.trust, data))
+
+    def _ask(self, message: AskExport | AskFact | AskRemote) -> None:
+        session = self._find(message.session_id, type(message).__name__)
+        if session is None:
+            return
+        if session.state is not State.RELAYING:
+            raise BrokenBroker(f"a question about session {session.session_id} in {session.state.name}")
+        try:
+            trust = self._trust.use(message.trust_generation) if isinstance(message, AskRemote) else None
+        except ValueError as error:
+            raise BrokenBroker(str(error)) from None
+        self._out(Ask(message, trust))
 
     def _plain_connected(self, message: PlainConnected, fd: OwnedFd) -> None:
         try:
@@ -248,9 +296,34 @@ class Sessions:
         handshaking = session.handshaking
         if handshaking is None or session.state is State.EXPECT_STEP:
             return False
-        return session.state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED) or (
+        return session.state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED, State.EXPECT_ROLE) or (
             handshaking.start.side is Side.CLIENT and handshaking.first
         )
+
+    def waited(self, session_id: int) -> None:
+        """A peer has listened long enough.  The session may be over, or the remote have begun to speak."""
+        session = self._sessions.get(session_id)
+        if session is None or session.state is not State.EXPECT_ROLE or session.handshaking is None:
+            return
+        symmetry = session.handshaking.symmetry
+        if symmetry is not None and not symmetry.has_heard:
+            self._begin(session, session.handshaking)
+
+    def _peer_heard(self, session: Session, handshaking: Handshaking, symmetry: Symmetry, data: bytes) -> None:
+        """The remote of a peer without role has sent bytes.  Raises HelloRefused."""
+        verdict = symmetry.heard_untrusted(data)
+        if isinstance(verdict, IsServer):
+            handshaking.start = replace(handshaking.start, side=Side.SERVER, peer=False)
+            handshaking.symmetry, handshaking.credentials, handshaking.data = None, [], verdict.data
+            hello = verdict.hello
+            self._move(session, State.EXPECT_PROCEED)
+            self._out(Say(ClientHelloSeen(session_id=session.session_id, sni=hello.sni, alpn=hello.alpn)))
+            return
+        handshaking.symmetry = symmetry if verdict is None else None
+        if verdict is not None and verdict.data:
+            self._remote_came(session, handshaking, verdict.data)
+        else:
+            self._out(Listen(session.session_id))
 
     # --- what the remote does -------------------------------------------------------------------------
 
@@ -268,17 +341,25 @@ class Sessions:
                 else:
                     self._move(session, State.EXPECT_PROCEED)
                     self._out(Say(ClientHelloSeen(session_id=session_id, sni=hello.sni, alpn=hello.alpn)))
+            elif session.state in (State.EXPECT_ROLE, State.EXPECT_REMOTE) and handshaking.symmetry is not None:
+                self._peer_heard(session, handshaking, handshaking.symmetry, data)
+            elif handshaking.symmetry is not None:
+                handshaking.data = data  # it came while OpenSSL was making our own ClientHello
             elif session.state is State.EXPECT_REMOTE:
-                if handshaking.first and handshaking.start.side is Side.CLIENT:
-                    refuse_plaintext_untrusted(data[:16])
-                handshaking.first = False
-                self._move(session, State.EXPECT_STEP)
-                self._out(GoOn(session_id, data))
+                self._remote_came(session, handshaking, data)
         except HelloRefused as refused:
             # An alert that was received is answered with nothing.
             sends = refused.alert != NO_ALERT and refused.code is not Code.REMOTE_ALERT
             record = alert_record(refused.alert) if sends else b""
             self._fail(session, refused.code, refused.alert, refused.detail, record)
+
+    def _remote_came(self, session: Session, handshaking: Handshaking, data: bytes) -> None:
+        """OpenSSL is to read this.  Raises HelloRefused."""
+        if handshaking.first and handshaking.start.side is Side.CLIENT:
+            refuse_plaintext_untrusted(data[:16])
+        handshaking.first = False
+        self._move(session, State.EXPECT_STEP)
+        self._out(GoOn(session.session_id, data))
 
     def cipher_ended(self, session_id: int, reset: str = "") -> None:
         """The remote has closed, or reset the connection, during the handshake."""
@@ -302,9 +383,15 @@ class Sessions:
             return
         if step.output:
             self._out(SendCipher(session_id, step.output))
+            if session.handshaking and session.handshaking.symmetry:
+                session.handshaking.symmetry.spoke(step.output)
         if step.facts is None:
             self._move(session, State.EXPECT_REMOTE)
-            self._out(Listen(session_id))
+            if session.handshaking and session.handshaking.data:
+                kept, session.handshaking.data = session.handshaking.data, b""
+                self.cipher_came(session_id, kept)
+            else:
+                self._out(Listen(session_id))
             return
         self._move(session, State.EXPECT_PLAINTEXT)
         session.handshaking = None
@@ -323,6 +410,14 @@ class Sessions:
         handshaking = session.handshaking
         return handshaking is not None and handshaking.first and handshaking.start.side is Side.SERVER
 
+    def remote_asks(self, session_id: int) -> None:
+        """The remote of a client's relay wants to know once more who we are; the relay stands still."""
+        if self._has_broker:
+            self._asked[session_id] = []
+            self._out(Say(AskedByRemote(session_id=session_id)))
+        else:
+            self._out(Answer(session_id, ()))
+
     # --- ends -----------------------------------------------------------------------------------------
 
     def relay_ended(
@@ -331,12 +426,16 @@ class Sessions:
         """A relay is over, before or after it had its plaintext end."""
         self._move(self._sessions[session_id], State.OVER)
         del self._sessions[session_id]
+        self._asked.pop(session_id, None)
         self._say_ended(session_id, reason, from_remote_b, to_remote_b, detail)
         self._look_for_the_end()
 
     def broker_gone(self) -> None:
         """The broker's channel is closed: what is being set up ends, and what relays goes on."""
         self._has_broker = False
+        asked, self._asked = self._asked, {}
+        for session_id in asked:
+            self._out(Answer(session_id, ()))
         for session in list(self._sessions.values()):
             if session.state is State.EXPECT_PLAINTEXT:
                 self._out(EndRelay(session.session_id))
@@ -366,7 +465,7 @@ class Sessions:
         """Report a handshake that did not succeed."""
         self._over(session, record)
         if self._has_broker:
-            failed = HandshakeFailed(session_id=session.session_id, code=int(code), alert=alert, detail=_prose(detail))
+            failed = HandshakeFailed(session_id=session.session_id, code=int(code), alert=alert, detail=prose(detail))
             self._out(Say(failed))
         self._look_for_the_end()
 
@@ -385,7 +484,7 @@ class Sessions:
                 reason=reason,
                 from_remote_b=from_remote_b,
                 to_remote_b=to_remote_b,
-                detail=_prose(detail),
+                detail=prose(detail),
             )
             self._out(Say(ended))
 
@@ -399,8 +498,3 @@ class Sessions:
 def alert_record(alert: int) -> bytes:
     """Return a fatal alert in a plaintext record (RFC 8446 sections 5.1 and 6)."""
     return bytes([21, 3, 3, 0, 2, 2, alert])
-
-
-def _prose(text: str) -> str:
-    """Cut a text to what a border message holds; nothing a remote wrote may keep it from being sent."""
-    return text.encode("utf-8", "replace")[:PROSE_B].decode("utf-8", "ignore")

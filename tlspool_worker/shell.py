@@ -13,6 +13,7 @@ descriptors, handle them, do the steps that are quick, look at what needs lookin
 
 from __future__ import annotations
 
+import heapq
 import signal
 import socket
 import struct
@@ -31,6 +32,8 @@ from tlspool_common.settings import Settings
 from tlspool_worker.contexts import Contexts, fitting
 from tlspool_worker.effects import (
     Adopt,
+    Answer,
+    Ask,
     Attach,
     Begin,
     Drop,
@@ -44,14 +47,21 @@ from tlspool_worker.effects import (
     Say,
     SendCipher,
     UseKeys,
+    Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.handshakes import Handshakes
+from tlspool_worker.handshakes import Handshakes, Work
 from tlspool_worker.lingering import Lingering
 from tlspool_worker.poller import IN, OUT, Poller
-from tlspool_worker.relay import Relay, Surroundings
+from tlspool_worker.questions import Questions
+from tlspool_worker.reauth import Answering
+from tlspool_worker.relay import Relay
+from tlspool_worker.relay_native import surroundings
 from tlspool_worker.sessions import BrokenBroker, Sessions
 from tlspool_worker.tls import Handshake, clear_errors
+
+DRAIN_S = 20.0
+"""For what an application had sent before it closed and ended.  The broker waits 30 s for the end of a session."""
 
 TICK_S = 1.0
 """How often things are looked at that need no haste, while there are any: title, lingering sockets, memory."""
@@ -72,13 +82,14 @@ _MESSAGES = 64
 class _Cipher:
     """The socket of a session in its handshake."""
 
-    __slots__ = ("handshake", "listening", "sock", "unsent")
+    __slots__ = ("handshake", "listening", "sock", "unsent", "watched")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.handshake: Handshake | None = None
         self.unsent = bytearray()
         self.listening = False
+        self.watched = 0
 
 
 _NO_LINGER = struct.pack("ii", 0, 0)
@@ -101,8 +112,9 @@ class Shell:
 
     def __init__(self, channel: Channel, worker_id: int, settings: Settings, log: Log, signals: socket.socket) -> None:
         self._log = log
+        self._traces = log.wants("debug")
         self._worker_id = worker_id
-        self._timeout_ms = int((settings.pkcs11_timeout_s + KEYD_GRACE_S) * 1000)
+        self._timeout_ms = int((settings.signature_wait_s + KEYD_GRACE_S) * 1000)
         self._channel = channel
         self._channel_fd = channel.fileno()
         self._channel_mask = IN
@@ -111,13 +123,19 @@ class Shell:
         self._keys: OwnedFd | None = None
         self._contexts = Contexts()
         self._handshakes = Handshakes(settings.handshake_threads)
-        self._stepping: dict[Handshake, int] = {}
+        self._stepping: dict[Work, int] = {}
         self._quick: deque[tuple[int, bytes]] = deque()
         self._ciphers: dict[int, _Cipher] = {}
         self._relays: dict[int, Relay] = {}
+        self._draining: dict[int, float] = {}
         self._poller = Poller()
         self._lingering = Lingering(self._poller)
-        self._around = Surroundings(self._poller, self._relay_ended)
+        self._around, why_not = surroundings(settings.relay, self._poller, self._relay_ended)
+        if why_not:
+            log.warning("relay.python", worker=worker_id, detail=why_not)
+        self._around.asked = lambda relay: self._core.remote_asks(relay.session_id)
+        self._questions = Questions(self._relays, self._contexts, lambda message: self._say(Say(message)))
+        self._waits: list[tuple[float, int]] = []
         self._core = Sessions(worker_id, self._do)
         self._status: Exit | None = None
         self._titled = -1
@@ -125,6 +143,7 @@ class Shell:
         self._next_tick_s = 0.0
         self._poller.watch(channel.fileno(), IN, self._channel_ready, late=True)
         self._poller.watch(self._handshakes.fileno(), IN, self._steps_ready)
+        self._poller.watch(self._questions.fileno(), IN, self._questions.ready)
         self._poller.watch(signals.fileno(), IN, self._signals_ready)
 
     # --- loop -----------------------------------------------------------------------------------------
@@ -149,22 +168,32 @@ class Shell:
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + TICK_S
             self._tick(now_s)
-        self._stirred = bool(self._quick or self._lingering or self._titled != len(self._core))
+        while self._waits and self._waits[0][0] <= now_s:
+            self._core.waited(heapq.heappop(self._waits)[1])
+        self._stirred = bool(
+            self._quick or self._lingering or self._draining or self._waits or self._titled != len(self._core)
+        )
         if self._quick or self._status is not None:
             return 0.0
+        if self._waits:
+            return max(0.0, min(self._waits[0][0], self._next_tick_s) - now_s)
         return max(0.0, self._next_tick_s - now_s) if self._stirred or self._around.busy else None
 
     def close(self) -> None:
         """Close everything."""
+        self._around.close()
         self._channel.close()
         self._lingering.close()
         self._handshakes.close(THREAD_END_S)
+        self._questions.close()
         for cipher in self._ciphers.values():
             cipher.sock.close()
         self._poller.close()
 
     def _tick(self, now_s: float) -> None:
         self._lingering.tick(now_s)
+        for session_id in [one for one, until_s in self._draining.items() if until_s <= now_s]:
+            self._end_relay(session_id)
         for relay in self._around.busy:
             relay.slim()
         self._around.busy.clear()
@@ -184,7 +213,8 @@ class Shell:
                     return
                 with received:
                     fd = received.take_fd() if received.fds else None
-                    self._log.debug("message.received", name=type(received.message).__name__)
+                    if self._traces:
+                        self._log.debug("message.received", name=type(received.message).__name__)
                     self._core.broker_said(received.message, fd)
         except (ChannelBroken, BrokenBroker) as error:
             self._log.error("broker.broken", worker=self._worker_id, detail=str(error))
@@ -237,7 +267,13 @@ class Shell:
             case Attach():
                 self._attach(effect.session_id, effect.fd)
             case EndRelay():
-                self._relays[effect.session_id].end()
+                self._end_relay(effect.session_id)
+            case Ask():
+                self._questions.ask(effect.message, effect.trust)
+            case Answer():
+                self._answer(effect)
+            case Wait():
+                heapq.heappush(self._waits, (time.monotonic() + effect.delay_ms / 1000, effect.session_id))
             case Drop():
                 self._drop(effect.session_id)
             case UseKeys():
@@ -250,7 +286,8 @@ class Shell:
                 self._status = self._status or effect.status
 
     def _say(self, effect: Say) -> None:
-        self._log.debug("message.sent", name=type(effect.message).__name__)
+        if self._traces:
+            self._log.debug("message.sent", name=type(effect.message).__name__)
         if self._lost:
             return
         try:
@@ -265,11 +302,15 @@ class Shell:
 
     def _watch_cipher(self, session_id: int, cipher: _Cipher) -> None:
         mask = (IN if cipher.listening else 0) | (OUT if cipher.unsent else 0)
-        fd = cipher.sock.fileno()
-        if mask:
-            self._poller.watch(fd, mask, lambda events: self._cipher_ready(session_id, events))
-        else:
-            self._poller.forget(fd)
+        if not mask and cipher.watched == IN:
+            return  # it is listened to again soon; if something comes before that, _cipher_ready takes it out
+        if mask != cipher.watched:
+            cipher.watched = mask
+            fd = cipher.sock.fileno()
+            if mask:
+                self._poller.watch(fd, mask, lambda events: self._cipher_ready(session_id, events))
+            else:
+                self._poller.forget(fd)
 
     def _listen(self, session_id: int) -> None:
         cipher = self._ciphers[session_id]
@@ -278,6 +319,10 @@ class Shell:
 
     def _cipher_ready(self, session_id: int, events: int) -> None:
         cipher = self._ciphers[session_id]
+        if not cipher.listening and not cipher.unsent:
+            cipher.watched = 0
+            self._poller.forget(cipher.sock.fileno())
+            return
         try:
             if cipher.unsent and events & ~IN:
                 del cipher.unsent[: cipher.sock.send(cipher.unsent)]
@@ -286,6 +331,7 @@ class Shell:
             return
         except OSError as error:
             cipher.listening = False
+            cipher.watched = 0
             self._poller.forget(cipher.sock.fileno())
             self._core.cipher_ended(session_id, error.strerror or "")
             return
@@ -337,11 +383,13 @@ class Shell:
     def _steps_ready(self, _events: int) -> None:
         for handshake, result in self._handshakes.finished():
             session_id = self._stepping.pop(handshake)
-            if isinstance(result, Exception):
+            if isinstance(handshake, Answering):
+                self._answered(session_id, handshake, result)
+            elif isinstance(result, Exception):
                 detail = f"{type(result).__name__}: {result}"
                 self._log.error("handshake.bug", session=session_id, detail=detail)
                 self._core.could_not_step(session_id, Code.INTERNAL, detail)
-            else:
+            elif result is not None:
                 self._core.stepped(session_id, result)
 
     def _drop(self, session_id: int) -> None:
@@ -356,15 +404,40 @@ class Shell:
         self._poller.forget(cipher.sock.fileno())
         if cipher.handshake is None:
             raise AssertionError(f"session {session_id} has no handshake")
-        relay = Relay(self._around, session_id, cipher.sock, cipher.handshake.stream(), bytes(cipher.unsent))
+        relay = self._around.open(session_id, cipher.sock, cipher.handshake.stream(), bytes(cipher.unsent))
         self._relays[session_id] = relay
         relay.start()
 
     def _attach(self, session_id: int, fd: OwnedFd) -> None:
         self._relays[session_id].attach(_ours(fd))
 
+    def _answer(self, effect: Answer) -> None:
+        answering = self._questions.answering(effect.session_id, effect.credentials, self._keys, self._timeout_ms)
+        self._stepping[answering] = effect.session_id
+        self._handshakes.submit(answering, b"")
+
+    def _answered(self, session_id: int, answering: Answering, result: object) -> None:
+        """The remote has been told who we are, or is about to hear that it cannot be."""
+        fault = answering.fault
+        if isinstance(result, Exception) or fault is not None:
+            detail = f"{type(result).__name__}: {result}" if isinstance(result, Exception) else fault and fault.detail
+            self._log.warning("reauth.failed", session=session_id, detail=detail or "")
+        relay = self._relays.get(session_id)
+        if relay is not None:
+            relay.go_on()
+
+    def _end_relay(self, session_id: int) -> None:
+        """End a relay; one whose application is gone ends by itself when the remote has taken what was left."""
+        relay = self._relays[session_id]
+        if session_id not in self._draining and relay.is_left():
+            self._draining[session_id] = time.monotonic() + DRAIN_S
+        else:
+            relay.end()
+
     def _relay_ended(self, relay: Relay, reason: EndReason, detail: str) -> None:
         del self._relays[relay.session_id]
+        self._draining.pop(relay.session_id, None)
+        self._questions.ended(relay.session_id)
         self._stirred = True
         self._lingering.add(relay.take_socket(), time.monotonic())
         self._core.relay_ended(relay.session_id, reason, relay.from_remote_b, relay.to_remote_b, detail)

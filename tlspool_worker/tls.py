@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi, lib
 
@@ -31,8 +29,10 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import parse_untrusted
 from tlspool_common.messages import HandshakeDone, RemoteAuth, Side, StartSession, UseCredential
-from tlspool_worker import alpn, keyref, verify
+from tlspool_common.record import record
+from tlspool_worker import alpn, verify
 from tlspool_worker.contexts import fitting
+from tlspool_worker.keys import use_key
 from tlspool_worker.tls_errors import (
     CERTIFICATE_VERIFY_FAILED,
     NO_ALERT,
@@ -65,6 +65,7 @@ _RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e0
 """The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""
 
 _NEEDED = (
+    "BIO_free",
     "BIO_get_mem_data",
     "BIO_new",
     "BIO_new_mem_buf",
@@ -77,23 +78,43 @@ _NEEDED = (
     "SSL_CTX_clear_mode",
     "SSL_CTX_set_cert_store",
     "SSL_CTX_set_alpn_select_cb",
+    "SSL_CTX_set_cert_cb",
     "SSL_CTX_set_mode",
     "SSL_CTX_set_verify",
     "SSL_do_handshake",
+    "SSL_export_keying_material",
+    "SSL_get_certificate",
     "SSL_get_error",
+    "SSL_get_ex_data_X509_STORE_CTX_idx",
+    "SSL_get_extms_support",
+    "SSL_get_finished",
     "SSL_get_peer_certificate",
+    "SSL_get_peer_finished",
+    "SSL_get_shutdown",
     "SSL_read",
+    "SSL_session_reused",
+    "SSL_set_SSL_CTX",
     "SSL_set_bio",
+    "SSL_set_info_callback",
+    "SSL_set_post_handshake_auth",
+    "SSL_set_verify",
     "SSL_shutdown",
+    "SSL_state_string_long",
     "SSL_use_PrivateKey",
+    "SSL_verify_client_post_handshake",
+    "SSL_version",
     "SSL_write",
     "X509_STORE_CTX_get_current_cert",
     "X509_STORE_CTX_get_error",
     "X509_STORE_CTX_get_error_depth",
+    "X509_STORE_CTX_get_ex_data",
     "X509_STORE_CTX_set_error",
     "X509_STORE_up_ref",
+    "X509_free",
     "X509_up_ref",
     "X509_verify_cert_error_string",
+    "i2d_X509_bio",
+    "SSL_ERROR_WANT_X509_LOOKUP",
     "SSL_MODE_RELEASE_BUFFERS",
     "SSL_OP_NO_RENEGOTIATION",
 )
@@ -110,7 +131,7 @@ def check() -> None:
         raise PoolError(Code.PROVIDER_ABSENT, f"this version of cryptography lacks {', '.join(missing)}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """What came of one step: bytes to send, and then ``facts`` (done), ``fault`` (over), or neither (go on)."""
 
@@ -173,7 +194,7 @@ class Handshake:
             return Step(b"", fault=Fault(error.code, 80, error.detail))
         if data:
             lib.BIO_write(self._input, data, len(data))
-        with verify.judging(self._check), alpn.choosing(self._start.alpn):
+        with verify.Judging(self._check), alpn.Choosing(self._start.alpn):
             result = lib.SSL_do_handshake(connection._ssl)
             state = lib.SSL_get_error(connection._ssl, result)
         output = self._take_output()
@@ -191,7 +212,10 @@ class Handshake:
         if connection is None:
             raise PoolError(Code.INTERNAL, "no handshake was made")
         self._connection = None
-        return Stream(connection._ssl, self._input, self._output)
+        stream = Stream(connection._ssl, self._input, self._output)
+        stream.is_client = self._start.side is Side.CLIENT
+        stream.shown = not stream.is_client or (bool(self._credentials) and self._check.asked)
+        return stream
 
     def _open(self) -> SSL.Connection:
         start = self._start
@@ -205,6 +229,8 @@ class Handshake:
                 connection.set_tlsext_host_name(start.sni.encode("ascii", "replace"))
             if protocols := alpn.split(start.alpn):
                 connection.set_alpn_protos(protocols)
+            if self._credentials:
+                lib.SSL_set_post_handshake_auth(connection._ssl, 1)  # the server may ask later, too
             connection.set_connect_state()
         self._input, self._output = connection._into_ssl, connection._from_ssl
         self._connection = connection
@@ -215,17 +241,7 @@ class Handshake:
         return [each for each in self._credentials if (each.key_kind, each.chain) in chains]
 
     def _use_key(self, connection: SSL.Connection, credential: UseCredential) -> None:
-        if self._channel is None:
-            raise PoolError(Code.KEYD_UNREACHABLE, "the broker has given no channel to it")
-        spki, fd = _spki(credential.chain[0]), self._channel.fileno()
-        reference = keyref.encode(credential.key_kind, spki, fd, self._timeout_ms, credential.grant)
-        try:
-            key = crypto.load_privatekey(crypto.FILETYPE_PEM, reference)
-        except crypto.Error as error:
-            raise PoolError(Code.PROVIDER_ABSENT, f"a key reference does not load: {error}") from None
-        # Not Connection.use_privatekey: it warns of PKey, and Debian's version lacks it.
-        if lib.SSL_use_PrivateKey(connection._ssl, key._pkey) != 1:
-            raise PoolError(Code.KEY_MISMATCH, explain(take_queue()).detail)
+        use_key(connection._ssl, credential, self._channel, self._timeout_ms)
 
     def _take_output(self) -> bytes:
         parts = []
@@ -251,7 +267,7 @@ class Handshake:
         leaf = check.leaf
         try:
             if leaf is None:
-                leaf = _remote_leaf(connection)
+                leaf = remote_leaf(connection._ssl)
                 check.names = verify.names_untrusted(leaf) if leaf else ()
         except ValueError as error:
             if start.remote_auth is not RemoteAuth.IGNORE:
@@ -285,15 +301,9 @@ def _is_retry(output: bytes) -> bool:
     return len(output) > 43 and (output[0], output[5]) == (_HANDSHAKE, _SERVER_HELLO) and output[11:43] == _RETRY_RANDOM
 
 
-@lru_cache(maxsize=64)  # the local certificates of one application
-def _spki(leaf: bytes) -> bytes:
-    key = x509.load_der_x509_certificate(leaf).public_key()
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _remote_leaf(connection: SSL.Connection) -> x509.Certificate | None:
+def remote_leaf(ssl: Any) -> x509.Certificate | None:
     """Return what the remote showed.  Without Connection.get_peer_certificate, which warns of X509 objects."""
-    pointer = lib.SSL_get_peer_certificate(connection._ssl)
+    pointer = lib.SSL_get_peer_certificate(ssl)
     return None if pointer == ffi.NULL else crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()
 
 
@@ -304,9 +314,29 @@ OPEN, CLOSED, BROKEN = 0, 1, 2
 
 
 class Stream:
-    """A finished handshake, for the loop's thread."""
+    """A finished handshake, for the loop's thread.
 
-    __slots__ = ("_keeps", "_rbio", "_ssl", "_wbio", "fault", "state", "was_busy")
+    Attributes:
+        waits: OpenSSL wants our certificate for the server, and does nothing until it has it (reauth.py).
+        is_client: our side.
+        shown: we have shown a certificate: the one that OpenSSL has, or ``own`` when it has forgotten it.
+        hides_remote: the remote's certificate was not good enough to be told (reauth.py).
+    """
+
+    __slots__ = (
+        "_keeps",
+        "_rbio",
+        "_ssl",
+        "_wbio",
+        "fault",
+        "hides_remote",
+        "is_client",
+        "own",
+        "shown",
+        "state",
+        "waits",
+        "was_busy",
+    )
 
     def __init__(self, ssl: Any, rbio: Any, wbio: Any) -> None:
         self._ssl = ssl
@@ -316,6 +346,13 @@ class Stream:
         self.state = OPEN
         self.fault: Fault | None = None
         self.was_busy = False
+        self.waits = self.is_client = self.shown = self.hides_remote = False
+        self.own = b""
+
+    @property
+    def ssl(self) -> Any:
+        """OpenSSL's object, for what is not relaying."""
+        return self._ssl
 
     def decrypt(self, count: int) -> int:
         """Decrypt the first ``count`` bytes of CIPHER into PLAIN; return how much came out."""
@@ -358,9 +395,22 @@ class Stream:
             return
         if error == lib.SSL_ERROR_ZERO_RETURN:
             self.state = CLOSED
+        elif error == lib.SSL_ERROR_WANT_X509_LOOKUP:
+            self.waits = True
+            self._keep_rest()
         else:
             self.state = BROKEN
             self.fault = explain(take_queue())
+
+    def _keep_rest(self) -> None:
+        """Copy what OpenSSL has not read yet: CIPHER is about to be used for others."""
+        size = _mem_data(self._rbio, _POINTER)
+        rest = ffi.buffer(_POINTER[0], size)[:] if size > 0 else b""
+        self._rbio = lib.BIO_new(lib.BIO_s_mem())
+        self._keeps = True
+        _bio_write(self._rbio, rest, len(rest))
+        _set_eof_return(self._rbio, -1)
+        _set_bio(self._ssl, self._rbio, self._wbio)
 
     def encrypt(self, count: int) -> bool:
         """Encrypt the first ``count`` bytes of PLAIN, to be taken; say whether that worked."""
@@ -393,6 +443,24 @@ class Stream:
         self.was_busy = False
         self._wbio = lib.BIO_new(lib.BIO_s_mem())
         _set_bio(self._ssl, self._rbio, self._wbio)
+
+    # --- while relay.c has it ---
+
+    def lend(self) -> tuple[int, int, int, bool]:
+        """Return the addresses of the SSL object and its two BIOs, and whether the first takes copies.
+
+        Until ``give_back`` nothing else may be called.
+        """
+        return _address(self._ssl), _address(self._rbio), _address(self._wbio), self._keeps
+
+    def give_back(self, rbio: int, wbio: int, keeps: bool) -> None:
+        """Go on, with the BIOs that it has by now."""
+        self._rbio, self._wbio = ffi.cast("BIO *", rbio), ffi.cast("BIO *", wbio)
+        self._keeps = keeps
+
+
+def _address(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
 
 
 # Looked up once: the relay calls these for each batch.

@@ -86,15 +86,15 @@ def _text(pointer: object) -> str:
 
 def take_queue() -> list[tuple[int, int, str, str]]:
     """Empty this thread's error queue: (library, reason, library text, reason text), cause first."""
-    found = []
-    while number := lib.ERR_get_error():
-        if number & _SYSTEM_FLAG:
-            found.append((2, number & ~_SYSTEM_FLAG, "system library", f"errno {number & ~_SYSTEM_FLAG}"))
-            continue
-        library, reason = number >> _REASON_BITS & 0xFF, number & (1 << _REASON_BITS) - 1
-        texts = _text(lib.ERR_lib_error_string(number)), _text(lib.ERR_reason_error_string(number))
-        found.append((library, reason, *texts))
-    return found
+    return [entry(number) for number in iter(lib.ERR_get_error, 0)]
+
+
+def entry(number: int) -> tuple[int, int, str, str]:
+    """Take apart an error of OpenSSL."""
+    if number & _SYSTEM_FLAG:
+        return 2, number & ~_SYSTEM_FLAG, "system library", f"errno {number & ~_SYSTEM_FLAG}"
+    library, reason = number >> _REASON_BITS & 0xFF, number & (1 << _REASON_BITS) - 1
+    return library, reason, _text(lib.ERR_lib_error_string(number)), _text(lib.ERR_reason_error_string(number))
 
 
 def explain(queue: list[tuple[int, int, str, str]]) -> Fault:

@@ -7,15 +7,17 @@ certificate is never shown to a server with another name.
 
 * A callback that OpenSSL calls catches everything and fails closed (CVE-2026-27448 was the contrary).
 * OpenSSL tells a callback nothing of ours; but it calls it in the thread that runs the handshake, so the
-  ``Check`` of that handshake is in a thread-local (``judging``).
+  ``Check`` of that handshake is in a thread-local (``Judging``).
 * A handshake counts as verified only if the leaf itself has passed here; OpenSSL's success alone is not enough.
+* After the handshake a client may be asked again who it is (reauth.py).  Its answer comes in whichever thread reads,
+  so that ``Check`` is found by its TLS object (``expecting``).  There OpenSSL is always told to go on: a session that
+  works does not end for a certificate that does not verify, its remote only counts as nobody (RFC 8446 section
+  4.4.2.4 allows that).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from cryptography import x509
@@ -63,7 +65,7 @@ _OTHER = (Code.CHAIN_INVALID, 46)  # a fault of the chain, with certificate_unkn
 class Check:
     """What one handshake asks of the remote's credential, and what came of it."""
 
-    __slots__ = ("alert", "code", "detail", "domain_represents_user", "expected", "leaf", "names", "passed")
+    __slots__ = ("alert", "asked", "code", "detail", "domain_represents_user", "expected", "leaf", "names", "passed")
 
     def __init__(self, expected: Donai | None, domain_represents_user: bool) -> None:
         self.expected = expected
@@ -74,6 +76,7 @@ class Check:
         self.leaf: x509.Certificate | None = None
         self.names: tuple[str, ...] = ()
         self.passed = False
+        self.asked = False  # a client: whether the server asked for our certificate
 
     def fault(self, number: int, depth: int) -> None:
         """Keep the first fault that OpenSSL finds."""
@@ -96,27 +99,64 @@ class Check:
         return self.passed
 
 
-class _Judging(threading.local):
+class _Current(threading.local):
     check: Check | None = None
 
 
-_judging = _Judging()
+_judging = _Current()
 
 
-@contextmanager
-def judging(check: Check) -> Iterator[None]:
-    """Let VERIFY, in this thread, report to ``check``."""
-    _judging.check = check
-    try:
-        yield
-    finally:
+class Judging:
+    """Lets VERIFY, in this thread, report to ``check``, within a ``with``."""
+
+    __slots__ = ("_check",)
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    def __enter__(self) -> None:
+        _judging.check = self._check
+
+    def __exit__(self, *_: object) -> None:
         _judging.check = None
+
+
+def current() -> Check | None:
+    """Return the Check of the handshake step that runs in this thread."""
+    return _judging.check
+
+
+_expecting: dict[int, Check] = {}
+
+
+def expecting(ssl: Any, check: Check | None) -> None:
+    """Let VERIFY report to ``check`` what the remote of a finished handshake shows; None: expect no more."""
+    key = _address(ssl)
+    if check is None:
+        _expecting.pop(key, None)
+    else:
+        _expecting[key] = check
+
+
+def _address(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
 
 
 def _verify(ok: int, store_context: Any) -> int:
     check = _judging.check
+    if check is not None:
+        return _judge(check, ok, store_context)
+    if not _expecting:
+        return 0
+    ssl = lib.X509_STORE_CTX_get_ex_data(store_context, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
+    check = _expecting.get(_address(ssl))
     if check is None:
         return 0
+    _judge(check, ok, store_context)
+    return 1
+
+
+def _judge(check: Check, ok: int, store_context: Any) -> int:
     try:
         depth = lib.X509_STORE_CTX_get_error_depth(store_context)
         if not ok:

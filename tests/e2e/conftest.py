@@ -31,7 +31,10 @@ from tests.fixtures.lone_worker import LoneWorker
 from tlspool_admin.devca import general_names
 from tlspool_admin.devpool import DevPool
 
-NEEDED = ("openssl", "gnutls-cli", "gnutls-serv", "curl", "nginx", "softhsm2-util", "p11tool")
+NEEDED = (
+    "openssl", "gnutls-cli", "gnutls-serv", "curl", "nginx", "softhsm2-util", "p11tool", "postfix", "dovecot", "slapd",
+    "ldapsearch", "psql", "vsftpd", "prosody", "stunnel4", "tinyproxy", "microsocks", "xinetd",
+)  # fmt: skip
 COMMANDS = Path(sys.executable).parent
 TABLE: list[tuple[str, str, str]] = []
 

@@ -80,11 +80,21 @@ def test_unknown_commands(app, cmd):
     assert app.alive()
 
 
-@pytest.mark.parametrize("cmd", [Cmd.PINENTRY, Cmd.PRNG, Cmd.INFO, Cmd.CONTROL_DETACH, Cmd.LIDENTRY_REGISTER])
-def test_commands_of_later_versions(app, cmd):
-    app.send(Frame(6, 0, cmd).to_bytes())
-    _, error = app.error()
-    assert error.message.startswith("[103] not supported yet")
+@pytest.mark.parametrize(("cmd", "code"), [(Cmd.PRNG, 124), (Cmd.INFO, 115)])
+@pytest.mark.parametrize("payload", [b"", b"\xff" * 380, bytes(range(256))])
+def test_questions_about_nothing(app, cmd, code, payload):
+    app.send(Frame(6, 0, cmd, payload).to_bytes())
+    reqid, error = app.error()
+    assert reqid == 6
+    assert error.message.startswith(f"[{code}] ")
+    assert app.alive()
+
+
+def test_asking_a_remote_again_that_is_none(app):
+    app.send(starttls(reqid=7, flags=0x6 | Flag.RENEGOTIATE))
+    reqid, error = app.error()
+    assert (reqid, error.tlserrno) == (7, -1167372269)
+    assert error.message.startswith("[127] ")
     assert app.alive()
 
 
@@ -98,7 +108,8 @@ def test_commands_of_later_versions(app, cmd):
         ({"localid": "a..b@@"}, 113),
         ({"flags": 0x9, "localid": ""}, 112),
         ({"flags": 0x9, "localid": "playground.arpa2.lab", "remoteid": "www.example.com"}, 202),
-        ({"flags": 0x6 | Flag.LOCALID_CHECK}, 103),
+        ({"flags": 0x6 | Flag.LOCALID_CHECK, "localid": "nobody.example"}, 201),
+        ({"flags": 0x6 | Flag.LOCALID_ONTHEFLY, "localid": "nobody.example"}, 201),
         ({"flags": 0x6 | Flag.RENEGOTIATE}, 106),
     ],
 )
@@ -111,6 +122,33 @@ def test_starttls_that_cannot_be(app, tcp, fields, code):
     assert error.message.startswith(f"[{code}] "), error
     remote.settimeout(5)
     assert remote.recv(1) == b""  # the pool does not keep it
+    assert app.alive()
+
+
+@pytest.mark.parametrize("cmd", [Cmd.CONTROL_DETACH, Cmd.CONTROL_REATTACH])
+@pytest.mark.parametrize("payload", [b"", b"\xff" * 380, bytes(range(256))])
+def test_control_keys_of_nobody(app, cmd, payload):
+    app.send(Frame(6, 0, cmd, payload).to_bytes())
+    reqid, error = app.error()
+    assert (reqid, error.tlserrno) == (6, -1167372273)
+    assert error.message.startswith("[115] ")
+    assert app.alive()
+
+
+def test_a_callback_for_who_we_are_that_is_answered_with_rubbish(app, tcp):
+    """It fails the session, and nothing else."""
+    app.send(
+        starttls(reqid=8, flags=0x9 | Flag.LOCALID_CHECK, localid="", remoteid="tlspool.arpa2.lab"), tcp[0].fileno()
+    )
+    tcp[0].close()
+    frame = app.receive()
+    assert frame.cmd == Cmd.STARTTLS_LOCALID
+    app.send(Frame(8, frame.cbid, Cmd.STARTTLS_LOCALID, b"\xff" * 380).to_bytes())
+    reqid, error = app.error()
+    assert reqid == 8
+    assert error.message.startswith("[101] ")
+    tcp[1].settimeout(5)
+    assert tcp[1].recv(1) == b""
     assert app.alive()
 
 

@@ -28,6 +28,7 @@ from tlspool_common.messages import (
     ClientHelloSeen,
     EndReason,
     EndSession,
+    PinService,
     PlainConnected,
     Proceed,
     Side,
@@ -150,6 +151,49 @@ def test_a_refused_callback_is_golden(world, tcp):
     end(worker, session_id, EndReason.ORDERED)
 
 
+def test_a_server_that_is_asked_and_lets_go_is_golden(world, tcp):
+    """The client's SNI is proposed; the plaintext descriptor accepts it; control is given up and taken back."""
+    broker, _, _, worker = world
+    broker.be("tlspool.arpa2.lab")
+    app = broker.app()
+    app.send(vector("07"), tcp[0].fileno())
+    session_id = await_message(worker, StartSession).session_id
+    worker.send(ClientHelloSeen(session_id=session_id, sni="tlspool.arpa2.lab", alpn=b""))
+    callback = app.receive()
+    [cbid] = struct.unpack_from("=H", callback, 2)
+    assert callback == vector("08", cbid)
+    ours, theirs = socket.socketpair()
+    app.send(vector("09", cbid), theirs.fileno())
+    theirs.close()
+    use = await_message(worker, UseCredential)
+    assert grants.unseal_untrusted(GRANT_SECRET, use.grant).key_uri == "pkcs11:object=tlspool.arpa2.lab"
+    assert await_message(worker) == Proceed(session_id=session_id)
+    worker.send(facts(session_id, sni="tlspool.arpa2.lab"))
+    final = appwire.frame_untrusted(app.receive())  # and no PLAINTEXT_CONNECT before it
+    assert (final.reqid, final.cbid, final.cmd) == (8, 0, Cmd.STARTTLS)
+    told = appwire.Starttls.from_payload_untrusted(final.payload)
+    assert (told.localid, told.remoteid) == ("tlspool.arpa2.lab", "testsrv@tlspool.arpa2.lab")
+    received = await_received(worker)
+    assert received.message == PlainConnected(session_id=session_id)
+    with take(received) as plain:
+        os.write(plain.fileno(), b"plaintext")
+        assert ours.recv(100) == b"plaintext"
+    ours.close()
+
+    done = vector("13")[:8] + bytes(380)  # earlier pools left the request's payload in it, where nothing belongs
+    app.send(vector("12"))
+    assert app.receive() == done
+    app.send(vector("12"))
+    assert app.error()[:2] == (9, 120)
+    app.close()
+    other = broker.app()
+    other.send(Frame(9, 0, Cmd.CONTROL_REATTACH, appwire.Control(KEY).to_payload()).to_bytes())
+    assert other.receive() == done
+    other.close()
+    assert await_message(worker) == EndSession(session_id=session_id, alert=255)
+    end(worker, session_id)
+
+
 def test_a_failed_handshake_is_golden(world, tcp):
     broker, _, _, worker = world
     app = broker.app()
@@ -162,18 +206,60 @@ def test_a_failed_handshake_is_golden(world, tcp):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("07", 103), ("09", 102), ("10", 102), ("12", 103), ("14", 103), ("16", 103), ("17", 103), ("19", 103)]
-    + [("21", 103), ("22", 103), ("25", 102)],
+    [("09", 102), ("10", 102), ("12", 115), ("14", 115), ("16", 115), ("17", 115), ("25", 102)],
 )
-def test_golden_requests_of_later_versions_and_stray_answers(world, tcp, name, code):
+def test_golden_requests_about_no_session_and_stray_answers(world, tcp, name, code):
     app = world[0].app()
     data = vector(name)
-    app.send(data, *([tcp[0].fileno()] if name in ("07", "09") else []))
+    app.send(data, *([tcp[0].fileno()] if name == "09" else []))
     [reqid] = struct.unpack_from("=H", data)
     assert app.error()[:2] == (reqid, code)
     tcp[0].close()
-    if name in ("07", "09"):
+    if name == "09":
         assert tcp[1].recv(1) == b""  # the broker does not keep what came along
+
+
+@pytest.mark.parametrize("name", ["19", "21"])
+def test_a_pin_service_is_handed_over_to_keyd(world, name):
+    """The connection goes to keyd as it is, without what a registration has no use for; the broker forgets it."""
+    broker, keyd, _, _ = world
+    app = broker.app()
+    app.send(vector(name))
+    with await_of(keyd, PinService) as received:
+        assert received.message == PinService(reqid=0, flags=0, timeout_us=60_000_000)
+        with received.take_fd() as handed, socket.socket(fileno=os.dup(handed.fileno())) as ours:
+            broker.until(lambda status: status["connections"] == 0)
+            app.send(b"for keyd only")
+            assert ours.recv(100) == b"for keyd only"
+            ours.send(b"from keyd")
+            assert app.sock.recv(100) == b"from keyd"
+    assert app.sock.recv(1) == b""  # nobody else has it
+
+
+def await_of(channel, kind):
+    """Wait for a message of a kind; use what is returned in a ``with``."""
+    while not isinstance((received := await_received(channel)).message, kind):
+        with received:
+            continue
+    return received
+
+
+def test_a_pin_service_needs_keyd(own):
+    app = own.app()
+    app.send(vector("19"))
+    assert app.error()[:2] == (0, 601)
+
+
+def test_a_program_that_chooses_identities_is_registered_without_a_word(world):
+    broker = world[0]
+    app = broker.app()
+    app.send(vector("22"))
+    assert app.ping()
+    assert [one["state"] for one in broker.ask("status")["choosers"]] == ["registered"]
+    app.send(vector("22"))
+    assert app.error()[:2] == (0, 232)
+    app.close()
+    broker.until(lambda status: status["choosers"] == [])
 
 
 def test_options_reach_the_worker(world, tcp):
@@ -284,17 +370,18 @@ def test_200_requests_are_open_at_once(world):
 
 
 @pytest.fixture(scope="module")
-def ccli(tmp_path_factory):
+def program_path(tmp_path_factory):
     """A program that does with the socket what the C library does."""
-    return compile_c(tmp_path_factory.mktemp("ccli") / "ccli", Path(__file__).parents[1] / "fixtures" / "ccli.c")
+    return compile_c(tmp_path_factory.mktemp("v2") / "v2", Path(__file__).parents[1] / "fixtures" / "v2.c")
 
 
 @pytest.mark.parametrize("manner", ["ok", "refuse", "stray", "asynch"])
-def test_as_the_c_library_does_it(world, ccli, manner):
+def test_as_the_c_library_does_it(world, program_path, manner):
     broker, _, _, worker = world
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [str(ccli), str(broker.run_dir / "tlspool.sock"), manner, "localhost", "127.0.0.1"]
-        program = subprocess.Popen([*command, str(listener.getsockname()[1])], stdout=subprocess.PIPE, text=True)
+        command = [str(program_path), str(broker.run_dir / "tlspool.sock"), manner, "server", "localhost", "-"]
+        command += ["127.0.0.1", str(listener.getsockname()[1]), "ping", "end"]
+        program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         listener.settimeout(20)
         remote, _ = listener.accept()
     with remote, program:

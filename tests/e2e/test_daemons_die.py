@@ -134,9 +134,7 @@ def test_a_wrong_pin_is_tried_once(tmp_path, echo_server):
         wrong.write_text("00000000" if right.strip() != "00000000" else "11111111")
         config = pool.config.read_text()
         log_start = len(log_of(pool, "keyd"))
-        pool._configure = lambda module, extra: pool.config.write_text(
-            config.replace(str(pool.directory / "pin"), str(wrong))
-        )
+        pool._configure = lambda *_: pool.config.write_text(config.replace(str(pool.directory / "pin"), str(wrong)))
         pool.up()
         server = echo_server(pool)
         for number in (1, 2, 3):

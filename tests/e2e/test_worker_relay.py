@@ -1,4 +1,7 @@
-"""What a real worker without a pool relays: no byte is lost, no end mistaken for another, nothing is hoarded."""
+"""What a real worker without a pool relays: no byte is lost, no end mistaken for another, nothing is hoarded.
+
+All of it by the relay in C, and again by the one in Python.
+"""
 
 import contextlib
 import hashlib
@@ -24,7 +27,7 @@ from tests.fixtures.lone_remotes import (
     until_end,
     warm,
 )
-from tests.fixtures.lone_worker import Background, tcp_pair
+from tests.fixtures.lone_worker import Background, LoneWorker, tcp_pair
 from tlspool_common.messages import (
     ClientHelloSeen,
     EndReason,
@@ -34,6 +37,15 @@ from tlspool_common.messages import (
 )
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def lone_worker(lone_keyd, tmp_path_factory, request):
+    """One worker of each kind for the tests of this module."""
+    log = tmp_path_factory.mktemp("worker") / "log"
+    with LoneWorker(lone_keyd, log, "relay", request.param) as made:
+        yield made
+    assert "relay.python" not in log.read_text()
 
 
 @BOTH

@@ -10,22 +10,38 @@ from collections import Counter
 
 import pytest
 
-from tests.playbook.broker import DEFAULTS, World
-from tlspool_broker.events import AdoptWorker, FdKind, KeydSaid, KillAsked, MasterSaid, SendApp, StopAsked, WorkerSaid
-from tlspool_common.appwire import Cmd, Flag
+from tests.playbook.broker import DEFAULTS, World, credential
+from tlspool_broker.events import (
+    AdoptWorker,
+    FdKind,
+    HandOver,
+    KeydSaid,
+    KillAsked,
+    MasterSaid,
+    SendApp,
+    StopAsked,
+    WorkerSaid,
+)
+from tlspool_common.appwire import Cmd, Control, Flag, Info, Prng, Starttls
 from tlspool_common.fd import OwnedFd
+from tlspool_common.infokind import InfoKind
 from tlspool_common.messages import (
     PROTOCOL,
+    AskedByRemote,
     ClientHelloSeen,
     HandshakeDone,
     HandshakeFailed,
     KeyAnswer,
     KeydHello,
     MasterHello,
+    RemoteTold,
     SessionEnded,
+    Side,
+    Told,
     WorkerBorn,
     WorkerGone,
 )
+from tlspool_common.servicewire import ChoiceFlag, Lidentry
 
 SEEDS = int(os.environ.get("BROKER_FUZZ_SEEDS", "12"))
 STEPS = 1500
@@ -41,7 +57,11 @@ class Monkey(World):
         self.open = set()
         self.given = []
         self.apps, self.callbacks = [], []
-        super().__init__(config + "max_sessions_per_caller 30\nmax_requests_per_connection 12\n")
+        config += "max_sessions_per_caller 30\nmax_requests_per_connection 12\npin_services 3\nchoice_services 2\n"
+        super().__init__(config)
+        self.records.disclosures["www.example.com"].append("other.example")
+        self.records.identities["other.example", Side.CLIENT] = [credential("other.example")]
+        self.records.identities["me.example", Side.SERVER] = [credential("me.example")]
 
     def happen(self, event):
         frame, passed = getattr(event, "frame", None), getattr(event, "passed", None)
@@ -52,8 +72,12 @@ class Monkey(World):
             self.owed[event.connection, frame.reqid] += 1
         lines = [self.core.connections.get(app) for app in self.apps]
         self.open = {(line.connection_id, one.reqid) for line in lines for one in line.by_cbid.values()}
+        posts = self.core.chooser._posts.values()
+        self.open |= {(post.connection.connection_id, post.reqid) for post in posts if post.busy or not post.registered}
         effects = super().happen(event)
         for effect in effects:
+            if isinstance(effect, HandOver):
+                self.apps.remove(effect.connection)
             if isinstance(effect, SendApp):
                 self.look_at(effect.connection, effect.frame)
             if isinstance(effect, AdoptWorker):
@@ -72,7 +96,7 @@ class Monkey(World):
         else:
             self.owed[key] -= 1
         assert self.owed[key] >= 0, frame
-        if frame.cmd == Cmd.PLAINTEXT_CONNECT:
+        if frame.cmd in (Cmd.PLAINTEXT_CONNECT, Cmd.STARTTLS_LOCALID, Cmd.LIDENTRY_CALLBACK):
             self.callbacks.append((app, frame))
 
     def step(self):
@@ -82,8 +106,21 @@ class Monkey(World):
             self.apps.append(self.app(chance.choice([1, 2, 3])))
         session = chance.choice(list(self.core.sessions) or [None])
         chance.choices(
-            [self.ask, self.garbage, self.answer_one, self.go, self.speak, self.daemon, self.wait, self.kill],
-            [30, 8, 20, 1, 60, 6, 4, 1],
+            [
+                self.ask,
+                self.garbage,
+                self.answer_one,
+                self.control,
+                self.question,
+                self.tell,
+                self.serve,
+                self.go,
+                self.speak,
+                self.daemon,
+                self.wait,
+                self.kill,
+            ],
+            [30, 8, 25, 6, 15, 15, 3, 1, 60, 6, 4, 1],
         )[0](session)
 
     def maybe_fd(self):
@@ -93,14 +130,17 @@ class Monkey(World):
     def ask(self, _session):
         chance = self.chance
         client, well = chance.random() < 0.5, chance.random() < 0.7
-        flags = (0x9 if client else 0x6) | chance.choice([0, 0, Flag.FORK, Flag.DETACH, Flag.IGNORE_REMOTEID, 0xFFFFF])
+        role = (chance.choice([0x9, 0x9, 0xF]) if client else 0x6) | chance.choice([0, 0, Flag.LOCALID_CHECK])
+        flags = role | chance.choice([0, 0, Flag.FORK, Flag.DETACH, Flag.IGNORE_REMOTEID, 0xFFFFF])
         self.starttls(
             chance.choice(self.apps),
             reqid=chance.randrange(6),
             cbid=chance.choice([0, 0, 0, chance.randrange(65536)]),
             passed=self.fd() if well else self.maybe_fd(),
-            flags=(0x9 if client else 0x6) if well else flags,
-            localid=("me.example" if client else "localhost") if well else chance.choice(["localhost", "", "?"]),
+            flags=role if well else flags,
+            localid=(chance.choice(["me.example", ""]) if client else "localhost")
+            if well
+            else chance.choice(["localhost", "", "?"]),
             remoteid="www.example.com" if well else chance.choice(["www.example.com", "", "@"]),
             ctlkey=bytes([chance.randrange(20)]) * 16,
             timeout_ms=chance.choice([0, 50, 0xFFFFFFFF]),
@@ -124,10 +164,91 @@ class Monkey(World):
             return
         chance = self.chance
         app, frame = self.callbacks[-1] if chance.random() < 0.7 else chance.choice(self.callbacks)
-        if app in self.apps:
+        if app in self.apps and frame.cmd == Cmd.LIDENTRY_CALLBACK:
+            self.choose(app, frame)
+        elif app in self.apps:
             cmd = chance.choice([None, None, None, Cmd.ERROR, Cmd.PING])
             reqid = chance.choice([None, None, chance.randrange(6)])
-            self.answer(app, frame, cmd=cmd, reqid=reqid, passed=self.maybe_fd())
+            names = ["", "localhost", "me.example", "other.example", "?"]
+            changes = {} if chance.random() < 0.7 else {"localid": chance.choice(names)}
+            passed = None if changes and chance.random() < 0.7 else self.maybe_fd()
+            self.answer(app, frame, cmd=cmd, reqid=reqid, passed=passed, **changes)
+
+    def serve(self, _session):
+        """Register a program that chooses identities, or one that asks people for PINs."""
+        chance = self.chance
+        flags = chance.choice([0, ChoiceFlag.WANT_DBENTRY, ChoiceFlag.SKIP_DBENTRY, chance.randrange(1 << 32)])
+        payload = Lidentry(flags=flags, timeout_s=chance.choice([0, 1, 60])).to_payload()
+        cmd = chance.choice([Cmd.LIDENTRY_REGISTER] * 3 + [Cmd.LOCAL_ASKER, Cmd.PINENTRY])
+        self.send(chance.choice(self.apps), cmd, payload, reqid=chance.randrange(6), passed=self.maybe_fd())
+
+    def choose(self, app, frame):
+        """Answer a question about an identity, more or less well."""
+        chance = self.chance
+        asked = Lidentry.from_payload_untrusted(frame.payload)
+        answer = Lidentry(
+            flags=asked.flags | chance.choice([ChoiceFlag.DBINSERT, ChoiceFlag.DBAPPEND] * 4 + [0, ChoiceFlag.NEW]),
+            localid=chance.choice(["me.example"] * 9 + ["other.example", "", "nobody.example", "?"]),
+            remoteid=chance.choice([asked.remoteid] * 6 + ["", ".example.com", "evil.example"]),
+        )
+        cmd = chance.choice([frame.cmd] * 8 + [Cmd.ERROR, Cmd.PING])
+        reqid = chance.choice([frame.reqid, frame.reqid, chance.randrange(6)])
+        payload = chance.randbytes(380) if chance.random() < 0.05 else answer.to_payload()
+        self.send(app, cmd, payload, reqid=reqid, cbid=frame.cbid, passed=self.maybe_fd())
+
+    def control(self, session):
+        chance = self.chance
+        app, key = chance.choice(self.apps), bytes([chance.randrange(20)]) * 16
+        cmd = chance.choice([Cmd.CONTROL_DETACH, Cmd.CONTROL_REATTACH])
+        relaying = [one for one in self.core.sessions if one.state.name == "RELAYING"]
+        if relaying:
+            session = chance.choice(relaying)
+            key = session.request.ctlkey
+            if session.controller is not None and chance.random() < 0.7:
+                app, cmd = session.controller.connection_id, Cmd.CONTROL_DETACH
+        self.send(app, cmd, Control(key).to_payload(), reqid=chance.randrange(6))
+
+    def question(self, session):
+        """Ask about a session, mostly one that relays, mostly over the connection that controls it."""
+        chance = self.chance
+        relaying = [one for one in self.core.sessions if one.state.name == "RELAYING"]
+        app, key = chance.choice(self.apps), bytes([chance.randrange(20)]) * 16
+        if relaying:
+            session = chance.choice(relaying)
+            key = session.request.ctlkey
+            if session.controller is not None and chance.random() < 0.9:
+                app = session.controller.connection_id
+        flags = Flag.RENEGOTIATE | chance.choice([0x6, 0x6, 0x9, 0, 0x6 | Flag.REQUEST_REMOTEID])
+        cmd, payload = chance.choice(
+            [
+                (Cmd.PRNG, Prng.ask(key, b"EXPERIMENTAL-x", chance.choice([None, b""]), chance.choice([0, 16, 400]))),
+                (Cmd.INFO, Info(key, chance.choice(list(InfoKind)), chance.choice([None, None, b"\x82\x01x"]))),
+                (Cmd.STARTTLS, Starttls(flags=flags, ctlkey=key, remoteid=chance.choice(["", "www.example.com", "@"]))),
+            ]
+        )
+        passed = self.fd() if chance.random() < 0.1 else None
+        self.send(app, cmd, payload.to_payload(), reqid=chance.randrange(6), passed=passed)
+
+    def tell(self, _session):
+        """Answer a question, mostly one that is open, mostly well; or let a remote ask."""
+        chance = self.chance
+        asked = list(self.core.questions._open.values())
+        relaying = [one for one in self.core.sessions if one.state.name in ("RELAYING", "EXPECT_PLAINTEXT")]
+        if chance.random() < 0.2 and relaying:
+            session = chance.choice(relaying)
+            if session.plan.side is Side.CLIENT or chance.random() < 0.02:
+                self.happen(WorkerSaid(session.worker.number, AskedByRemote(session_id=session.session_id)))
+        elif asked:
+            question = chance.choice(asked)
+            number = question.number if chance.random() < 0.98 else chance.randrange(1000)
+            remote = (question.cmd == Cmd.STARTTLS) is (chance.random() < 0.98)
+            code, names = chance.choice([0, 0, 0, 126, 129, 402]), ("dns:www.example.com",)
+            ids = {"session_id": question.session.session_id, "question": number, "code": code}
+            message = RemoteTold(
+                **ids, asked=chance.random() < 0.8, detail="", remote_verified=not code, remote_names=names,
+                remote_subject="", remote_sha256=b"",
+            ) if remote else Told(**ids, value=chance.choice([bytes(16), bytes(16), b"", bytes(350)]))  # fmt: skip
+            self.happen(WorkerSaid(question.worker, message))
 
     def go(self, _session):
         app = self.chance.choice(self.apps)
@@ -144,7 +265,7 @@ class Monkey(World):
             worker = chance.choice(workers)
         right = {
             "EXPECT_CLIENT_HELLO": ClientHelloSeen,
-            "EXPECT_HANDSHAKE": HandshakeDone,
+            "EXPECT_HANDSHAKE": ClientHelloSeen if session.as_server and chance.random() < 0.5 else HandshakeDone,
             "EXPECT_END": SessionEnded,
             "RELAYING": chance.choice([SessionEnded, None, None]),
         }.get(session.state.name)
@@ -154,6 +275,10 @@ class Monkey(World):
         if kind is None:
             return
         fields = dict(DEFAULTS[kind])
+        if kind is ClientHelloSeen and session.plan.localid is not None and chance.random() < 0.9:
+            fields["sni"] = session.plan.localid.domain
+        if kind is HandshakeDone and session.plan.localid is not None:
+            fields["sni"] = session.plan.localid.domain
         if kind is HandshakeDone and chance.random() < 0.2:
             fields |= {"remote_verified": False, "sni": "elsewhere.example"}
         if kind is HandshakeFailed:
@@ -201,10 +326,10 @@ class Monkey(World):
     def check(self):
         """Everything is accounted for."""
         sessions, connections = self.core.sessions, self.core.connections
-        held = [session.crypt for session in sessions if session.crypt is not None]
+        held = [fd for session in sessions for fd in (session.crypt, session.plain) if fd is not None]
         away = Counter(map(id, self.fds + held))
         assert away == Counter(map(id, self.given))
-        assert sorted(sessions._by_uid.elements()) == sorted(session.caller.uid for session in sessions)
+        assert sessions._room.users() == sorted(session.caller.uid for session in sessions)
         of_workers = [number for worker in self.core.workers for number in worker.sessions]
         assert sorted(of_workers) == sorted(one.session_id for one in sessions if one.worker is not None)
         exchanges = [one for app in self.apps for one in connections.get(app).exchanges.values()]
@@ -214,6 +339,21 @@ class Monkey(World):
             by_reqid = {one.reqid: one for one in connection.exchanges.values() if one.reqid is not None}
             by_cbid = {one.cbid: one for one in connection.exchanges.values() if one.cbid is not None}
             assert (connection.by_reqid, connection.by_cbid) == (by_reqid, by_cbid)
+        questions = self.core.questions
+        assert {one.session.session_id for one in questions._open.values()} <= {one.session_id for one in sessions}
+        assert {one.connection.connection_id for one in questions._open.values()} <= set(self.apps)
+        assert len(questions._open) == len(questions._by_reqid) == questions._at_worker.total()
+        posts = list(self.core.chooser._posts.values())
+        waiting = [question for post in posts for question in [*post.queue, *filter(None, [post.asked])]]
+        choosing = {one.session_id for one in sessions if one.state.name == "EXPECT_CHOICE"}
+        assert Counter(question.session.session_id for question in waiting) == Counter(choosing)
+        for post in posts:
+            assert post.caller.uid == next(uid for uid, one in self.core.chooser._posts.items() if one is post)
+            assert not (post.queue and post.registered and not post.busy)
+        asked = {app: connections.get(app).asked for app in self.apps}
+        assert {app: cbids for app, cbids in asked.items() if cbids} == {
+            post.connection.connection_id: {post.cbid} for post in posts if post.cbid
+        }
 
 
 HELLO = KeydHello(protocol=PROTOCOL + 1, pid=1, grant_secret=bytes(32))
@@ -238,12 +378,15 @@ def test_anything_in_any_order(no_leaks, seed):
     monkey.check()
     sessions = monkey.core.sessions
     assert len(sessions) == len(monkey.core.connections) == len(monkey.core.workers) == 0
-    assert not sessions._by_ctlkey
-    assert not sessions._by_uid
-    assert not sessions._wait_keyd
-    assert not sessions._wait_worker.users()
+    assert not sessions.keys
+    assert not sessions._room.users()
+    assert not sessions._waits
     assert not monkey.core.workers._waiting
-    assert not [timer for timer in monkey.timers if timer.clock.name == "SESSION"]
+    assert not [timer for timer in monkey.timers if timer.clock.name in ("SESSION", "CHOICE", "QUESTION")]
+    assert not monkey.core.questions
+    assert not monkey.core.questions._by_session
+    assert not monkey.core.questions._by_connection
+    assert not monkey.core.chooser._posts
     monkey.close()
     assert all(isinstance(fd, OwnedFd) for fd in monkey.given)
 
@@ -251,7 +394,7 @@ def test_anything_in_any_order(no_leaks, seed):
 def test_the_monkey_gets_about(no_leaks):
     """It is no evidence if all it ever gets is the first refusal."""
     reached, rules = set(), set()
-    for seed in range(6):
+    for seed in range(16):
         monkey = Monkey(seed)
         for _ in range(STEPS):
             monkey.step()
@@ -259,4 +402,7 @@ def test_the_monkey_gets_about(no_leaks):
         reached |= {note.event for note in monkey.notes}
         rules |= {note.fields.get("rule") for note in monkey.notes}
     assert {"session.start", "session.end", "worker.condemned", "keyd.lost", "master.lost"} <= reached
+    assert {"localid.chosen", "localid.refused", "session.detached", "session.attached"} <= reached
+    assert {"choice.made", "choice.stored", "choice.service_gone", "pin.service_handed_over"} <= reached
+    assert {"choice_refused", "choice_timeout", "lidentry_taken", "service_denied", "service_shared"} <= rules
     assert {"callback_timeout", "ctlkey_in_use", "no_keyd", "no_worker", "worker_died", "reqid_in_use"} <= rules

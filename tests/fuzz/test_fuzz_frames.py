@@ -6,7 +6,18 @@ And a message that was decoded encodes to the very same bytes: there is one form
 import random
 
 from tlspool_common.codec import BadFrame, decode_untrusted, encode, header_untrusted
-from tlspool_common.messages import BY_CODE, HandshakeDone, KeyKind, RemoteAuth, Side, StartSession, UseCredential
+from tlspool_common.messages import (
+    BY_CODE,
+    AskExport,
+    HandshakeDone,
+    KeyKind,
+    RemoteAuth,
+    RemoteTold,
+    Side,
+    StartSession,
+    Told,
+    UseCredential,
+)
 
 SEEDS = (
     encode(
@@ -40,6 +51,23 @@ SEEDS = (
             group="X25519MLKEM768",
             alpn=b"h2",
             sni="",
+            remote_verified=True,
+            remote_names=("dns:a.example", "email:b@c.example"),
+            remote_subject="CN=a",
+            remote_sha256=bytes(32),
+        ),
+    ),
+    encode(0x72, 7, AskExport(session_id=1, question=2, label=b"l" * 20, has_context=True, context=b"c", size_b=32)),
+    encode(0x76, 7, Told(session_id=1, question=2, code=0, value=b"v" * 32)),
+    encode(
+        0x7A,
+        7,
+        RemoteTold(
+            session_id=1,
+            question=2,
+            asked=True,
+            code=0,
+            detail="",
             remote_verified=True,
             remote_names=("dns:a.example", "email:b@c.example"),
             remote_subject="CN=a",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tlspool_common import appwire, control, grants, identity, settings
+from tlspool_common import appwire, control, grants, identity, servicewire, settings
 from tlspool_common.appwire import PAYLOAD_B, BadPayload
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import Side
@@ -72,8 +72,8 @@ PAYLOADS = (
     appwire.Prng(4, -1, 16, KEY + b"abcd"),
     appwire.Info(KEY, 3, b"data"),
     appwire.Info(KEY, 3, None),
-    appwire.Pinentry(1, 2, 3, "1234", "PIN?", "manufacturer", "model", "serial", "label"),
-    appwire.Lidentry(1, 2, 3, "a@b.example", "c.example"),
+    servicewire.Pinentry(1, 2, 3, "1234", "PIN?", "manufacturer", "model", "serial", "label"),
+    servicewire.Lidentry(1, 2, 3, "a@b.example", "c.example"),
 )
 CONFIGURATION = (
     "# comment\nrun_dir /run/x\nsocket_mode 0660\npkcs11_path /a.so\npkcs11_token pkcs11:token=t\nworkers 3\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.credentials import Anchor, Credential
@@ -37,6 +38,7 @@ from tlspool_broker.events import (
 from tlspool_common.appwire import Cmd, ErrorReply, Frame, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
+from tlspool_common.identity import generalise
 from tlspool_common.messages import (
     PROTOCOL,
     ClientHelloSeen,
@@ -74,6 +76,7 @@ class FakeRecords:
         self.disclosures = {"www.example.com": ["me.example"]}
         self.trusted = [Anchor(3, b"root"), Anchor(1, b"other")]
         self.broken = None
+        self.added = []
 
     def _check(self):
         if self.broken:
@@ -84,8 +87,17 @@ class FakeRecords:
         return list(self.identities.get((str(donai), side), []))
 
     def disclosed(self, remote):
+        return self.disclosure(remote)[1]
+
+    def disclosure(self, remote):
         self._check()
-        return self.disclosures.get(str(remote), [])
+        found = next((one for one in generalise(remote) if self.disclosures.get(one)), "")
+        return found, self.disclosures.get(found, [])
+
+    def disclose_add(self, selector, localid, *, first, move):
+        self._check()
+        self.added.append((str(selector), str(localid), first, move))
+        return True
 
     def anchors(self):
         self._check()
@@ -97,10 +109,11 @@ class World:
 
     def __init__(self, config="", *, keyd=True, workers=2):
         self.now_ms = 1_000_000
+        self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
         self.records = FakeRecords()
         self._random = itertools.count()
-        self.core = BrokerCore(self.settings, self.records, self._bytes)
+        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s)
         self.timers = {}
         self.effects = []
         self.notes = []
@@ -155,9 +168,10 @@ class World:
         """Return a descriptor as an application passes it."""
         return PassedFd(OwnedFd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)), kind)
 
-    def app(self, uid=1000):
+    def app(self, uid=1000, **fields):
         connection = ConnectionId(next(self._numbers))
-        self.happen(AppConnected(connection, Caller(uid, uid, 815, "postfix.service", "smtpd")))
+        caller = Caller(uid, uid, 815, **{"unit": "postfix.service", "command": "smtpd", **fields})
+        self.happen(AppConnected(connection, caller))
         return connection
 
     def gone(self, app, reason="closed it"):
@@ -230,10 +244,10 @@ class World:
         assert reply.tlserrno < 0
         return frame.reqid, int(reply.message[1:4]), reply.message
 
-    def callback(self, app=None):
+    def callback(self, app=None, cmd=Cmd.PLAINTEXT_CONNECT):
         """Return the one callback that was sent, and what is in it."""
         [frame] = self.frames(app)
-        assert frame.cmd == Cmd.PLAINTEXT_CONNECT, frame
+        assert frame.cmd == cmd, frame
         assert frame.cbid
         return frame, Starttls.from_payload_untrusted(frame.payload)
 
@@ -279,19 +293,20 @@ class World:
         assert self.state(session_id) == "RELAYING"
         return session_id
 
-    def answer(self, app, callback, *, cmd=None, reqid=None, cbid=None, passed=True):
-        """Answer a callback, well unless told otherwise."""
+    def answer(self, app, callback, *, cmd=None, reqid=None, cbid=None, passed=True, **identities):
+        """Answer a callback, well unless told otherwise; ``localid`` and ``remoteid`` replace what is proposed."""
+        payload = replace(Starttls.from_payload_untrusted(callback.payload), **identities).to_payload()
         return self.send(
             app,
             callback.cmd if cmd is None else cmd,
-            callback.payload,
+            payload,
             reqid=callback.reqid if reqid is None else reqid,
             cbid=callback.cbid if cbid is None else cbid,
             passed=self.fd() if passed is True else passed,
         )
 
     def close(self):
-        kept = [session.crypt for session in self.core.sessions if session.crypt is not None]
+        kept = [fd for session in self.core.sessions for fd in (session.crypt, session.plain) if fd is not None]
         for fd in self.fds + kept:
             fd.close()
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.playbook.broker import CLIENT, SERVER, World
+from tests.playbook.choosing import register
 from tlspool_broker.events import ClosePeer, CloseWorker, KeydSaid, KillAsked, PeerId, SendMaster, StopAsked
 from tlspool_common.appwire import TIMEOUT_INFINITE_MS, Flag
 from tlspool_common.messages import (
@@ -30,6 +31,15 @@ def world(no_leaks):
 
 def bring(world, state, app, *, reqid=4, **fields):
     """Bring a session to a state; return it."""
+    if state == "EXPECT_CHOICE":
+        register(world)
+        return world.starttls_client(app, **{"reqid": reqid, **fields})
+    if state == "EXPECT_LOCALID":
+        return world.starttls_client(app, **{"reqid": reqid, "flags": CLIENT | Flag.LOCALID_CHECK, **fields})
+    if state == "EXPECT_LOCALID with a worker":
+        session_id = world.starttls(app, **{"reqid": reqid, "flags": SERVER | Flag.LOCALID_CHECK, **fields})
+        world.say(session_id, ClientHelloSeen)
+        return session_id
     if state == "EXPECT_KEYD":
         world.keyd_goes()
         return world.starttls(app, reqid=reqid, **fields)
@@ -56,6 +66,9 @@ def bring(world, state, app, *, reqid=4, **fields):
 
 
 SETTING_UP = [
+    "EXPECT_CHOICE",
+    "EXPECT_LOCALID",
+    "EXPECT_LOCALID with a worker",
     "EXPECT_KEYD",
     "EXPECT_KEYD with a worker",
     "EXPECT_WORKER",
@@ -63,7 +76,7 @@ SETTING_UP = [
     "EXPECT_HANDSHAKE",
     "EXPECT_PLAINTEXT",
 ]
-WITHOUT_WORKER = ("EXPECT_KEYD", "EXPECT_WORKER")
+WITHOUT_WORKER = ("EXPECT_CHOICE", "EXPECT_LOCALID", "EXPECT_KEYD", "EXPECT_WORKER")
 
 
 @pytest.mark.parametrize("state", SETTING_UP)
@@ -197,7 +210,7 @@ def test_a_worker_that_does_not_let_go(world):
     assert world.session(beside).worker is worker
     world.later(100)
     assert world.state(stuck) == "EXPECT_END"
-    world.later(39_000)
+    world.later(69_000)  # a signature may have to wait for somebody to type the PIN
     assert world.state(stuck) == "EXPECT_END"
     world.later(2_000)
     assert world.state(stuck) == world.state(beside) == "OVER"

@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.playbook.broker import World
+from tests.playbook.broker import CLIENT, SERVER, World, credential
+from tests.playbook.choosing import answer, inquiry
 from tests.playbook.test_broker_ends import bring
 from tlspool_broker.events import CloseWorker, KillAsked, SendMaster, SessionId, WorkerSaid
 from tlspool_broker.session import SAID, TABLE, Happening, Session, State
-from tlspool_common.appwire import Cmd
+from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
     ClientHelloSeen,
@@ -14,6 +15,7 @@ from tlspool_common.messages import (
     HandshakeFailed,
     RetireWorker,
     SessionEnded,
+    Side,
 )
 
 S, H = State, Happening
@@ -40,7 +42,27 @@ def do_plain_given(world, session_id):
     )
 
 
+def answer_localid(world, session_id, localid):
+    exchange = world.session(session_id).exchange
+    app = exchange.connection.connection_id
+    payload = Starttls(localid=localid).to_payload()
+    world.send(app, Cmd.STARTTLS_LOCALID, payload, reqid=exchange.reqid, cbid=exchange.cbid)
+
+
+def do_localid_chosen(world, session_id):
+    answer_localid(world, session_id, world.session(session_id).proposals[0])
+
+
+def do_choice_made(world, session_id):
+    service = next(iter(world.core.chooser._posts.values())).connection.connection_id
+    frame, _ = inquiry(world, service)
+    answer(world, service, frame, localid="me.example")
+
+
 DO = {
+    H.CHOICE_MADE: do_choice_made,
+    H.LOCALID_CHOSEN: do_localid_chosen,
+    H.LOCALID_REFUSED: lambda world, session_id: answer_localid(world, session_id, ""),
     H.KEYD_JOINED: do_keyd_joined,
     H.WORKER_FOUND: do_worker_found,
     H.HELLO_SEEN: lambda world, session_id: world.say(session_id, ClientHelloSeen),
@@ -53,10 +75,60 @@ DO = {
 }
 
 
+def peer(world, app, end):
+    """A peer, whom its remote's ClientHello makes a server."""
+    for side in Side:
+        world.records.identities["localhost", side] = [credential()]
+    world.records.disclosures["www.example.com"] = ["localhost"]
+    session_id = world.starttls(app, flags=CLIENT | SERVER, remoteid="www.example.com")
+    if end is S.EXPECT_LOCALID:
+        world.gone(app)
+        app = world.app()
+        flags = CLIENT | SERVER | Flag.LOCALID_CHECK
+        session_id = world.starttls(app, flags=flags, remoteid="www.example.com")
+        world.answer(app, world.callback(app, Cmd.STARTTLS_LOCALID)[0], passed=None)
+    if end is S.EXPECT_KEYD:
+        world.keyd_goes()
+    return session_id
+
+
 def prepare(world, state, happening, end):
     """Bring a session to a state in the manner that leads to this end; return it."""
     app = world.app()
     match state, happening, end:
+        case S.EXPECT_CHOICE, H.CHOICE_MADE, S.EXPECT_LOCALID:
+            return bring(world, "EXPECT_CHOICE", app, flags=CLIENT | Flag.LOCALID_CHECK)
+        case S.EXPECT_CHOICE, H.CHOICE_MADE, S.EXPECT_KEYD:
+            world.keyd_goes()
+            return bring(world, "EXPECT_CHOICE", app)
+        case S.EXPECT_CHOICE, H.CHOICE_MADE, _:
+            for worker in list(world.core.workers):
+                world.worker_goes(worker.number)
+            return bring(world, "EXPECT_CHOICE", app)
+        case S.EXPECT_LOCALID, H.LOCALID_REFUSED, _:
+            world.records.disclosures["www.example.com"] = ["me.example", "other.example"]
+            world.records.identities["other.example", Side.CLIENT] = [credential("other.example")]
+            return bring(world, "EXPECT_LOCALID", app)
+        case S.EXPECT_LOCALID, H.LOCALID_CHOSEN, S.EXPECT_KEYD:
+            world.keyd_goes()
+            return bring(world, "EXPECT_LOCALID", app)
+        case S.EXPECT_LOCALID, H.LOCALID_CHOSEN, S.EXPECT_WORKER:
+            for worker in list(world.core.workers):
+                world.worker_goes(worker.number)
+            return bring(world, "EXPECT_LOCALID", app)
+        case S.EXPECT_LOCALID, H.GIVEN_UP, S.OVER:
+            return bring(world, "EXPECT_LOCALID", app)
+        case S.EXPECT_LOCALID, _, _:
+            return bring(world, "EXPECT_LOCALID with a worker", app)
+        case S.EXPECT_CLIENT_HELLO, H.HELLO_SEEN, S.EXPECT_LOCALID:
+            return world.starttls(app, flags=SERVER | Flag.LOCALID_CHECK)
+        case S.EXPECT_HANDSHAKE, H.HANDSHAKE_DONE, S.RELAYING:
+            session_id = bring(world, "EXPECT_LOCALID with a worker", app)
+            frame, _ = world.callback(app, Cmd.STARTTLS_LOCALID)
+            world.answer(app, frame)
+            return session_id
+        case S.EXPECT_HANDSHAKE, H.HELLO_SEEN, _:
+            return peer(world, app, end)
         case S.EXPECT_WORKER, H.WORKER_FOUND, S.EXPECT_CLIENT_HELLO:
             return bring(world, "EXPECT_WORKER", app)
         case S.EXPECT_WORKER, H.WORKER_FOUND, _:
@@ -107,13 +179,13 @@ def test_the_table_is_whole():
     assert set(TABLE) == set(State)
     assert {happening for row in TABLE.values() for happening in row} == set(Happening)
     assert all(ends for row in TABLE.values() for ends in row.values())
-    assert {to for _, _, to in WAYS} | {S.EXPECT_KEYD} == set(State)
+    assert {to for _, _, to in WAYS} == set(State) - {S.EXPECT_CHOICE}  # where some sessions begin
 
 
 LIES = [
     (state, message)
     for state in State
-    if state not in (S.EXPECT_WORKER, S.OVER)
+    if state not in (S.EXPECT_CHOICE, S.EXPECT_WORKER, S.OVER)
     for message, happening in SAID.items()
     if happening not in TABLE[state]
 ]
@@ -125,7 +197,8 @@ def test_a_worker_that_says_what_cannot_be(no_leaks, state, message):
     world = World("isolation connection\nworkers 3\n", workers=3)
     app, other = world.app(), world.app()
     others = world.relaying(other)
-    name = "EXPECT_KEYD with a worker" if state is S.EXPECT_KEYD else state.name
+    waits = state in (S.EXPECT_KEYD, S.EXPECT_LOCALID)
+    name = f"{state.name} with a worker" if waits else state.name
     session_id = bring(world, name, app)
     worker = world.session(session_id).worker
     world.say(session_id, message)

@@ -321,8 +321,13 @@ def test_events_take_no_longer_with_many_sessions(make):
         said = WorkerSaid(session.worker.number, ClientHelloSeen(session_id=session.session_id, sni="", alpn=b""))
         return asked, lines_of(said), lines_of(TimerFired(Timer(Clock.SESSION, session.session_id)))
 
-    few = [measured(number) for number in range(20)][-1]
+    def least(start):
+        """Of several, because the collector of garbage may run in any of them."""
+        return [min(counts) for counts in zip(*(measured(start + number) for number in range(8)), strict=True)]
+
+    measured(0)  # what is done once is done
+    few = least(12)
     for number in range(20, 3000):
         world.starttls(app, reqid=number)
-    many = measured(3000)
+    many = least(3000)
     assert all(later <= earlier + 5 for earlier, later in zip(few, many, strict=True)), (few, many)

@@ -174,6 +174,7 @@ def test_status_and_title():
         "refused": 0,
         "waiting": 1,
         "grants_spent": 1,
+        "pin_service": {"service": "", "asked_for": "", "tokens": []},
         "modules": [
             {
                 "module": "/lib/m.so",

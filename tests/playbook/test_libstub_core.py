@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from libstub.core import _TABLE, DEAF_S, SILENCE_S, ClientCore, State
-from libstub.errors import Misuse, PoolUnavailable, ProtocolError, Refused, RemoteUnverified, Timeout
+from libstub.errors import Misuse, NotInControl, PoolUnavailable, ProtocolError, Refused, RemoteUnverified, Timeout
 from libstub.events import (
     Abandoned,
     AskLocalid,
@@ -16,6 +16,7 @@ from libstub.events import (
     BytesReceived,
     CallbackRefused,
     Close,
+    CommandAsked,
     ConnectionLost,
     DetailsAsked,
     Established,
@@ -25,6 +26,7 @@ from libstub.events import (
     PingAsked,
     PlainGiven,
     Pong,
+    Replied,
     Send,
     Shut,
     StarttlsAsked,
@@ -144,7 +146,8 @@ def test_starttls_to_the_end(play):
     assert sent(effect).cmd == Cmd.LOCAL_DETAILS
     assert sent(effect).payload[:16] == KEY
     outcome = finish(play.say(Cmd.LOCAL_DETAILS, DETAILS.to_payload()), Established)
-    assert outcome == Established(KEY, "me@example.com", "www.example.com", DETAILS)
+    flags = ESTABLISHED.flags
+    assert outcome == Established(KEY, "me@example.com", "www.example.com", DETAILS, flags=flags)
     assert play.core.open_count == 0
 
 
@@ -163,9 +166,31 @@ def test_a_pool_without_our_options_fails_before_the_socket_is_given(play):
     assert crypt.closed
 
 
+@pytest.mark.parametrize("reply", [Cmd.SUCCESS, Cmd.PRNG, Cmd.LOCAL_IDENTITIES])
+def test_a_command_with_one_reply(play, reply):
+    [asked] = play.do(CommandAsked(Ticket(1), Cmd.CONTROL_DETACH, b"p" * 380, reply, patience_s=5))
+    assert (sent(asked).cmd, sent(asked).cbid, sent(asked).payload) == (Cmd.CONTROL_DETACH, 0, b"p" * 380)
+    assert "ppp" not in repr(CommandAsked(Ticket(1), Cmd.CONTROL_DETACH, b"p" * 380, reply))
+    assert finish(play.say(reply, b"r" * 380), Replied).payload == b"r" * 380
+    assert play.core.open_count == 0
+
+
+def test_a_command_that_is_refused_given_up_or_late(play):
+    play.do(CommandAsked(Ticket(1), Cmd.CONTROL_DETACH, bytes(380), Cmd.SUCCESS, patience_s=5))
+    refused = ErrorReply(-1167372271, "[120] the session is detached already").to_payload()
+    assert finish(play.say(Cmd.ERROR, refused), NotInControl).code == 120
+    play.do(CommandAsked(Ticket(2), Cmd.CONTROL_DETACH, bytes(380), Cmd.SUCCESS, patience_s=5))
+    finish(play.wait(6), Timeout)
+    assert play.say(Cmd.SUCCESS, reqid=2) == []
+    play.do(CommandAsked(Ticket(3), Cmd.PRNG, bytes(380), Cmd.PRNG))
+    play.do(Abandoned(Ticket(3)))
+    assert play.say(Cmd.PRNG, reqid=3) == []
+    assert play.core.open_count == 0
+
+
 def test_localid_is_chosen_and_accepted(play):
     begin(play, details=False)
-    assert callback(play, Cmd.STARTTLS_LOCALID) == [AskLocalid(Ticket(1), "me@example.com")]
+    assert callback(play, Cmd.STARTTLS_LOCALID) == [AskLocalid(Ticket(1), "me@example.com", "www.example.com")]
     (effect,) = play.do(LocalidChosen(Ticket(1), "other@example.com"))
     answer = sent(effect)
     assert (answer.cmd, answer.cbid) == (Cmd.STARTTLS_LOCALID, 9)
@@ -360,7 +385,11 @@ def states():
         begin(play)
         play.do(Abandoned(Ticket(1)))
 
+    def one(play):
+        play.do(CommandAsked(Ticket(1), Cmd.CONTROL_DETACH, bytes(380), Cmd.SUCCESS))
+
     return {
+        State.EXPECT_ONE: one,
         State.EXPECT_PONG: lambda play: play.do(PingAsked(Ticket(1))),
         State.EXPECT_OPTIONS: options,
         State.EXPECT_REPLY: begin,
@@ -382,7 +411,7 @@ SENSELESS = [
     pytest.param(state, cmd, id=f"{state.name}-{cmd:#x}")
     for state in State
     for cmd in [*Cmd, 0x11, 0xFFFFFFFF]
-    if cmd not in _TABLE[state] and cmd != Cmd.ERROR
+    if cmd not in _TABLE[state] and cmd != Cmd.ERROR and (state, cmd) != (State.EXPECT_ONE, Cmd.SUCCESS)
 ]
 
 

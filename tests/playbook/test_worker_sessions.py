@@ -89,6 +89,13 @@ class Play:
         self.take()
         return number
 
+    def listening(self):
+        """A peer that lets its remote begin."""
+        number = self.started(Side.CLIENT, peer=True, listen_ms=200)
+        self.core.broker_said(Proceed(session_id=number))
+        self.take()
+        return number
+
     def waiting(self, side=Side.SERVER):
         """A session that waits for its remote in the handshake."""
         number = self.proceeding(side)
@@ -113,6 +120,7 @@ class Play:
         return {
             State.EXPECT_CLIENT_HELLO: self.started,
             State.EXPECT_PROCEED: lambda: self.started(Side.CLIENT),
+            State.EXPECT_ROLE: self.listening,
             State.EXPECT_STEP: self.proceeding,
             State.EXPECT_REMOTE: self.waiting,
             State.EXPECT_PLAINTEXT: self.done,
@@ -292,7 +300,7 @@ def test_end_session_in_every_state(play, state):
         assert Drop(number) in wanted
     alerts = [effect.data for effect in wanted if isinstance(effect, SendCipher)]
     # Once OpenSSL has encrypted, an alert of ours would be garbage.
-    unencrypted = state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED)
+    unencrypted = state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED, State.EXPECT_ROLE)
     assert alerts == ([alert_record(112)] if unencrypted else [])
     assert len(play.core) == 0
 
@@ -360,7 +368,15 @@ def test_messages_in_the_wrong_state(play, state, which):
             play.core.broker_said(message, with_fd() if with_fd else None)
 
 
-def test_sessions_have_numbers_that_rise_and_trust_that_is_there(play):
+def test_sessions_that_waited_for_something_come_after_others_with_higher_numbers(play):
+    for number in (7, 3, 5):
+        play.core.broker_said(start(session_id=number), fd())
+        assert any(isinstance(effect, Adopt) for effect in play.take())
+    with pytest.raises(BrokenBroker):
+        play.core.broker_said(Proceed(session_id=8))
+
+
+def test_a_session_is_started_once_and_with_trust_that_is_there(play):
     play.started()
     for fields in ({"session_id": 1}, {"session_id": 50, "trust_generation": 9}):
         with pytest.raises(BrokenBroker):
@@ -427,7 +443,7 @@ def test_termination(play):
     assert wanted[-1] == Finish(Exit.OK)
     assert len(play.core) == 0
     assert sum(isinstance(effect, EndRelay) for effect in wanted) == 2
-    assert sum(isinstance(effect, Drop) for effect in wanted) == 4
+    assert sum(isinstance(effect, Drop) for effect in wanted) == 5
 
 
 # --- the table -------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_split(body, names):
 def call(ours, offered):
     out, length = ffi.new("unsigned char **"), ffi.new("unsigned char *")
     data = ffi.new("unsigned char[]", offered)
-    with alpn.choosing(ours):
+    with alpn.Choosing(ours):
         answer = alpn.SELECT(ffi.NULL, out, length, data, len(offered), ffi.NULL)
     return answer, ffi.buffer(out[0], length[0])[:] if answer == 0 else b""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlspool_common import appwire
+from tlspool_common import appwire, servicewire
 from tlspool_common.appwire import BadPayload, Cmd, Frame, frame_untrusted
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "v2"
@@ -19,8 +19,8 @@ PAYLOADS = {
     "pioc_control": appwire.Control,
     "pioc_prng": appwire.Prng,
     "pioc_info": appwire.Info,
-    "pioc_pinentry": appwire.Pinentry,
-    "pioc_lidentry": appwire.Lidentry,
+    "pioc_pinentry": servicewire.Pinentry,
+    "pioc_lidentry": servicewire.Lidentry,
 }
 
 
@@ -45,9 +45,9 @@ def from_fields(kind, fields):
             query = one["len"] == appwire.Info.QUERY
             return appwire.Info(one["ctlkey"], one["info_kind"], None if query else one["buffer"])
         case "pioc_pinentry":
-            return appwire.Pinentry(pin_secret=one.pop("pin"), **one)
+            return servicewire.Pinentry(pin_secret=one.pop("pin"), **one)
         case "pioc_lidentry":
-            return appwire.Lidentry(timeout_s=one.pop("timeout"), **one)
+            return servicewire.Lidentry(timeout_s=one.pop("timeout"), **one)
     return PAYLOADS[kind](**one)
 
 
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused():
         appwire.Control(b"short"),
         appwire.Options(bytes(16), bytes(321)),
         appwire.Details(bytes(16), alpn=bytes(64)),
-        appwire.Pinentry(pin_secret="1" * 128),
+        servicewire.Pinentry(pin_secret="1" * 128),
     ):
         with pytest.raises(BadPayload):
             payload.to_payload()
@@ -177,4 +177,4 @@ def test_an_error_text_is_whatever_it_is():
 
 
 def test_a_pin_is_not_shown():
-    assert "1234" not in repr(appwire.Pinentry(pin_secret="1234"))
+    assert "1234" not in repr(servicewire.Pinentry(pin_secret="1234"))

@@ -1,9 +1,11 @@
 """Who called: by word of the kernel, and what is made of the text of /proc."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -31,6 +33,9 @@ def test_this_process(no_leaks, listener):
     assert (who.uid, who.gid, who.pid) == (os.getuid(), os.getgid(), os.getpid())
     with open("/proc/self/comm") as comm:
         assert who.command == comm.read().strip()
+    assert who.socket == listener.getsockname()
+    assert who.exe == os.path.realpath("/proc/self/exe")
+    assert set(who.groups) == set(os.getgroups())
     # without SO_PEERPIDFD (Linux 6.5) nothing that /proc says is certain
     kernel = tuple(int(part) for part in os.uname().release.split(".")[:2])
     assert who.certain == (kernel >= (6, 5))
@@ -82,6 +87,30 @@ def test_an_older_kernel(no_leaks, listener, monkeypatch):
             who = caller.identify(accepted)
     assert (who.pid, who.certain) == (os.getpid(), False)
     assert who.label.endswith("?")
+
+
+def test_an_address_that_is_no_path(no_leaks):
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as sock:
+        abstract.bind(f"\0tlspool-test-caller-{os.getpid()}")
+        abstract.listen()
+        sock.connect(abstract.getsockname())
+        accepted, _ = abstract.accept()
+        with accepted:
+            assert caller.identify(accepted).socket == ""
+
+
+def test_a_program_that_is_no_file_any_more(no_leaks, tmp_path):
+    copy = tmp_path / "sleep"
+    shutil.copy2(shutil.which("sleep"), copy)
+    with subprocess.Popen([str(copy), "60"]) as child:
+        assert caller._exe(child.pid) in ("", str(copy), os.path.realpath(sys.executable))
+        while Path(f"/proc/{child.pid}/exe").readlink() != copy:
+            assert child.poll() is None
+        assert caller._exe(child.pid) == str(copy)
+        copy.unlink()
+        assert caller._exe(child.pid) == ""
+        child.kill()
+    assert caller._exe(child.pid) == ""
 
 
 @pytest.mark.parametrize(

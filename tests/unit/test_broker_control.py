@@ -1,5 +1,7 @@
 """What the broker answers operators, without a socket."""
 
+import os
+
 import pytest
 
 from tests.playbook.broker import World
@@ -39,6 +41,23 @@ def test_status(made):
     world.master_goes()
     status = control.handle({"cmd": "status"})
     assert status["keyd"] is status["master"] is False
+
+
+def test_sockets_and_rules(tmp_path, no_leaks):
+    world, databases = World("access mail allow user=0\n"), Databases(tmp_path / "db")
+    path = tmp_path / "s"
+    path.touch(0o640)
+    control = Control(world.core, databases, world.settings, world.happen, Lines(), [str(path), "/nowhere"])
+    world.starttls(world.app())
+    status = control.handle({"cmd": "status"})
+    assert status["sockets"] == [
+        {"path": str(path), "mode": "0640", "uid": os.getuid(), "gid": path.stat().st_gid},
+        {"path": "/nowhere", "error": "No such file or directory"},
+    ]
+    assert status["access"][0] == {"rule": "mail", "does": "allow user=0", "used": 0}
+    assert status["access"][1]["used"] == 1
+    databases.close()
+    world.close()
 
 
 def test_lists(made):

@@ -1,12 +1,14 @@
 """What is decided about a STARTTLS, question by question."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.playbook.broker import FakeRecords, broken_database, credential
 from tlspool_broker import policy
 from tlspool_broker.events import FdKind, PassedFd
 from tlspool_broker.policy import Plan
-from tlspool_common.appwire import Flag, Starttls
+from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import TABLE, Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import parse_untrusted
@@ -47,10 +49,9 @@ def test_roles(local, remote):
     client = bool(local & 1 and remote & 2)
     server = bool(local & 2 and remote & 1)
     flags = local | remote << 2
-    if client and server:
-        assert code_of(policy.side_of, flags) is Code.NOT_SUPPORTED_YET
-    elif client or server:
-        assert policy.side_of(flags) is (Side.CLIENT if client else Side.SERVER)
+    assert policy.is_peer(flags) is (client and server)
+    if client or server:
+        assert policy.side_of(flags) is (Side.CLIENT if client else Side.SERVER)  # a peer is a client to begin with
     else:
         assert code_of(policy.side_of, flags) is Code.ROLE_IMPOSSIBLE
 
@@ -133,6 +134,67 @@ def test_a_broken_database_is_not_taken_for_nothing_disclosed():
 
     records.credentials = credentials
     assert code_of(policy.make_plan, Starttls(flags=CLIENT, remoteid="www.example.com"), records) is Code.DATABASE
+
+
+ASK = Flag.LOCALID_CHECK
+
+
+def test_an_application_that_wants_to_be_asked_gets_candidates_and_no_credentials_yet():
+    records = FakeRecords()
+    records.disclosures["www.example.com"] = ["me.example", "bad..name", "gone.example", "second.example"]
+    records.identities["second.example", Side.CLIENT] = [credential("second.example")]
+    made = policy.make_plan(Starttls(flags=CLIENT | ASK, remoteid="www.example.com"), records)
+    assert (made.candidates, made.credentials) == (("me.example", "second.example"), ())
+    made = policy.make_plan(Starttls(flags=SERVER | ASK, localid="localhost"), records)
+    assert (made.candidates, str(made.localid), made.credentials) == (("localhost",), "localhost", ())
+    made = policy.make_plan(Starttls(flags=SERVER | ASK), records)
+    assert (made.candidates, made.localid) == ((), None)
+    made = policy.make_plan(Starttls(flags=CLIENT, remoteid="www.example.com"), records)
+    assert made.candidates == ()
+
+
+def test_what_is_allowed_goes_before_what_there_is():
+    def nothing(side, localid):
+        raise PoolError(Code.ACCESS_DENIED, f"{localid} as {side.name}")
+
+    records = FakeRecords()
+    for request in (
+        Starttls(flags=SERVER, localid="localhost"),
+        Starttls(flags=SERVER, localid="nobody.example"),
+        Starttls(flags=CLIENT, remoteid="www.example.com"),
+        Starttls(flags=CLIENT, remoteid="www.example.com", localid="me.example"),
+        Starttls(flags=CLIENT, remoteid="nobody.example"),
+        Starttls(flags=CLIENT | ASK, remoteid="www.example.com"),
+    ):
+        assert code_of(policy.make_plan, request, records, nothing) is Code.ACCESS_DENIED
+    policy.make_plan(Starttls(flags=SERVER | ASK), records, nothing)  # it is asked when it is known who we are
+
+
+def test_a_name_that_the_application_answers_for():
+    other = plan(localid="other.example")
+    assert code_of(policy.judge_hello, other, "www.example.com") is Code.SNI_MISMATCH
+    policy.judge_hello(replace(other, answers_to="www.example.com"), "www.example.com")
+    assert code_of(policy.judge_hello, replace(other, answers_to="a.example"), "b.example") is Code.SNI_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("cmd", "kind", "code"),
+    [
+        (Cmd.ERROR, FdKind.STREAM, 109),
+        (Cmd.STARTTLS_LOCALID, FdKind.STREAM, 109),
+        (Cmd.PLAINTEXT_CONNECT, None, 107),
+        (Cmd.PLAINTEXT_CONNECT, FdKind.OTHER, 108),
+        (Cmd.PLAINTEXT_CONNECT, FdKind.POOL, 108),
+        (Cmd.PLAINTEXT_CONNECT, FdKind.STREAM, None),
+        (Cmd.PLAINTEXT_CONNECT, FdKind.SEQPACKET, None),
+    ],
+)
+def test_the_plaintext_descriptor(cmd, kind, code):
+    passed = kind and PassedFd(OwnedFd(-1), kind)
+    if code is None:
+        assert policy.plaintext_of(cmd, passed) is passed.fd
+    else:
+        assert code_of(policy.plaintext_of, cmd, passed) == code
 
 
 @pytest.mark.parametrize(("asked", "ms"), [(0, 40_000), (1, 1), (0xFFFFFFFE, 0xFFFFFFFE), (0xFFFFFFFF, None)])

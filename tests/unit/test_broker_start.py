@@ -80,22 +80,39 @@ def listening(tmp_path, kind=socket.SOCK_STREAM, listen=True):
     return sock
 
 
-@pytest.mark.parametrize("name", ["app", "tlspool.sock"])
+@pytest.mark.parametrize("name", ["app", "tlspool.sock", "app#4"])
 def test_systemds_socket(no_leaks, tmp_path, name):
     other = OwnedFd(os.open("/dev/null", os.O_RDONLY))
-    sock = start.inherited_socket({name: OwnedFd(listening(tmp_path).detach()), "x": other})
+    [sock] = start.inherited_sockets({name: OwnedFd(listening(tmp_path).detach()), "x": other})
     assert sock.getsockname() == str(tmp_path / "s")
     assert other.closed
     sock.close()
-    assert start.inherited_socket({}) is None
+    assert start.inherited_sockets({}) == []
+
+
+def test_systemds_sockets(no_leaks, tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.mkdir()
+    passed = {name: OwnedFd(listening(path).detach()) for name, path in zip(("app", "app#4"), paths, strict=True)}
+    found = start.inherited_sockets(passed)
+    assert [sock.getsockname() for sock in found] == [str(path / "s") for path in paths]
+    for sock in found:
+        sock.close()
+
+
+def test_one_of_systemds_sockets_is_none(no_leaks, tmp_path):
+    good, bad = OwnedFd(listening(tmp_path).detach()), OwnedFd(os.open("/dev/null", os.O_RDONLY))
+    with pytest.raises(PoolError, match="socket from systemd"):
+        start.inherited_sockets({"app": good, "app#4": bad})
 
 
 @pytest.mark.parametrize("options", [{"listen": False}, {"kind": socket.SOCK_SEQPACKET}])
 def test_systemds_socket_that_is_none(no_leaks, tmp_path, options):
     with pytest.raises(PoolError, match="ListenStream"):
-        start.inherited_socket({"app": OwnedFd(listening(tmp_path, **options).detach())})
+        start.inherited_sockets({"app": OwnedFd(listening(tmp_path, **options).detach())})
     with pytest.raises(PoolError, match="socket from systemd"):
-        start.inherited_socket({"app": OwnedFd(os.open("/dev/null", os.O_RDONLY))})
+        start.inherited_sockets({"app": OwnedFd(os.open("/dev/null", os.O_RDONLY))})
 
 
 def test_a_record_is_reported_once(capsys):

@@ -1,4 +1,4 @@
-"""setup.py: the provider as a plain shared object, in a wheel for any Python 3, or a clear word why not."""
+"""setup.py: provider and relay as plain shared objects, in a wheel for any Python 3, or a clear word why not."""
 
 import configparser
 import os
@@ -10,6 +10,8 @@ import zipfile
 import pytest
 
 from tests.fixtures.native import ROOT
+
+OBJECTS = {"tlspool_provider.so": b"OSSL_provider_init", "tlspool_relay.so": b"relay_open"}
 
 
 @pytest.fixture
@@ -43,16 +45,17 @@ def test_wheel(tree):
     assert wheel.name.split("-")[2:4] == ["py3", "none"]
     assert "linux" in wheel.name.split("-")[4]
     with zipfile.ZipFile(wheel) as archive:
-        binaries = [name for name in archive.namelist() if ".so" in name]
-        assert binaries == ["tlspool_worker/native/tlspool_provider.so"]
-        assert b"OSSL_provider_init" in archive.read(binaries[0])
-        assert b"PyInit" not in archive.read(binaries[0])
+        binaries = sorted(name for name in archive.namelist() if ".so" in name)
+        assert binaries == [f"tlspool_worker/native/{name}" for name in OBJECTS]
+        for name, symbol in zip(binaries, OBJECTS.values(), strict=True):
+            assert symbol in archive.read(name)
+            assert b"PyInit" not in archive.read(name)
 
 
 def test_in_place(tree):
     done = build(tree, "-q", "build_ext", "--inplace")
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in (tree / "tlspool_worker" / "native").glob("*.so")] == ["tlspool_provider.so"]
+    assert sorted(path.name for path in (tree / "tlspool_worker" / "native").glob("*.so")) == sorted(OBJECTS)
 
 
 def test_headers_are_missing(tree):

@@ -2,7 +2,9 @@
 
 import array
 import os
+import queue
 import socket
+import threading
 
 import pytest
 
@@ -19,6 +21,9 @@ from tlspool_common.messages import (
     KeyQuestion,
     Party,
     SessionEnded,
+    TokenFind,
+    TokenFound,
+    TokenOpen,
     UseKeyChannel,
 )
 
@@ -204,6 +209,35 @@ def test_nothing_blocks_although_a_copy_of_our_end_was_made_blocking(no_leak):
         broker.send(KeyQuestion(uri="pkcs11:object=a"))
     for part in (broker, copy, theirs):
         part.close()
+
+
+def test_threads_may_wait_and_each_gets_another_frame(no_leak):
+    token, fd = pair(Party.TOKEN, Party.KEYD)
+    keyd = from_fd(fd, Party.KEYD, Party.TOKEN)
+    token.let_receive_wait()
+    found, ends = queue.SimpleQueue(), []
+
+    def serve():
+        try:
+            while True:
+                found.put(token.receive().exchange)
+        except ChannelClosed as error:
+            ends.append(str(error))
+
+    threads = [threading.Thread(target=serve) for _ in range(4)]
+    opening = TokenOpen(module="", token_uri="", pin_secret=b"", pin_refused_by=(), sessions=4)
+    keyd.send(opening, exchange=0)
+    for thread in threads:
+        thread.start()
+    for exchange in range(1, 200):
+        keyd.send(TokenFind(uri="pkcs11:object=a"), exchange=exchange)
+        token.send(TokenFound(code=0, detail="", spki=b""))  # sending never waits
+    assert sorted(found.get(timeout=10) for _ in range(200)) == list(range(200))
+    keyd.close()
+    for thread in threads:
+        thread.join(10)
+    assert len(ends) == 4
+    token.close()
 
 
 def test_only_a_seqpacket_socket_becomes_a_channel(no_leak):

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 
@@ -390,6 +391,38 @@ def test_the_walk_stops_at_the_first_hit(databases) -> None:
     assert [entry.key for entry in databases.disclose_list()] == [b".", b"@.example", b"remote.example"]
     assert databases.disclose_del(selector("@.example")) == 2
     assert databases.disclose_del(selector("@.example")) == 0
+
+
+@pytest.mark.parametrize(
+    ("localid", "first", "move", "ids"),
+    [
+        ("c.example", False, False, ["a.example", "b.example", "c.example"]),
+        ("c.example", True, False, ["c.example", "a.example", "b.example"]),
+        ("b.example", True, False, None),
+        ("a.example", False, False, None),
+        ("b.example", True, True, ["b.example", "a.example"]),
+        ("a.example", False, True, ["b.example", "a.example"]),
+        ("a.example", True, True, None),
+    ],
+)
+def test_one_more_is_disclosed(databases, localid, first, move, ids) -> None:
+    for name in ("a.example", "b.example", "c.example"):
+        databases.localid_set(parse_untrusted(name), X509_BOTH, [(URI, [certs.leaf().der])])
+    databases.disclose_set(selector("@.org"), [parse_untrusted("a.example"), parse_untrusted("b.example")])
+    generation = databases.generation
+    changed = databases.disclose_add(selector("@.org"), parse_untrusted(localid), first=first, move=move)
+    assert changed is (ids is not None)
+    assert databases.disclose_get(selector("@.org")) == (ids or ["a.example", "b.example"])
+    assert databases.generation == generation + changed
+
+
+def test_one_more_is_the_first_of_its_selector_or_no_identity_of_ours(databases) -> None:
+    databases.localid_set(EXAMPLE, X509_BOTH, [(URI, [certs.leaf().der])])
+    assert databases.disclose_add(selector("john@."), EXAMPLE, first=False, move=True)
+    assert databases.disclose_get(selector("john@.")) == [str(EXAMPLE)]
+    unknown = parse_untrusted("www.example.com")
+    add = partial(databases.disclose_add, first=True, move=False)
+    assert refused(Code.LOCALID_UNKNOWN, add, selector("."), unknown) == str(unknown)
 
 
 def test_only_known_identities_are_disclosed(databases) -> None:

@@ -4,7 +4,7 @@ import hashlib
 
 from tlspool_common.errors import TABLE, Code, ComErr, PoolError, app_text, code_of, com_err
 
-SNAPSHOT = "de5927a3477ccb67"
+SNAPSHOT = "a2971faaee66852c"
 """Digest of names and numbers.  Codes may be added (then this changes); none may change or vanish."""
 
 

@@ -127,6 +127,7 @@ def test_one_that_hangs_is_killed_after_its_grace(world, no_leaks):
         key = world.key("ec")
         watched.children.send(1, TokenSign(uri=key.uri, scheme=0x0403, spki_sha256=key.spki_sha256, content=b"c"), 1)
         os.kill(pid, signal.SIGSTOP)  # so that it cannot even see the end of its channel
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it is stopped within microseconds
         watched.children.end(1)
         await watched.until(lambda: watched.lost)
         assert watched.lost == {1: "signal SIGKILL"}

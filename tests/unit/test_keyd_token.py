@@ -109,6 +109,17 @@ def test_a_wrong_pin_is_tried_once_and_not_when_it_was_refused_before(world, mon
     module.close()
 
 
+def test_a_pin_that_was_typed_is_for_its_token_only(world):
+    module = opened(pin="")
+    ec, rsa = (next(one.uri for one in module.tokens if one.place["token"] == kind) for kind in (b"ec", b"rsa"))
+    module.close()
+    made = Module(slowtoken.SOFTHSM)
+    made.open(parse_untrusted("pkcs11:"), b"", (), {ec: PIN.encode()})
+    states = {one.uri: one.code for one in made.tokens}
+    assert (states[ec], states[rsa]) == (Code.OK, Code.PIN_MISSING)
+    made.close()
+
+
 def test_no_pin(world):
     module = opened(pin="")
     assert module.verdict()[0] is Code.PIN_MISSING
@@ -120,7 +131,7 @@ def test_no_pin(world):
     ("flag", "code", "said"),
     [
         (PyKCS11.CKF_USER_PIN_LOCKED, Code.PIN_LOCKED, "CKF_USER_PIN_LOCKED"),
-        (PyKCS11.CKF_USER_PIN_FINAL_TRY, Code.PIN_WRONG, "one try is left"),
+        (PyKCS11.CKF_USER_PIN_FINAL_TRY, Code.PIN_LAST_TRY, "CKF_USER_PIN_FINAL_TRY"),
     ],
 )
 def test_the_last_try_is_left_to_people(world, monkeypatch, flag, code, said):

@@ -26,10 +26,17 @@ FAMILIES = {
 }
 
 
+SPECIAL = {
+    307: errors.Timeout,
+    **dict.fromkeys((115, 120, 121, 122, 127, 211), errors.NotInControl),
+    **dict.fromkeys((124, 125, 126, 128, 129), errors.NotAvailable),
+}
+
+
 @pytest.mark.parametrize("code", [code for code in Code if code], ids=lambda code: code.name)
 def test_each_code_of_the_pool_has_its_class(code):
     error = from_reply_untrusted(ErrorReply(com_err(code), app_text(code, "a detail")))
-    expected = libstub.Timeout if code is Code.HANDSHAKE_TIMEOUT else FAMILIES[code // 100]
+    expected = SPECIAL.get(code, FAMILIES[code // 100])
     assert type(error) is expected
     assert error.code == code
     assert error.tlserrno == com_err(code)

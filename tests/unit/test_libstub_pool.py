@@ -443,7 +443,7 @@ def test_no_descriptors_for_the_plaintext(fake, pool, remote, monkeypatch):
     def none(*_):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("libstub.pool.socket.socketpair", none)
+    monkeypatch.setattr("libstub.holding.socket.socketpair", none)
     with pytest.raises(libstub.PoolUnavailable, match="Too many open files"):
         libstub.starttls_client(ours, "x.example", pool=pool)
     fake.await_change(lambda: Cmd.ERROR in fake.commands())

@@ -34,7 +34,7 @@ def test_the_environment_of_the_process_counts(monkeypatch):
         ("run_dir /a\nsocket_name /b\n", "/b"),
         ("socket_name /b \nother x\n", "/b"),
         ("#socket_name /b\n socket_name /c\n", None),
-        ("socket_name /1\nsocket_name /2\n", "/2"),
+        ("socket_name /1\nsocket_name /2\n", "/1"),
     ],
 )
 def test_what_counts_in_a_configuration(text, path):

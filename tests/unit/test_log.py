@@ -40,3 +40,10 @@ def test_levels(capsys, monkeypatch):
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     Log("broker").error("also")
     assert capsys.readouterr().err == "WARNING broker: event=yes n=1\n<3>event=also\n"
+
+
+def test_what_is_not_wanted_need_not_be_made():
+    assert [level for level in ("debug", "info", "warning", "error") if Log("x", "warning").wants(level)] == [
+        "warning",
+        "error",
+    ]

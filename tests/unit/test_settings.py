@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tlspool_common import settings
 from tlspool_common.errors import Code
-from tlspool_common.settings import Pkcs11Module, SettingError, load, parse_untrusted
+from tlspool_common.settings import AppSocket, Pkcs11Module, SettingError, load, parse_untrusted
 
 
 def test_an_empty_file_gives_the_defaults():
@@ -20,6 +20,29 @@ def test_an_empty_file_gives_the_defaults():
     assert found.broker_uid == found.worker_uid == found.keyd_uid == os.getuid()
     for option in settings.TABLE:
         assert hasattr(found, option.name)
+
+
+def test_several_application_sockets():
+    found = parse_untrusted(
+        "socket_name /run/a\nsocket_mode 0660\nsocket_group 17\nsocket_user 4\nsocket_name /run/b\n"
+        "socket_mode 0600\nsocket_name /run/c\n"
+    )
+    assert found.sockets == (
+        AppSocket(Path("/run/a"), 0o666, -1, -1),
+        AppSocket(Path("/run/b"), 0o660, 4, 17),
+        AppSocket(Path("/run/c"), 0o600, 4, 17),
+    )
+    assert (found.socket_name, found.socket_mode) == (Path("/run/a"), 0o666)
+
+
+@pytest.mark.parametrize("text", ["socket_name /a\nsocket_mode 0600\n", "socket_mode 0600\nsocket_name /a\n"])
+def test_of_one_socket_everything_may_be_said_in_any_order(text):
+    assert parse_untrusted(text).sockets == (AppSocket(Path("/a"), 0o600, -1, -1),)
+
+
+def test_the_socket_that_needs_no_line():
+    found = parse_untrusted("run_dir /x\nsocket_mode 0600\nsocket_user 0\nsocket_group 0\n")
+    assert found.sockets == (AppSocket(Path("/x/tlspool.sock"), 0o600, 0, 0),)
 
 
 def test_comments_blank_lines_and_repeated_modules():
@@ -53,6 +76,13 @@ def test_comments_blank_lines_and_repeated_modules():
         ("tls_groups a;b\n", "must be a list in OpenSSL's syntax"),
         ("pkcs11_token pkcs11:\n", "behind a pkcs11_path line"),
         ("pkcs11_path lib.so\n", "must be an absolute path"),
+        ("socket_group no-such-group-here\n", "names no group"),
+        ("socket_name /a\nsocket_name /b\nsocket_mode 0600\n", "behind the last of several socket_name"),
+        ("socket_name /a\nsocket_name /a\n", "needs its own path"),
+        ("session_end never\n", "must be one of connection, relay"),
+        ("reattach root\n", "must be one of user, anybody"),
+        ("sni_rule lax\n", "must be one of application, strict"),
+        ("access a\n", "allow or deny"),
         ("tls_min_version 1.3\ntls_max_version 1.2\n", "must not be above tls_max_version"),
         ("run_dir /" + "x" * 5000 + "\n", "at most 4096 bytes"),
     ],

@@ -47,6 +47,20 @@ def test_listen_fds(tmp_path):
     assert done.stdout == "{'app': (3, False), '4': (4, False)} False\n{}\n", done.stderr
 
 
+def test_listen_fds_of_one_name(tmp_path):
+    """As those of a socket unit with several ListenStream= lines."""
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        script = f"exec 3<&{one.fileno()} 4<&{two.fileno()}; exec \"$0\" -c '{CHILD}'"
+        done = subprocess.run(
+            ["/bin/bash", "-c", script, sys.executable],
+            pass_fds=(one.fileno(), two.fileno()),
+            env={**os.environ, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "app:app", "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout == "{'app': (3, False), 'app#4': (4, False)} False\n{}\n", done.stderr
+
+
 def test_not_meant_for_this_process(monkeypatch):
     monkeypatch.setenv("LISTEN_FDS", "2")
     monkeypatch.setenv("LISTEN_PID", "1")

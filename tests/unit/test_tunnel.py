@@ -6,21 +6,18 @@ import os
 import re
 import resource
 import socket
-import threading
 import time
 
 import pytest
 
 import libstub
 from tests.fixtures.fake_pool import FakePool, answer, error
-from tlspool_admin import endpoints, tunnel
-from tlspool_admin.__main__ import main, parser
+from tests.fixtures.tunnels import WAIT_S, Backend, Noted, Running, client, failures, plan_of, server
+from tlspool_admin import endpoints, loop, tunnel
+from tlspool_admin.__main__ import main
 from tlspool_admin.commands import tunnel as command
 from tlspool_common.appwire import Cmd, Flag, alpn_split_untrusted
 from tlspool_common.errors import PoolError
-from tlspool_common.log import Log
-
-WAIT_S = 15
 
 
 @pytest.fixture
@@ -30,37 +27,6 @@ def fake(no_leaks, tmp_path):
     made.stop()
 
 
-class Backend:
-    """A server that echoes; counts its connections."""
-
-    def __init__(self, address=("127.0.0.1", 0), family=socket.AF_INET):
-        self.listener = socket.socket(family)
-        self.listener.bind(address)
-        self.listener.listen(128)
-        self.threads = [threading.Thread(target=self._accept, daemon=True)]
-        self.threads[0].start()
-        self.address = endpoints.shown(self.listener.getsockname())
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self.listener.accept()
-                self.threads.append(threading.Thread(target=self._serve, args=(sock,), daemon=True))
-                self.threads[-1].start()
-
-    @staticmethod
-    def _serve(sock):
-        with sock, contextlib.suppress(OSError):
-            while data := sock.recv(65536):
-                sock.sendall(data)
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        for thread in self.threads:
-            thread.join(WAIT_S)
-        self.listener.close()
-
-
 @pytest.fixture
 def backend():
     made = Backend()
@@ -68,67 +34,24 @@ def backend():
     made.close()
 
 
-def plan_of(fake, *words):
-    return command.plan_of(parser().parse_args(["tunnel", *words]))
-
-
-class Running:
-    """A tunnel in a thread."""
-
-    def __init__(self, plan, listen="127.0.0.1:0"):
-        self.tunnel = tunnel.Tunnel(plan, endpoints.listen(listen), Log("tunnel"))
-        self.address = self.tunnel._listeners[0].getsockname()
-        self._thread = threading.Thread(target=self.tunnel.run, daemon=True)
-        self._thread.start()
-
-    def connect(self):
-        sock = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
-        sock.settimeout(WAIT_S)
-        try:
-            sock.connect(self.address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-    def converse(self, text=b"hello"):
-        """Return what comes back; nothing when the connection is ended first."""
-        with self.connect() as sock, contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            sock.sendall(text)
-            sock.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: sock.recv(65536), b""))
-        return b""
-
-    def join(self):
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive()
-
-    def stop(self):
-        self.tunnel.stop()
-        self.join()
+@pytest.fixture
+def noted():
+    return Noted()
 
 
 @pytest.fixture
-def run(fake, monkeypatch):
+def run(fake, noted, monkeypatch):
     """Start tunnels; all are stopped at the end."""
     monkeypatch.setenv("TLSPOOL_SOCKET", fake.path)
     made = []
 
     def start(*words, listen="127.0.0.1:0"):
-        made.append(Running(plan_of(fake, *words, "--listen", listen), listen))
+        made.append(Running(plan_of(*words, "--listen", listen), noted, listen))
         return made[-1]
 
     yield start
     for one in made:
         one.stop()
-
-
-def server(run, to, *words, **options):
-    return run("server", "--connect", to, "--localid", "localhost", *words, **options)
-
-
-def client(run, to, *words, **options):
-    return run("client", "--connect", to, "--remoteid", "www.example.com", *words, **options)
 
 
 @pytest.mark.parametrize("side", [server, client])
@@ -143,7 +66,9 @@ def test_many_connections(run, fake, backend, side):
         assert sock.recv(100) == b"%d" % number
         sock.close()
     assert fake.connections == 1
-    assert not running.tunnel._setups
+    deadline = time.monotonic() + WAIT_S
+    while running.tunnel._setups:  # until the pool's last word has been read
+        assert time.monotonic() < deadline
 
 
 def test_what_the_pool_is_asked(run, fake, backend):
@@ -178,38 +103,27 @@ def test_unix_sockets_on_both_sides(run, fake, tmp_path):
     backend.close()
 
 
-def test_the_next_address_is_tried(run, fake, backend, monkeypatch, capfd):
+def test_the_next_address_is_tried(run, fake, backend, monkeypatch, noted):
     refused = socket.socket()
     refused.bind(("127.0.0.1", 0))
     targets = [endpoints.Endpoint(socket.AF_INET, refused.getsockname()), *endpoints.resolve(backend.address)]
     monkeypatch.setattr(endpoints, "resolve", lambda text, **_: targets)
-    plans = [plan_of(fake, "client", "--listen", "-", "--connect", "-", "--remoteid", "x.example")]
-    plans.append(plan_of(fake, "server", "--listen", "-", "--connect", "-", "--localid", "x.example"))
+    plans = [plan_of("client", "--listen", "-", "--connect", "-", "--remoteid", "x.example")]
+    plans.append(plan_of("server", "--listen", "-", "--connect", "-", "--localid", "x.example"))
     monkeypatch.undo()
     for plan in plans:
-        running = Running(plan)
+        running = Running(plan, noted)
         assert running.converse() == b"hello"
         running.stop()
     refused.close()
-    assert capfd.readouterr().err == ""
+    assert not noted.of("tunnel.failed")
 
 
 # --- failures ---------------------------------------------------------------------------------------
 
 
-def failures(capfd, number):
-    """Wait for lines about failed connections."""
-    text = ""
-    deadline = time.monotonic() + WAIT_S
-    while text.count("event=tunnel.failed") < number:
-        assert time.monotonic() < deadline, text
-        text += capfd.readouterr().err
-    assert text.count("event=tunnel.failed") == number
-    return text
-
-
 @pytest.mark.parametrize("side", [server, client])
-def test_a_backend_that_refuses(run, fake, side, capfd):
+def test_a_backend_that_refuses(run, fake, side, noted):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = endpoints.shown(nobody.getsockname())
@@ -219,13 +133,13 @@ def test_a_backend_that_refuses(run, fake, side, capfd):
             remote = endpoints.shown(sock.getsockname())
     assert re.search(
         rf'event=tunnel.failed remote={remote} code=0 cause="connect to {address}: Connection refused"',
-        failures(capfd, 1),
+        failures(noted, 1),
     )
 
 
-def test_a_backend_that_does_not_answer(run, fake, capfd, monkeypatch):
+def test_a_backend_that_does_not_answer(run, fake, noted, monkeypatch):
     """A full backlog drops the SYN, as a host that is away does."""
-    monkeypatch.setattr(tunnel, "TICK_S", 0.05)
+    monkeypatch.setattr(loop, "TICK_S", 0.05)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -233,44 +147,44 @@ def test_a_backend_that_does_not_answer(run, fake, capfd, monkeypatch):
             running = client(run, endpoints.shown(full.getsockname()), "--connect-timeout", "0.1")
             with running.connect() as sock:
                 assert sock.recv(1) == b""
-    assert "timed out" in failures(capfd, 1)
+    assert "timed out" in failures(noted, 1)
 
 
-def test_a_handshake_that_fails(run, fake, backend, capfd):
+def test_a_handshake_that_fails(run, fake, backend, noted):
     fake.on[Cmd.STARTTLS] = lambda peer, asked: (
         asked.drop(),
         peer.send(error(asked.frame, "[402] the remote's certificate does not lead to a trusted anchor")),
     )
     assert client(run, backend.address).converse() == b""
-    text = failures(capfd, 1)
+    text = failures(noted, 1)
     assert "code=402" in text
     assert "INFO" in text
 
 
-def test_a_pool_that_restarts(run, fake, backend, capfd):
+def test_a_pool_that_restarts(run, fake, backend, noted):
     running = server(run, backend.address)
     running.converse()
     fake.stop()
     with running.connect() as sock:
         assert sock.recv(1) == b""
-    assert "is not running" in failures(capfd, 1)
+    assert "is not running" in failures(noted, 1)
     fake.start()
     assert running.converse() == b"hello"
 
 
-def test_a_pool_that_goes_away_during_the_handshake(run, fake, backend, capfd):
+def test_a_pool_that_goes_away_during_the_handshake(run, fake, backend, noted):
     fake.on[Cmd.STARTTLS] = lambda peer, asked: None
     running = server(run, backend.address)
     with running.connect() as sock:
         fake.await_commands(Cmd.STARTTLS)
         fake.drop_connections()
         assert sock.recv(1) == b""
-    assert "closed the connection" in failures(capfd, 1)
+    assert "closed the connection" in failures(noted, 1)
     del fake.on[Cmd.STARTTLS]
     assert running.converse() == b"hello"
 
 
-def test_a_pool_that_breaks_the_rules(run, fake, backend, capfd):
+def test_a_pool_that_breaks_the_rules(run, fake, backend, noted):
     def twice(peer, asked):
         asked.drop()
         peer.call_back(asked)
@@ -279,7 +193,7 @@ def test_a_pool_that_breaks_the_rules(run, fake, backend, capfd):
     assert server(run, backend.address).converse() == b""
     fake.on[Cmd.STARTTLS] = lambda peer, asked: answer(peer, asked, Cmd.STARTTLS_LOCALID)
     assert client(run, backend.address).converse() == b""
-    assert failures(capfd, 2).count("code=109") >= 1
+    assert failures(noted, 2).count("code=109") >= 1
 
 
 # --- bounds -----------------------------------------------------------------------------------------
@@ -306,8 +220,8 @@ def test_no_more_setups_than_allowed(run, fake, backend):
         sock.close()
 
 
-def test_no_descriptors_left_pauses_accepting(run, fake, backend, capfd, monkeypatch):
-    monkeypatch.setattr(tunnel, "TICK_S", 0.05)
+def test_no_descriptors_left_pauses_accepting(run, fake, backend, noted, monkeypatch):
+    monkeypatch.setattr(loop, "TICK_S", 0.05)
     running = server(run, backend.address)
     assert running.converse() == b"hello"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -317,11 +231,7 @@ def test_no_descriptors_left_pauses_accepting(run, fake, backend, capfd, monkeyp
     try:
         sock.connect(running.address)
         sock.sendall(b"x")
-        text = ""
-        deadline = time.monotonic() + WAIT_S
-        while "event=tunnel.paused" not in text:
-            assert time.monotonic() < deadline
-            text += capfd.readouterr().err
+        text = noted.wait("tunnel.paused")[0]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "Too many open files" in text
@@ -334,7 +244,7 @@ def test_room_for_descriptors(monkeypatch, soft, hard, room):
     said = []
     monkeypatch.setattr(command.resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(command.resource, "setrlimit", lambda _, limits: said.append(limits))
-    assert command._room(900) == room
+    assert command.raise_limit(900, tunnel.SETUP_FDS, tunnel.OTHER_FDS) == room
     assert all(soft < new <= hard for new, _ in said) or said == [(hard, hard)]
 
 
@@ -410,8 +320,8 @@ def test_stopping_twice_does_not_wait(run, fake, backend):
 
 
 def test_lingering_has_an_end(run, fake, backend, monkeypatch):
-    monkeypatch.setattr(tunnel, "LINGER_S", 0.1)
-    monkeypatch.setattr(tunnel, "TICK_S", 0.02)
+    monkeypatch.setattr(loop, "LINGER_S", 0.1)
+    monkeypatch.setattr(loop, "TICK_S", 0.02)
     fake.on[Cmd.STARTTLS] = lambda peer, asked: None
     running = server(run, backend.address, "--linger")
     with running.connect():
@@ -465,15 +375,15 @@ def test_no_pool(tmp_path, monkeypatch, capsys):
 def test_the_pool_of_a_configuration(tmp_path):
     (tmp_path / "conf").write_text("socket_name /somewhere/s\n")
     words = ["client", "--listen", ":0", "--connect", "127.0.0.1:1", "--remoteid", "a.example", "--alpn", "h2"]
-    plan = plan_of(None, *words, "--config", str(tmp_path / "conf"))
-    assert plan.pool_path == "/somewhere/s"
-    assert alpn_split_untrusted(plan.alpn) == (b"h2",)
+    plan = plan_of(*words, "--config", str(tmp_path / "conf"))
+    assert plan.ask.pool_path == "/somewhere/s"
+    assert alpn_split_untrusted(plan.ask.alpn) == (b"h2",)
 
 
 def test_plans_raise_what_they_say():
     args = argparse.Namespace(
         side="server", localid="a@@", connect="x", alpn="", service="", timeout=None, setups=1, connect_timeout=1,
-        client_auth="ignore", linger=False, config=None,
+        client_auth="ignore", linger=False, config=None, protocol=None, protocol_timeout=1,
     )  # fmt: skip
     with pytest.raises(PoolError):
         command.plan_of(args)

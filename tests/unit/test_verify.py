@@ -140,7 +140,7 @@ def test_faults_without_a_row_are_faults():
 
 def test_the_callback_fails_closed():
     assert verify._verify(1, ffi.NULL) == 0  # nobody is judging
-    with verify.judging(Check(None, False)) as nothing:
+    with verify.Judging(Check(None, False)) as nothing:
         assert nothing is None
     assert verify._judging.check is None
 
@@ -184,7 +184,7 @@ def test_threads_judge_their_own():
 
     def judge(name):
         check = Check(parse_untrusted(name), False)
-        with verify.judging(check):
+        with verify.Judging(check):
             barrier.wait(5)
             found[name] = verify._judging.check is check
 

@@ -25,6 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         one.set_defaults(run=run)
         if action == "up":
             one.add_argument("--key-type", choices=KEY_TYPES, default="ec", help="kind of the demo keys (default: ec)")
+            one.add_argument(
+                "--ask-pin",
+                action="store_true",
+                help="do not tell the pool the PIN: `tlspool pin` does (DIR/pin has it)",
+            )
             one.add_argument("--module", default="", help="PKCS #11 library to use instead of SoftHSM2's")
             one.add_argument(
                 "--set", action="append", default=[], metavar="'KEYWORD VALUE'", help="add a line to the configuration"
@@ -42,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'stopped and removed' if pool.down() else 'there is no pool in'} {pool.directory}")
         return 0
     started = time.monotonic()
-    if pool.up(args.key_type, args.set, args.module):
+    if pool.up(args.key_type, args.set, args.module, knows_pin=not args.ask_pin):
         print(f"pool is up in {pool.directory} after {time.monotonic() - started:.1f} s")
     else:
         print(f"pool is up in {pool.directory} already")

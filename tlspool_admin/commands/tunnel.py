@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import libstub
 from libstub.starttls import RemoteAuth, make_request, patience_of
 from tlspool_admin import endpoints
+from tlspool_admin.loop import Ask
 from tlspool_admin.options import common
+from tlspool_admin.preambles.options import add_options, add_send_proxy, preamble_of, targets_of
 from tlspool_admin.table import clean
 from tlspool_admin.tunnel import CONNECT_S, OTHER_FDS, SETUP_FDS, SETUPS, Plan, Tunnel
 from tlspool_common import settings
@@ -63,6 +65,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             default=SETUPS,
             help="connections set up at once; more wait to be accepted (default: %(default)s)",
         )
+        add_options(one, server=True, client=side == "client")
+        add_send_proxy(one)
         one.add_argument("--linger", action="store_true", help="sessions go on when the tunnel ends")
         one.set_defaults(run=run, usage_error=one.error)
 
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Run a tunnel until SIGTERM or SIGINT."""
     try:
         plan = plan_of(args)
-        libstub.Pool(plan.pool_path).ping()
+        libstub.Pool(plan.ask.pool_path).ping()
         listeners = endpoints.listen(args.listen)
     except ValueError as error:
         args.usage_error(str(error))
@@ -105,12 +109,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
     request, alpn = make_request(flags, localid, remoteid, args.service, args.timeout, names, auth)
     path = str(settings.load(args.config).socket_name) if getattr(args, "config", None) else libstub.socket_path()
     return Plan(
-        request=request,
-        targets=endpoints.resolve(args.connect),
-        pool_path=path,
-        alpn=alpn,
-        patience_s=patience_of(args.timeout),
-        setups=_room(args.setups),
+        ask=Ask(request, path, alpn, patience_of(args.timeout)),
+        targets=targets_of(args),
+        preamble=preamble_of(args, localid if args.side == "server" else remoteid, is_server=args.side == "server"),
+        talk_s=args.protocol_timeout,
+        setups=raise_limit(args.setups, SETUP_FDS, OTHER_FDS),
         connect_s=args.connect_timeout,
     )
 
@@ -125,13 +128,13 @@ def serve(plan: Plan, listeners: Sequence[socket.socket]) -> None:
     tunnel.run()
 
 
-def _room(wanted: int) -> int:
-    """Have descriptors for so many setups, or return for how many there are."""
+def raise_limit(wanted: int, fds: int, other_fds: int) -> int:
+    """Have ``fds`` descriptors for each of so many connections, and others; or return for how many there are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted * SETUP_FDS + OTHER_FDS
+    needed = wanted * fds + other_fds
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     if hard != resource.RLIM_INFINITY:
         needed = min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    return max(1, (needed - OTHER_FDS) // SETUP_FDS)
+    return max(1, (needed - other_fds) // fds)

@@ -5,21 +5,49 @@ What is not in the table is no request: unknown codes, and those that only we se
 
 from __future__ import annotations
 
-from tlspool_broker.calls import details, options, ping, starttls, unsupported
+from tlspool_broker.calls import (
+    control,
+    details,
+    identities,
+    info,
+    lidentry,
+    options,
+    pinentry,
+    ping,
+    prng,
+    starttls,
+)
 from tlspool_broker.calls.call import Call, Desk, Handler
 from tlspool_common.appwire import Cmd
 
-__all__ = ["HANDLERS", "Call", "Desk", "Handler"]
+__all__ = ["HANDLERS", "NEEDS_STARTTLS", "Call", "Desk", "Handler"]
 
 HANDLERS: dict[int, Handler] = {
     Cmd.PING: ping.handle,
     Cmd.STARTTLS: starttls.handle,
     Cmd.LOCAL_DETAILS: details.handle,
+    Cmd.LOCAL_IDENTITIES: identities.handle,
     Cmd.LOCAL_OPTIONS: options.handle,
-    Cmd.PINENTRY: unsupported.handle,
-    Cmd.PRNG: unsupported.handle,
-    Cmd.INFO: unsupported.handle,
-    Cmd.CONTROL_DETACH: unsupported.handle,
-    Cmd.CONTROL_REATTACH: unsupported.handle,
-    Cmd.LIDENTRY_REGISTER: unsupported.handle,
+    Cmd.LOCAL_ASKER: lidentry.asker,
+    Cmd.PINENTRY: pinentry.handle,
+    Cmd.PRNG: prng.handle,
+    Cmd.INFO: info.handle,
+    Cmd.CONTROL_DETACH: control.detach,
+    Cmd.CONTROL_REATTACH: control.reattach,
+    Cmd.LIDENTRY_REGISTER: lidentry.register,
 }
+
+NEEDS_STARTTLS = frozenset(
+    {
+        Cmd.PRNG,
+        Cmd.INFO,
+        Cmd.CONTROL_DETACH,
+        Cmd.CONTROL_REATTACH,
+        Cmd.LIDENTRY_REGISTER,
+        Cmd.LOCAL_OPTIONS,
+        Cmd.LOCAL_DETAILS,
+        Cmd.LOCAL_ASKER,
+        Cmd.LOCAL_IDENTITIES,
+    }
+)
+"""Commands that are refused when the facility is denied; STARTTLS looks for itself, in the order of its checks."""

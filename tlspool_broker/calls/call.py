@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tlspool_broker.access import Access
+from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.events import PassedFd
+from tlspool_broker.keyd import Keyd
 from tlspool_broker.policy import Records
+from tlspool_broker.questions import Questions
+from tlspool_broker.reauth import Reauth
 from tlspool_broker.sessions import Sessions
 from tlspool_common.appwire import Frame
 from tlspool_common.errors import Code, PoolError
@@ -23,6 +28,11 @@ class Desk:
     records: Records
     connections: Connections
     sessions: Sessions
+    access: Access
+    questions: Questions
+    reauth: Reauth
+    keyd: Keyd
+    chooser: Chooser
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ static const OSSL_ITEM reasons[] = {
     {514, "[514] the grant has expired"},
     {REASON_SCHEME, "[515] the signature scheme does not fit"},
     {REASON_KEYD_GONE, "[516] the key daemon went away"},
+    {517, "[517] one more wrong PIN would lock the token"},
     {604, "[604] the key daemon is stopping"},
     {REASON_INTERNAL, "[901] an internal error of the key daemon"},
     {REASON_REFERENCE_MALFORMED, "[901] the key reference is malformed"},

@@ -1,0 +1,127 @@
+"""Access rules as the configuration has them: which program may use which identity, role and service.
+
+    access NAME allow|deny [CRITERION=VALUE[,VALUE...]] ...
+
+    socket    path of the application socket it came through
+    user      name or number of the user that connected
+    group     name or number of a group of that user's process
+    unit      systemd unit of the process; ``x@.service`` is every instance of that template
+    exe       path of its program
+    role      client, server
+    localid   identity or selector; ``-`` is a client without identity
+    service   service name of the request
+
+A rule applies if each of its criteria does, with one of its values.  The first rule that applies decides.  With
+no rules everything is allowed; with some, what none applies to is refused.
+
+Users and groups are by word of the kernel.  Unit and program are what /proc tells of a process that is certain to
+be the one that connected (Linux 6.5); where that is not so, rules that allow do not apply, and rules that deny do.
+The programs of other users are seen only by a broker with CAP_SYS_PTRACE.  And a process can connect, then execute
+another program: a rule with ``exe`` should name a user or a unit too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlspool_common.errors import PoolError
+from tlspool_common.identity import parse_selector_untrusted
+from tlspool_common.messages import Side
+
+NOBODY = "-"
+"""As ``localid``: a client that shows no identity."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(?:service|scope|socket|mount|swap)")
+_SERVICE_B = 15
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """A rule; criteria that are empty apply to everything."""
+
+    name: str
+    allow: bool
+    text: str = field(compare=False)
+    sockets: frozenset[str] = frozenset()
+    uids: frozenset[int] = frozenset()
+    gids: frozenset[int] = frozenset()
+    units: frozenset[str] = frozenset()
+    exes: frozenset[str] = frozenset()
+    sides: frozenset[Side] = frozenset()
+    localids: frozenset[str] = frozenset()
+    services: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError(f"{value!r} must be an absolute path")
+    return value
+
+
+def _unit(value: str) -> str:
+    if not _UNIT.fullmatch(value):
+        raise ValueError(f"{value!r} must be a systemd unit, such as postfix.service")
+    return value
+
+
+def _side(value: str) -> Side:
+    if value not in ("client", "server"):
+        raise ValueError(f"{value!r} must be client or server")
+    return Side[value.upper()]
+
+
+def _localid(value: str) -> str:
+    if value == NOBODY:
+        return value
+    try:
+        return str(parse_selector_untrusted(value))
+    except PoolError as error:
+        raise ValueError(error.detail) from None
+
+
+def _service(value: str) -> str:
+    if len(value.encode()) > _SERVICE_B:
+        raise ValueError(f"{value!r} is longer than a service name, which has {_SERVICE_B} bytes")
+    return value
+
+
+def parse_rule(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) -> AccessRule:
+    """Read what is behind ``access``; ``uid`` and ``gid`` look up names of users and groups.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    casts: dict[str, tuple[str, Callable[[str], Any]]] = {
+        "socket": ("sockets", _path),
+        "user": ("uids", uid),
+        "group": ("gids", gid),
+        "unit": ("units", _unit),
+        "exe": ("exes", _path),
+        "role": ("sides", _side),
+        "localid": ("localids", _localid),
+        "service": ("services", _service),
+    }
+    name, *words = text.split() or [""]
+    if not _NAME.fullmatch(name):
+        raise ValueError("must begin with a name of letters, digits, - . and _")
+    if not words or words[0] not in ("allow", "deny"):
+        raise ValueError("must have allow or deny behind the name")
+    found: dict[str, frozenset[Any]] = {}
+    for word in words[1:]:
+        criterion, equals, values = word.partition("=")
+        if criterion not in casts or not equals:
+            raise ValueError(f"{word!r} is no criterion: write {', '.join(casts)} = values with commas between them")
+        attribute, cast = casts[criterion]
+        if attribute in found:
+            raise ValueError(f"{criterion} stands there twice: write its values with commas between them")
+        if not all(values.split(",")):
+            raise ValueError(f"{word!r} has an empty value")
+        found[attribute] = frozenset(cast(value) for value in values.split(","))
+    return AccessRule(name, words[0] == "allow", " ".join(words), **found)
