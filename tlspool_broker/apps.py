@@ -52,9 +52,12 @@ class Apps:
             self._request(Call(connection, frame, event.passed))
 
     def _too_late(self, connection: Connection, frame: Frame) -> None:
-        """An answer that crossed our final ERROR: whoever waits under the same request id has that already."""
+        """An answer that crossed our final ERROR: whoever waits under the same request id has that already.
+
+        Under the id of another exchange somebody waits as well, if that one's callback had it last.
+        """
         late = connection.late.pop(frame.cbid)
-        if frame.reqid != late.reqid and frame.reqid not in connection.by_reqid:
+        if frame.reqid != late.reqid and self._desk.connections.vacate(connection, frame.reqid):
             self._desk.connections.error(connection, frame.reqid, late.code)
 
     def _request(self, call: Call) -> None:

@@ -127,6 +127,17 @@ class Connections:
         other.reqid = None
         return None if other.cbid is not None else other.session_id
 
+    def vacate(self, connection: Connection, reqid: int) -> bool:
+        """Let an answer have a request id that is nobody's, or that an exchange has which waits for its own answer."""
+        other = connection.by_reqid.get(reqid)
+        if other is None:
+            return True
+        if other.cbid is None:
+            return False
+        del connection.by_reqid[reqid]
+        other.reqid = None
+        return True
+
     def end(self, exchange: Exchange, code: Code = Code.REQID_IN_USE) -> None:
         """End an exchange without a word."""
         connection = exchange.connection

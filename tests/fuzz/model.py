@@ -168,7 +168,12 @@ class Model:
                 return [(app, reqid, Code.COMMAND_UNKNOWN)]
             del self.apps[app].late[cbid]
             had, code = late
-            return [] if had == reqid or self._by_reqid(app, reqid) is not None else [(app, reqid, code)]
+            other = self._by_reqid(app, reqid)
+            if had == reqid or (other is not None and other.cbid is None):
+                return []
+            if other is not None:  # its callback had the id last, and the application has used it since
+                other.reqid = None
+            return [(app, reqid, code)]
         other = self._by_reqid(app, reqid)
         if other is not None and other is not session:
             if other.cbid is not None:

@@ -201,6 +201,20 @@ def test_a_late_answer_does_not_disturb_a_new_request(world, asked):
     assert world.state(new) == "EXPECT_CLIENT_HELLO"
 
 
+def test_a_late_answer_takes_the_id_of_a_callback_that_is_open(world, asked):
+    """An asynchronous libtlspool uses the id of a callback again as soon as that has come."""
+    app, _, callback = asked()
+    world.later(1_000)
+    _, other_id, other = asked(app, reqid=9)
+    world.later(59_500)
+    assert world.error(app)[:2] == (4, 117)
+    world.answer(app, callback, reqid=9)
+    assert world.error(app)[:2] == (9, 117)
+    assert world.state(other_id) == "EXPECT_PLAINTEXT"
+    world.answer(app, other, reqid=10)
+    assert world.reply(app)[0].reqid == 10
+
+
 def test_an_answer_to_a_session_that_the_worker_ended_meanwhile(world, asked):
     app, session_id, callback = asked()
     world.say(session_id, SessionEnded)
