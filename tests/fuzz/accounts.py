@@ -35,8 +35,10 @@ class Account:
     """The ledger of a connection."""
 
     def __init__(self) -> None:
-        self.allowed: Counter[int] = Counter()  # messages that may come under a request id
-        self.errors: Counter[int] = Counter()  # ERRORs that may come on top, for callbacks
+        self.messages: Counter[int] = Counter()  # that were sent under a request id: each allows one to come
+        self.asked: Counter[int] = Counter()  # callbacks that came under it: each allows an ERROR on top
+        self.came: Counter[int] = Counter()
+        self.came_but_errors: Counter[int] = Counter()
         self.owed: dict[int, bool] = {}  # by request id: whether a message must come
         self.callbacks: dict[int, Callback] = {}
         self.said: list[str] = []
@@ -49,7 +51,7 @@ class Account:
         """The application has sent a message."""
         reqid, cbid, cmd = _head(frame)
         self._note(f"> {describe(frame).splitlines()[0]}")
-        self.allowed[reqid] += 1
+        self.messages[reqid] += 1
         callback = self.callbacks.pop(cbid, None)
         if callback is not None:
             if callback.reqid is not None and callback.reqid != reqid:
@@ -78,25 +80,23 @@ class Account:
         reqid, cbid, cmd = _head(frame)
         self._note(f"< {describe(frame).splitlines()[0]}")
         where = "\n".join(self.said)
-        assert reqid in self.allowed, f"a request id that was not used\n{where}"
+        assert reqid in self.messages, f"a request id that was not used\n{where}"
         if cbid:
             assert cmd in CALLBACKS, f"a callback id in a final reply\n{where}"
-            sure = self.allowed[reqid] == 1
+            sure = self.messages[reqid] - self.came[reqid] == 1
             self.callbacks[cbid] = Callback(cbid, cmd, reqid, frame, sure)
-            self.errors[reqid] += 1
-            self.owed[reqid] = False
+            self.asked[reqid] += 1
         else:
             assert cmd not in CALLBACKS, f"a callback without an id\n{where}"
-        if cmd == ERROR and self.allowed[reqid] == 0:
-            self.errors[reqid] -= 1
+        self.came[reqid] += 1
+        if cmd == ERROR:
             for callback in self.callbacks.values():
                 callback.sure = callback.sure and callback.reqid != reqid
         else:
-            self.allowed[reqid] -= 1
-        assert self.allowed[reqid] >= 0, f"more than was asked for\n{where}"
-        assert self.errors[reqid] >= 0, f"two errors for one callback\n{where}"
-        if not cbid:
-            self.owed[reqid] = False
+            self.came_but_errors[reqid] += 1
+        assert self.came_but_errors[reqid] <= self.messages[reqid], f"more than was asked for\n{where}"
+        assert self.came[reqid] <= self.messages[reqid] + self.asked[reqid], f"more than was asked for\n{where}"
+        self.owed[reqid] = False
 
     def open_callbacks(self) -> list[Callback]:
         """Return callbacks that have not been answered."""
