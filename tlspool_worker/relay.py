@@ -302,8 +302,11 @@ class Relay:
             if not self._packets:
                 self._take_plain()
             else:
-                for _ in range(_PACKETS):  # they go out together
-                    if self._take_plain() <= 0:
+                total_b = 0
+                for _ in range(_PACKETS):  # they go out together, but not more than a batch and its last
+                    count = self._take_plain()
+                    total_b += count
+                    if count <= 0 or total_b >= len(_BATCH):
                         break
             self._send_cipher()
         if not self._calm:

@@ -145,32 +145,32 @@ static void plain_closed(struct session *s)
     s->plain_gone = true;
 }
 
-/* Receive from the application and encrypt; returns whether there may be more. */
-static bool take_plain(struct session *s)
+/* Receive from the application and encrypt; returns how much, 0 when there is nothing more now. */
+static size_t take_plain(struct session *s)
 {
     struct relays *r = s->relays;
     struct pollfd hang_up = {.fd = s->plain_fd};
     ssize_t count = recv(s->plain_fd, r->plain, BATCH_B, 0);
     if (count < 0) {
-        if (is_later(errno)) return false;
+        if (is_later(errno)) return 0;
         plain_lost(s, errno); /* it broke off: the remote is not told that this was the end */
         s->out = ENDING;
-        return false;
+        return 0;
     }
     if (!count) {
         if (poll(&hang_up, 1, 0) > 0 && hang_up.revents & POLLHUP) plain_closed(s);
         close_tls(s);
         s->out = ENDING;
-        return false;
+        return 0;
     }
     s->to_remote_b += (uint64_t)count;
     r->o.err_clear_error();
     if (r->o.ssl_write(s->ssl, r->plain, (int)count) != count) {
         broken(s);
-        return false;
+        return 0;
     }
     if (count > RECORD_B) s->was_busy = r->some_busy = true;
-    return true;
+    return (size_t)count;
 }
 
 /* --- to the application --------------------------------------------------------------------------------------- */
@@ -399,8 +399,9 @@ void session_plain_ready(struct session *s, unsigned events)
 {
     if (left(&s->to_plain) && events & ~(unsigned)EPOLLIN) push_plain(s);
     if (s->plain_mask & EPOLLIN && events & ~(unsigned)EPOLLOUT) {
-        int turns = s->packets ? PACKETS : 1; /* packets go out together */
-        while (turns-- && take_plain(s)) {}
+        int turns = s->packets ? PACKETS : 1; /* packets go out together, but not more than a batch and its last */
+        size_t total = 0, count;
+        while (turns-- && total < BATCH_B && (count = take_plain(s)) > 0) total += count;
         send_cipher(s);
     }
     settle(s);
