@@ -134,6 +134,13 @@ class Code(IntEnum):
     NAME_MISMATCH = 406
     WRONG_PURPOSE = 407
     CHAIN_INVALID = 408
+    REVOKED = 409
+    PIN_UNMATCHED = 410
+    VALIDATION_FAILED = 411
+    VALIDATION_UNDECIDED = 412
+    KEY_WEAK = 413
+    REVOCATION_UNKNOWN = 414
+    NOT_POST_QUANTUM = 415
 
     KEY_NOT_FOUND = 501
     KEY_AMBIGUOUS = 502
@@ -440,6 +447,41 @@ TABLE: dict[Code, Entry] = {
     ),
     Code.CHAIN_INVALID: Entry(
         _C.STIRRED_NOT_SHAKEN, "the remote's certificate chain is invalid", "look at the detail in the log"
+    ),
+    Code.REVOKED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote's certificate, or an issuer's, is revoked",
+        "its owner needs another certificate; what revokes it: tlspool explain",
+    ),
+    Code.PIN_UNMATCHED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the remote's certificate is not the one that is pinned for it",
+        "ask its owner; if it was changed for a good reason: tlspool trust pin",
+    ),
+    Code.VALIDATION_FAILED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "a validation expression refuses the remote",
+        "see which part of it: tlspool explain",
+    ),
+    Code.VALIDATION_UNDECIDED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "a validation expression could not be decided in time",
+        "see what was not known: tlspool explain; or allow for it in the expression",
+    ),
+    Code.KEY_WEAK: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "a key or a signature in the remote's chain is too weak",
+        "its owner needs a stronger certificate, or policy a lower security level",
+    ),
+    Code.REVOCATION_UNKNOWN: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "whether the remote's certificate is revoked cannot be found out, and policy wants to know",
+        "make its CRL or OCSP responder reachable, import a list, or use the lower-case predicate",
+    ),
+    Code.NOT_POST_QUANTUM: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "the session is not protected against quantum computers, and policy wants that",
+        "the remote has to offer X25519MLKEM768 over TLS 1.3",
     ),
     Code.KEY_NOT_FOUND: Entry(
         _C.CONNECTION_DRIVER_SETUP,

@@ -51,6 +51,27 @@ SIGNATURE_B = 2048
 PIN_B = 127
 """A token PIN: the field of PIOC_PINENTRY has 128 bytes with NUL; SoftHSM stops at 255."""
 
+CERTIFICATE_LINE_B = 160
+"""A line about one certificate: a key identifier of at most 64 bytes and a serial of at most 20, in hexadecimal."""
+
+USAGES = 32
+"""Extended key usages, and extensions, of a certificate; more than 12 are not seen."""
+
+OID_B = 64
+"""A dotted object identifier and a mark."""
+
+URLS = 4
+"""Distribution points, or responders, of a certificate; more than two are not seen."""
+
+URL_B = 512
+"""A URL in a certificate; public authorities stay below 120."""
+
+OCSP_B = 16384
+"""An OCSP response: 500 bytes to 3 KiB with the responder's certificate."""
+
+VALEXP_B = 128
+"""A validation expression: there are 30 predicates."""
+
 LISTED_KEYS = 128
 """Keys in one answer to an operator: with their URIs half a frame."""
 

@@ -22,6 +22,14 @@ from typing import Annotated
 from tlspool_common import limits
 from tlspool_common.codec import U8, U16, U32, U64, Bits, Items
 from tlspool_common.message import Message as Message
+from tlspool_common.messages_judging import AskRevocation as AskRevocation
+from tlspool_common.messages_judging import AskStaple as AskStaple
+from tlspool_common.messages_judging import Finding as Finding
+from tlspool_common.messages_judging import OnlineHello as OnlineHello
+from tlspool_common.messages_judging import RemoteShown as RemoteShown
+from tlspool_common.messages_judging import RevocationTold as RevocationTold
+from tlspool_common.messages_judging import StapleTold as StapleTold
+from tlspool_common.messages_judging import Verdict as Verdict
 from tlspool_common.messages_relaying import AskedByRemote as AskedByRemote
 from tlspool_common.messages_relaying import AskExport as AskExport
 from tlspool_common.messages_relaying import AskFact as AskFact
@@ -42,6 +50,7 @@ class Party(StrEnum):
     WORKER = "worker"
     KEYD = "keyd"
     TOKEN = "token"
+    ONLINE = "online"
 
 
 class Side(IntEnum):
@@ -337,6 +346,9 @@ class StartSession(Message):
     domain_represents_user: bool
     peer: bool = False  # either role: a client until the remote's ClientHello says otherwise (ClientHelloSeen)
     listen_ms: U16 = 0  # peer: how long the remote may begin, before we do
+    asks: bool = False  # describe what the remote shows (RemoteShown), and let the broker decide on it (Verdict)
+    tells_chain: bool = False  # with certificates, for who has to ask the network about them
+    wants_staple: bool = False  # client: ask the server for an OCSP response (RFC 6066 section 8)
 
 
 @named_record
@@ -362,6 +374,7 @@ class UseCredential(Message):
     key_kind: KeyKindField
     chain: Chain
     grant: GrantBytes
+    staple: Annotated[bytes, limits.OCSP_B] = b""  # server: the leaf's OCSP response, for clients that ask
 
 
 @named_record
@@ -437,7 +450,7 @@ class Row:
     once: bool = False
 
 
-_B, _M, _W, _K, _T = Party.BROKER, Party.MASTER, Party.WORKER, Party.KEYD, Party.TOKEN
+_B, _M, _W, _K, _T, _O = Party.BROKER, Party.MASTER, Party.WORKER, Party.KEYD, Party.TOKEN, Party.ONLINE
 
 TABLE: tuple[Row, ...] = (
     Row(0x10, MasterHello, _M, _B, first=True),
@@ -478,6 +491,13 @@ TABLE: tuple[Row, ...] = (
     Row(0x78, AskRemote, _B, _W),
     Row(0x7A, RemoteTold, _W, _B),
     Row(0x7C, AskedByRemote, _W, _B),
+    Row(0x7E, RemoteShown, _W, _B),
+    Row(0x80, Verdict, _B, _W),
+    Row(0x90, OnlineHello, _O, _B, first=True),
+    Row(0x92, AskRevocation, _B, _O, answer=RevocationTold),
+    Row(0x93, RevocationTold, _O, _B),
+    Row(0x94, AskStaple, _B, _O, answer=StapleTold),
+    Row(0x95, StapleTold, _O, _B),
 )
 
 BY_CODE = {row.code: row for row in TABLE}

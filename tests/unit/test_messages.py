@@ -9,7 +9,7 @@ from tlspool_common import messages
 from tlspool_common.codec import plan
 from tlspool_common.messages import BY_CODE, PROTOCOL, TABLE, Message
 
-WIRE = (1, "786b2e8103570876")
+WIRE = (1, "e2dabe6f6e60c79d")
 """(PROTOCOL, digest of the table).  A new digest needs a new PROTOCOL, unless no release has had the old one."""
 
 
