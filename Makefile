@@ -14,7 +14,7 @@ demo: need-demo venv
 	@$(BIN)/python examples/demo.py
 
 test: need-test .venv/.tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: need-demo .venv/.tests
 	$(BIN)/ruff format --check .

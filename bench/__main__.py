@@ -15,8 +15,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from bench import policy
 from bench.peers import Peer, World, pss_kib, today
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +33,17 @@ def build(directory: Path, name: str, *libraries: str) -> str:
         check=True,
     )
     return str(out)
+
+
+@contextmanager
+def backend(directory: Path) -> Iterator[int]:
+    """Run the plaintext backend; yield its port."""
+    with subprocess.Popen([build(directory, "backend")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.communicate()
 
 
 class Bench:
@@ -109,20 +123,21 @@ def main() -> int:
         directory = Path(name)
         directory.chmod(0o755)
         load = build(directory, "load", "-lssl", "-lcrypto")
-        with subprocess.Popen([build(directory, "backend")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as backend:
-            assert backend.stdout is not None
-            world = World(directory, int(backend.stdout.readline()))
+        with backend(directory) as port:
+            world = World(directory, port)
             peers: list[Peer] = []
             try:
-                return _measure(args, load, world, peers)
+                _measure(args, load, world, peers)
             finally:
                 for peer in peers:
                     peer.stop()
                 world.close()
-                backend.communicate()
+            if not args.only:
+                policy.report(directory, load, port, args.rounds, args.seconds)
+    return 0
 
 
-def _measure(args: argparse.Namespace, load: str, world: World, peers: list[Peer]) -> int:
+def _measure(args: argparse.Namespace, load: str, world: World, peers: list[Peer]) -> None:
     wanted = set(args.only.split(",")) if args.only else None
     for start in world.starters():
         if wanted is None or start.__name__ in wanted:
@@ -145,7 +160,6 @@ def _measure(args: argparse.Namespace, load: str, world: World, peers: list[Peer
         print(f"  {name:<16}{idle_mib:>10.1f} MiB{session_kib:>10.1f} KiB")
     if args.json:
         args.json.write_text(json.dumps({"figures": bench.figures, "memory": memory}, indent=1))
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@
  *   load PORT idle SESSIONS                 open sessions, echo a byte in each, print "open", wait for EOF on stdin
  *
  * The backend (backend.c) does what the first byte of a session says.  Prints one line: rate p50_us p99_us
+ * Environment: LOAD_PEM, a file with a chain and its key, is shown to servers that ask; LOAD_PLAIN=1 speaks no TLS, to
+ * something that does.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,6 +23,7 @@
 
 static int port;
 static SSL_CTX *context;
+static int plain;
 static double until;
 
 static double now(void)
@@ -45,6 +48,7 @@ static SSL *session(void)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     SSL *ssl = SSL_new(context);
     SSL_set_fd(ssl, fd);
+    if (plain) return ssl;
     SSL_set_tlsext_host_name(ssl, "localhost");
     if (SSL_connect(ssl) != 1) fail("handshake");
     return ssl;
@@ -52,20 +56,21 @@ static SSL *session(void)
 
 static void end(SSL *ssl)
 {
-    SSL_shutdown(ssl);
+    if (!plain) SSL_shutdown(ssl);
     close(SSL_get_fd(ssl));
     SSL_free(ssl);
 }
 
 static void put(SSL *ssl, const void *data, int size)
 {
-    if (SSL_write(ssl, data, size) != size) fail("write");
+    if ((plain ? (int)write(SSL_get_fd(ssl), data, (size_t)size) : SSL_write(ssl, data, size)) != size) fail("write");
 }
 
 static void get(SSL *ssl, char *data, int size)
 {
     for (int have = 0; have < size;) {
-        int got = SSL_read(ssl, data + have, size - have);
+        char *at = data + have;
+        int got = plain ? (int)read(SSL_get_fd(ssl), at, (size_t)(size - have)) : SSL_read(ssl, at, size - have);
         if (got <= 0) fail("read");
         have += got;
     }
@@ -189,6 +194,11 @@ int main(int argc, char **argv)
     context = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_verify(context, SSL_VERIFY_NONE, NULL);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    plain = getenv("LOAD_PLAIN") != NULL;
+    const char *pem = getenv("LOAD_PEM");
+    if (pem && (SSL_CTX_use_certificate_chain_file(context, pem) != 1
+                || SSL_CTX_use_PrivateKey_file(context, pem, SSL_FILETYPE_PEM) != 1))
+        fail("LOAD_PEM");
     if (!strcmp(argv[2], "handshakes") && argc == 5) handshakes(atof(argv[3]), atoi(argv[4]));
     else if (!strcmp(argv[2], "up")) bulk(1, atol(argv[3]));
     else if (!strcmp(argv[2], "down")) bulk(0, atol(argv[3]));

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tlspool_common import access, errors, messages, settings  # noqa: E402
+from tlspool_common import access, errors, messages, policies, setting_table  # noqa: E402
 from tlspool_common.codec import Bits, Items  # noqa: E402
 
 _NOTE = "<!-- Made by docs/generate.py from {source}; do not edit. -->\n\n"
@@ -91,27 +91,42 @@ def errors_page() -> str:
 def configuration_page() -> str:
     """The settings table."""
     out = [
-        _NOTE.format(source="tlspool_common/settings.py"),
+        _NOTE.format(source="tlspool_common/setting_table.py"),
         "# Configuration\n\nOne file for all three daemons: `--config FILE`, else the file named by `TLSPOOL_CONFIG_FILE`, ",
         "else `/etc/tlspool.conf`. A line is `keyword`, one space, and the value to the end of the line; lines that start ",
-        "with `#` and blank lines count for nothing. Every daemon reads the whole file before it acts, and with `--check` ",
-        "only says whether it is right.\n\n| keyword | default | meaning |\n|---|---|---|\n",
+        "with `#` and blank lines count for nothing. Of a keyword that stands there twice the last line counts, unless it may ",
+        "be repeated. Nothing acts before the whole file has been read, and everything that is wrong with it is named at once, ",
+        "with line, keyword, value and remedy. With `--check` a daemon only says whether the file is right; `tlspool check` ",
+        "looks at the host, too.\n\n",
+        "Every daemon reads the whole file, and keeps what is its own: `B` the broker, `W` the worker, `K` keyd. A letter in ",
+        "brackets: a new value counts for that daemon when it is started again.\n\n",
+        "| keyword | value | default | for | meaning |\n|---|---|---|---|---|\n",
     ]
-    for option in settings.TABLE:
-        value = option.default
-        if option.name.endswith("_mode"):
-            value = f"{value:04o}"
-        if isinstance(value, tuple):
-            value = " ".join(value)
-        shown = "" if value is None or value == "" else f"`{value}`"
-        out.append(f"| `{option.name}` | {shown} | {option.doc} |\n")
-    out.append("| `pkcs11_path` | | PKCS #11 library for the `pkcs11_token` lines that follow |\n")
-    out.append("| `pkcs11_token` | | URI of tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n")
-    out.append("| `access` | | a rule, which [access rules](#access-rules) explains; may be repeated |\n")
+    for option in setting_table.TABLE:
+        value = "" if option.default is None else option.kind.show(option.default)
+        shown = f"`{value}`" if value else ""
+        parts = " ".join(f"({letter})" if letter in option.restart else letter for letter in option.parts)
+        out.append(f"| `{option.name}` | {option.kind.what} | {shown} | {parts} | {option.doc} |\n")
+    out.append("| `pkcs11_path` | path | | (K) | PKCS #11 library for the `pkcs11_token` lines that follow |\n")
     out.append(
-        "\nThese keywords of earlier pools are read, named in a warning, and have no effect: "
-        + ", ".join(f"`{name}`" for name in sorted(settings.IGNORED))
-        + ".\n"
+        "| `pkcs11_token` | pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n"
+    )
+    out.append("| `access` | rule | | B | [access rules](#access-rules); may be repeated |\n")
+    out.append(
+        "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
+        "those above error mean error, notice means info, `*` means debug. Spaces around a value do not count, but in "
+        "`pkcs11_pin`.\n"
+    )
+    out.append(
+        "\n## Reading it again\n\n`tlspool reload`, the word `reload` on a daemon's control socket, or SIGHUP to a daemon, "
+        "reads the file again: all of it, or nothing. If anything is wrong the settings that were in force stay so; the log "
+        "and the answer name everything that is wrong. What counts at the next start only is named, and keeps its old value. "
+        "Sessions that begin afterwards go by the new settings; those that are there go on. After a change of `relay`, "
+        "`handshake_threads`, `log_level` or `pkcs11_timeout_s` the workers are replaced: those with sessions finish them. "
+        "A helper that asks the network for the broker is replaced when it has no open question. The daemons read the file "
+        "one by one, each when it is told to.\n\n"
+        "`config` on a control socket shows that daemon's settings and the line that each comes from (0: the default). "
+        "The PIN is not shown.\n"
     )
     out.append(
         "\n## Several application sockets\n\nEach `socket_name` is one. `socket_mode`, `socket_user` and `socket_group` are for "
@@ -120,10 +135,89 @@ def configuration_page() -> str:
         "all of them.\n"
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
+    out.append(
+        "\n## Keywords of earlier pools\n\nThese are read, and checked, and have no effect; a warning says what to use "
+        "instead.\n\n| keyword | value | instead |\n|---|---|---|\n"
+    )
+    for unused in sorted(setting_table.UNUSED.values(), key=lambda one: one.name):
+        out.append(f"| `{unused.name}` | {unused.kind.what} | {unused.instead} |\n")
+    out.append(
+        "\nA file of an earlier pool may need these changes: `socket_mode` is octal, also without a leading zero; words of "
+        "`allow_facilities` and `deny_facilities` that mean nothing are refused; a file with `pkcs11_pin` may be readable for "
+        "its owner only, as others find the PIN there.\n"
+    )
     return "".join(out)
 
 
-PAGES = {"messages.md": messages_page, "errors.md": errors_page, "configuration.md": configuration_page}
+_VERSIONS = {policies.TLS12: "1.2", policies.TLS13: "1.3"}
+
+
+def policies_page() -> str:
+    """The named crypto policies."""
+    out = [
+        _NOTE.format(source="tlspool_common/policies.py"),
+        "# Crypto policies\n\nWhat a handshake may agree on has a name. All policies have forward secrecy and authenticated ",
+        "encryption, and none goes below TLS 1.2. No handshake is renegotiated, compressed or resumed, under whichever ",
+        "policy.\n\n| policy | TLS | in one sentence | validation |\n|---|---|---|---|\n",
+    ]
+    for policy in policies.POLICIES.values():
+        versions = " and ".join(_VERSIONS[number] for number in sorted({policy.tls_min, policy.tls_max}))
+        default = " (default)" if policy.name == policies.DEFAULT else ""
+        also = f"`{policy.expression}`" if policy.expression else ""
+        out.append(f"| `{policy.name}`{default} | {versions} | {policy.doc} | {also} |\n")
+    out.append(
+        "\nThe last column is a [validation expression](validation.md) that sessions under the policy must satisfy besides all "
+        "others.\n\n## Which one counts\n\nThe first of these that is there:\n\n"
+        "1. `tlspool policy set localid:ID NAME`, for the local identity\n"
+        "2. `tlspool policy set service:NAME NAME`, for the service that the application names\n"
+        "3. `tlspool policy set host NAME`\n4. `tls_policy NAME` in the [configuration](configuration.md)\n"
+        f"5. `{policies.DEFAULT}`\n\n"
+        "An assignment is one change of the databases, with author, time and reason, and can be undone: `tlspool history`, "
+        "`tlspool rollback`. Sessions that begin afterwards are under the new policy; those that are there go on.\n\n"
+        "* `tls_groups`, `tls_ciphers12`, `tls_ciphersuites13` and `tls_sigalgs` take the place of what the policy of the "
+        "configuration (4 or 5) has. They do not touch a policy that was assigned (1 to 3): that one is all of a piece.\n"
+        "* `tls_min_version` and `tls_max_version` bound every policy. They make its range smaller, never larger. A policy that "
+        "has no version left makes handshakes fail with error 705; in the configuration it is refused when it is read.\n"
+        "* `quantum_proof_encryption` adds `q` to the validation of every policy, `quantum_proof_authentication` adds `Q`. "
+        "Without `tls_policy` they choose `pq-required`.\n"
+        "* A server that leaves it to its client's server name which identity it has, is under the policy of its service, or "
+        "of the host: versions and groups are settled before that name is known. To put one identity under a policy of its "
+        "own, name the identity in the application, or give it a service of its own.\n"
+        "\n## What they consist of\n\nLists are in OpenSSL's syntax: most preferred first; `?` before a name lets a library do "
+        "without that does not know it; `*` marks groups that a client sends a key share for; `/` ends a class, from which a "
+        "server takes what it can before it looks at the next. An empty list is the library's own, which with OpenSSL 4.0 "
+        "begins with X25519MLKEM768.\n"
+    )
+    for policy in policies.POLICIES.values():
+        out.append(f"\n### {policy.name}\n\n| | |\n|---|---|\n")
+        for name in ("groups", "sigalgs", "ciphers_tls12", "ciphersuites_tls13"):
+            text = getattr(policy, name)
+            if name == "ciphers_tls12" and policy.tls_min > policies.TLS12:
+                continue
+            out.append(
+                f"| {name} | {' '.join(f'`{part}`' for part in text.split(':')) if text else 'as the library'} |\n"
+            )
+    out.append(
+        "\nWhat goes over the wire under each of them, and which remotes get through, is in `tests/vectors/policies`; a test "
+        "holds the pool against it.\n"
+    )
+    return "".join(out)
+
+
+PAGES = {
+    "messages.md": messages_page,
+    "errors.md": errors_page,
+    "configuration.md": configuration_page,
+    "policies.md": policies_page,
+}
+
+
+def manuals() -> dict[str, str]:
+    """Manual pages of the commands, from their parsers."""
+    from tlspool_admin import manpages
+    from tlspool_admin.__main__ import parser
+
+    return {f"../man/{name}": text for name, text in manpages.pages(parser()).items()}
 
 
 def main() -> int:
@@ -132,9 +226,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
-    for name, page in PAGES.items():
+    for name, text in {**{name: page() for name, page in PAGES.items()}, **manuals()}.items():
         path = HERE / name
-        text = page()
         if check:
             if not path.exists() or path.read_text() != text:
                 stale.append(name)

@@ -8,6 +8,8 @@ import pytest
 
 from tlspool_common.fd import open_fds
 
+pytest_plugins = ["tests.conformance.covered", "tests.report"]
+
 
 def children():
     """Return the processes that this one has to wait for."""

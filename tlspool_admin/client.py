@@ -16,7 +16,11 @@ _TIMEOUT_S = 30.0
 
 
 class NotReachable(OSError):
-    """A daemon does not answer on its control socket."""
+    """A daemon does not answer on its control socket; ``nobody`` listens there, or one does and says nothing."""
+
+    def __init__(self, text: str, *, nobody: bool = False) -> None:
+        super().__init__(text)
+        self.nobody = nobody
 
 
 class Refused(PoolError):
@@ -46,7 +50,8 @@ def ask(path: Path, request: dict[str, object], timeout_s: float = _TIMEOUT_S) -
                 line = file.readline(_ANSWER_B)
     except OSError as error:
         raise NotReachable(
-            f"no answer at {path}: {error.strerror or error}; does the daemon run, and may you use its socket?"
+            f"no answer at {path}: {error.strerror or error}; {_remedy(error)}",
+            nobody=isinstance(error, FileNotFoundError | ConnectionRefusedError),
         ) from None
     try:
         answer = json.loads(line)
@@ -58,3 +63,11 @@ def ask(path: Path, request: dict[str, object], timeout_s: float = _TIMEOUT_S) -
         code = answer.get("code")
         raise Refused(code_of(code if isinstance(code, int) else 0), str(answer.get("error", "refused")))
     return answer
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "you need to be in the group that the socket belongs to"
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return "does the daemon run?"
+    return "see the daemon's log"

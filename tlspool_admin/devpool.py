@@ -27,10 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tlspool_admin.client import ask
-from tlspool_admin.devca import DevCa
 from tlspool_common.errors import Code, PoolError
 
 IDENTITIES = (
@@ -208,6 +205,11 @@ class DevPool:
         return {**kept, **self.environment, "SOFTHSM2_CONF": str(self.directory / "softhsm2.conf")}
 
     def _make_keys(self, module: str, key_type: str) -> dict[str, tuple[str, Path]]:
+        # `tlspool dev env` need not wait for these.
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        from tlspool_admin.devca import DevCa
+
         command = [sys.executable, "-m", "tlspool_keyd.token_keys", "--module", module, "--label", TOKEN_LABEL]
         command += ["--pin-file", str(self.directory / "pin"), "--key-type", key_type, *IDENTITIES]
         done = subprocess.run(command, env=self._child_environment(), capture_output=True, text=True, check=False)
@@ -337,6 +339,7 @@ def _terminate(pid: int, ticks: int) -> None:
 
 
 def _der(path: Path) -> bytes:
-    from cryptography import x509  # the daemons' start-up does not pay for it
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)

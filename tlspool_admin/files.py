@@ -1,46 +1,235 @@
-"""Certificates in files: PEM, one or many, or DER."""
+"""Certificates and revocation lists in files: PEM, one or many; DER; PKCS #7; PKCS #12 without keys.
+
+Nothing here keeps a private key: those of a PEM file stay unread, and a PKCS #12 file that has one is refused,
+for a key belongs on a token.  What a file holds is not yet believed to be anything; the broker checks it again.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tlspool_common.errors import Code, PoolError
 
-_FILE_B = 8 * 1024 * 1024
+_FILE_B = 64 * 1024 * 1024
 """Far above the bundle of all public CAs, which has 0.3 MiB."""
 
-_PEM = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----(.*?)-----END (?:X509 )?CERTIFICATE-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
+_CERTIFICATE = (b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE")
+_LIST = (b"X509 CRL",)
+_COLLECTION = (b"PKCS7", b"CMS")
+_PKCS7_OID = bytes.fromhex("06092a864886f70d0107")
+_INTEGER, _SEQUENCE = 0x02, 0x30
+
+Passwords = Callable[[str], bytes]
+"""Gets the password of a file, when it has one."""
 
 
-def certificates_of(path: Path) -> list[str]:
-    """Return the certificates of a file, in their order, as base64 of DER; private keys beside them stay unread.
+class Contents(NamedTuple):
+    """What is in a file, as DER, in its order; and whether there is a private key beside it, which was not read."""
+
+    certificates: tuple[bytes, ...] = ()
+    lists: tuple[bytes, ...] = ()
+    has_key: bool = False
+
+
+def no_password(name: str) -> bytes:
+    """Refuse to know a password.
+
+    Raises:
+        PoolError: RECORD_MALFORMED, always.
+    """
+    raise _bad(f"{name} needs a password, or is no PKCS #12 file; `import` asks for one, or takes --password-file")
+
+
+def read(path: Path, password: Passwords = no_password) -> Contents:
+    """Return what a file holds; ``-`` is standard input.
+
+    Raises:
+        PoolError: RECORD_MALFORMED, it is of no format that is known, or holds what it must not.
+        OSError: the file cannot be read.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(_FILE_B + 1)
+    else:
+        with path.open("rb") as file:
+            data = file.read(_FILE_B + 1)
+    if len(data) > _FILE_B:
+        raise _bad(f"{name} has more than {_FILE_B} bytes")
+    return contents_untrusted(data, name, password)
+
+
+def contents_untrusted(data: bytes, name: str, password: Passwords = no_password) -> Contents:
+    """Take the bytes of a file apart.
+
+    Raises:
+        PoolError: RECORD_MALFORMED; beginning with ``name``.
+    """
+    if data[:1] == b"\x30":
+        return _der(data, name, password)
+    certificates: list[bytes] = []
+    lists: list[bytes] = []
+    has_key = False
+    for label, body in _blocks(data, name):
+        if label in _CERTIFICATE:
+            certificates.append(_first(body, name) if label.startswith(b"TRUSTED") else body)
+        elif label in _LIST:
+            lists.append(body)
+        elif label in _COLLECTION:
+            certificates += _pkcs7(body, name)
+        elif label.endswith(b"PRIVATE KEY"):
+            has_key = True
+    return Contents(tuple(certificates), tuple(lists), has_key)
+
+
+def certificates_of(path: Path, password: Passwords = no_password) -> list[str]:
+    """Return the certificates of a file, in their order, as base64 of DER.
 
     Raises:
         PoolError: RECORD_MALFORMED, there is none.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        data = file.read(_FILE_B + 1)
-    if len(data) > _FILE_B:
-        raise PoolError(Code.RECORD_MALFORMED, f"{path} has more than {_FILE_B} bytes")
-    if data[:1] == b"\x30":
-        return [base64.b64encode(data).decode()]
-    found = []
-    for block in _PEM.finditer(data):
-        try:
-            der = base64.b64decode(b"".join(block.group(2).split()), validate=True)
-        except binascii.Error:
-            raise PoolError(Code.RECORD_MALFORMED, f"{path} has a PEM block that is no base64") from None
-        found.append(base64.b64encode(der).decode())
+    found = read(path, password).certificates
     if not found:
-        raise PoolError(Code.RECORD_MALFORMED, f"{path} holds no certificate, neither as PEM nor as DER")
-    return found
+        raise _bad(f"{path} holds no certificate, neither as PEM nor as DER")
+    return [base64.b64encode(der).decode() for der in found]
 
 
 def pem(der_base64: str) -> str:
     """Return a certificate as PEM (RFC 7468)."""
     lines = [der_base64[at : at + 64] for at in range(0, len(der_base64), 64)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+
+
+def password_of(file: Path | None) -> Passwords:
+    """Return what gets passwords: the first line of a file, else somebody at the terminal.
+
+    Raises, when called:
+        PoolError: RECORD_MALFORMED, there is neither.
+        OSError: the file cannot be read.
+    """
+
+    def get(name: str) -> bytes:
+        if file is not None:
+            return file.read_bytes().split(b"\n")[0]
+        if not sys.stdin.isatty():
+            return no_password(name)
+        import getpass  # loads termios; most files need no password
+
+        return getpass.getpass(f"password of {name}: ").encode()
+
+    return get
+
+
+def _bad(what: str) -> PoolError:
+    return PoolError(Code.RECORD_MALFORMED, what)
+
+
+def _blocks(data: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the PEM blocks (RFC 7468); the bodies of private keys are not looked at."""
+    for block in _PEM.finditer(data):
+        label, body = block.group(1), block.group(2)
+        if label.endswith(b"PRIVATE KEY"):
+            yield label, b""
+            continue
+        try:
+            yield label, base64.b64decode(b"".join(body.split()), validate=True)
+        except binascii.Error:
+            if label in (*_CERTIFICATE, *_LIST, *_COLLECTION):
+                raise _bad(f"{name} has a PEM block that is no base64") from None
+
+
+def _der(data: bytes, name: str, password: Passwords) -> Contents:
+    elements = _split(data, name)
+    if len(elements) > 1:  # certificates behind each other, as the databases have them
+        return Contents(tuple(elements))
+    inner = _inside(data)
+    if inner[:1] == bytes([_INTEGER]):
+        return _pkcs12(data, name, password)
+    if inner.startswith(_PKCS7_OID):
+        return Contents(tuple(_pkcs7(data, name)))
+    from cryptography import x509  # some 50 ms, and PEM needs none of it
+
+    try:
+        x509.load_der_x509_crl(data)
+    except ValueError:
+        return Contents((data,))
+    return Contents(lists=(data,))
+
+
+def _inside(data: bytes) -> bytes:
+    """Return the content of the outermost element."""
+    return data[2 + (data[1] & 0x7F if data[1] & 0x80 else 0) :] if len(data) > 1 else b""
+
+
+def _split(data: bytes, name: str) -> list[bytes]:
+    """Split SEQUENCEs that follow each other (X.690 section 8.1.3); indefinite lengths are left to the parser."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(data):
+        size_b = data[at + 1] if at + 1 < len(data) else 0
+        start = at + 2
+        if data[at] != _SEQUENCE or start > len(data):
+            raise _bad(f"{name} has something else than DER at offset {at}")
+        if size_b == 0x80:
+            return [data]
+        if size_b & 0x80:
+            octets = size_b & 0x7F
+            size_b = int.from_bytes(data[start : start + octets], "big")
+            start += octets
+        if start + size_b > len(data):
+            raise _bad(f"{name} is cut off, or no DER")
+        found.append(data[at : start + size_b])
+        at = start + size_b
+    return found
+
+
+def _first(data: bytes, name: str) -> bytes:
+    """Return the certificate of OpenSSL's TRUSTED CERTIFICATE, without the trust that stands behind it."""
+    elements = _split(data, name)
+    if not elements:
+        raise _bad(f"{name} has an empty PEM block")
+    return elements[0]
+
+
+def _pkcs7(data: bytes, name: str) -> list[bytes]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+    try:
+        found = pkcs7.load_der_pkcs7_certificates(data)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _bad(f"{name} is no PKCS #7 collection of certificates: {error}") from None
+    return [certificate.public_bytes(Encoding.DER) for certificate in found]
+
+
+def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
+
+    tries: Sequence[Callable[[], bytes | None]] = (lambda: None, lambda: b"", lambda: password(name))
+    for get in tries:
+        secret = get()
+        try:
+            found = pkcs12.load_pkcs12(data, secret)
+            break
+        except UnsupportedAlgorithm as error:
+            raise _bad(f"{name}: {error}; convert it: openssl pkcs12 -nokeys -in FILE -out FILE.pem") from None
+        except ValueError:
+            continue
+    else:
+        raise _bad(f"{name} is no PKCS #12 file, or the password is wrong")
+    if found.key is not None:
+        raise _bad(
+            f"{name} holds a private key, and nothing of it was taken: import the key into the token "
+            "(softhsm2-util --import, pkcs11-tool --write-object), and give the certificates without it "
+            f"(openssl pkcs12 -nokeys -in {name})"
+        )
+    ours = [found.cert] if found.cert else []
+    return Contents(tuple(one.certificate.public_bytes(Encoding.DER) for one in [*ours, *found.additional_certs]))

@@ -1,12 +1,22 @@
-"""Options that every command takes, before or behind its name."""
+"""Options that commands share, and asking the daemons."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from tlspool_admin.client import ask
-from tlspool_common import settings
+from tlspool_admin import where
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses a second ``--`` where one word is wanted; argparse makes an empty list of it."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
+        value: object = super()._get_values(action, arg_strings)
+        if value == [] and action.nargs is None:
+            self.error(f"argument {action.metavar or action.dest}: expected one argument")
+        return value
 
 
 def common() -> argparse.ArgumentParser:
@@ -18,18 +28,43 @@ def common() -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration (default: TLSPOOL_CONFIG_FILE, else /etc/tlspool.conf)",
     )
-    parser.add_argument("--json", action="store_true", help="print the daemon's answer as JSON")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser
+
+
+def changing() -> argparse.ArgumentParser:
+    """Return a parent parser with the options of commands that change the databases."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--reason", metavar="TEXT", help="why, for the history")
+    parser.add_argument(
+        "--if-generation", type=int, metavar="N", help="only if the databases are at this generation still"
+    )
+    return parser
+
+
+def config_path(args: argparse.Namespace) -> Path:
+    """Return the configuration that is meant."""
+    return where.config_path(getattr(args, "config", None))
 
 
 def run_dir(args: argparse.Namespace) -> Path:
     """Return the directory of the control sockets.
 
     Raises:
-        PoolError: SETTING_INVALID, the configuration cannot be read.
+        PoolError: SETTING_INVALID.
+        OSError: the configuration cannot be read.
     """
-    path: Path = getattr(args, "config", None) or settings.default_path()
-    return settings.load(path).run_dir
+    return where.run_dir_of(config_path(args))
+
+
+def author() -> str:
+    """Return who gives the command, for log and history; a convenience, not a proof."""
+    import pwd  # not needed to print help
+
+    try:
+        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def ask_broker(args: argparse.Namespace, command: str, **fields: object) -> dict[str, object]:
@@ -38,15 +73,6 @@ def ask_broker(args: argparse.Namespace, command: str, **fields: object) -> dict
     Raises:
         PoolError, NotReachable: as ``client.ask`` and ``run_dir``.
     """
+    from tlspool_admin.client import ask  # not needed to print help
+
     return ask(run_dir(args) / "broker.sock", {"cmd": command, "author": author(), **fields})
-
-
-def author() -> str:
-    """Return who gives the command, for the broker's log; a convenience, not a proof."""
-    import getpass  # loads pwd and the like; not needed to print help
-    import os
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"

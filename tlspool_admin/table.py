@@ -1,13 +1,31 @@
-"""Print answers for people.  Text from daemons may hold what a remote sent: only printable characters pass."""
+"""Print answers for people.  Text from daemons may hold what a remote sent: only printable characters pass.
+
+On a terminal headings are bold, words may have a colour, and cells are cut to the width that there is; what goes
+into a pipe or a file is plain and whole.  NO_COLOR (https://no-color.org) and TERM=dumb are heeded.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
 
 _CELL = 60
-"""Widest cell; longer text is cut, --json has it whole."""
+"""Widest cell on a terminal; longer text is cut, a pipe or --json has it whole."""
+
+_SGR = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "dim": "2"}
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether a stream goes to somebody who sees colours, and wants them."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """Return a text in a colour where the stream (standard output) has any."""
+    return f"\x1b[{_SGR[colour]}m{text}\x1b[0m" if has_colours(stream or sys.stdout) else text
 
 
 def clean(value: object) -> str:
@@ -27,14 +45,26 @@ def clean(value: object) -> str:
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
-def table(rows: Sequence[Mapping[str, object]], first: Sequence[str] = ()) -> str:
-    """Return rows as aligned columns: those named first, then all others as they come."""
+def words(value: object) -> str:
+    """Return a list of flags as it is written on a command line."""
+    return clean(value).replace(", ", ",")
+
+
+def table(rows: Sequence[Mapping[str, object]], first: Sequence[str] = (), cell: int | None = None) -> str:
+    """Return rows as aligned columns: those named first, then all others as they come.
+
+    Cells are cut at ``cell`` characters; unless it is given, on a terminal only.
+    """
+    if cell is None:
+        cell = _CELL if sys.stdout.isatty() else 0
     columns = list(dict.fromkeys([*(name for name in first if any(name in row for row in rows)), *_names(rows)]))
-    lines = [columns, *([_cut(clean(row.get(name))) for name in columns] for row in rows)]
+    heading = [clean(name) for name in columns]
+    lines = [heading, *([_cut(clean(row.get(name)), cell) for name in columns] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    return "\n".join(
+    aligned = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    ]
+    return "\n".join([paint(aligned[0], "bold"), *aligned[1:]])
 
 
 def show(answer: Mapping[str, object], indent: str = "") -> str:
@@ -63,7 +93,12 @@ def print_warnings(answer: Mapping[str, object]) -> None:
     for name in ("warnings", "malformed"):
         value = answer.get(name)
         for text in value if isinstance(value, list) else []:
-            print(f"tlspool: {'warning' if name == 'warnings' else 'malformed'}: {clean(text)}", file=sys.stderr)
+            warn(str(text), "warning" if name == "warnings" else "malformed")
+
+
+def warn(text: str, kind: str = "warning") -> None:
+    """Print one line on standard error."""
+    print(f"tlspool: {paint(kind, 'yellow', sys.stderr)}: {clean(text)}", file=sys.stderr)
 
 
 def objects(value: object) -> list[Mapping[str, object]]:
@@ -71,9 +106,14 @@ def objects(value: object) -> list[Mapping[str, object]]:
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
+def texts(value: object) -> list[str]:
+    """Return the texts of a list in an answer, whatever it may be."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
 def _names(rows: Iterable[Mapping[str, object]]) -> list[str]:
     return [name for row in rows for name in row]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _CELL else text[: _CELL - 3] + "..."
+def _cut(text: str, cell: int) -> str:
+    return text if not cell or len(text) <= cell else text[: cell - 3] + "..."

@@ -29,14 +29,15 @@ from tlspool_broker import passed, start
 from tlspool_broker.control import Control
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
-from tlspool_broker.events import StopAsked
+from tlspool_broker.events import Reconfigured, StopAsked
 from tlspool_broker.listener import Listener
 from tlspool_broker.shell import Shell
 from tlspool_broker.title import Title
-from tlspool_common import control, settings, systemd
+from tlspool_common import control, limits, settings, systemd
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
-from tlspool_common.settings import Settings
+from tlspool_common.reloading import Reloading
+from tlspool_common.settings import Part, Settings
 
 _LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
 """A second for others to read what we said last, when we end."""
@@ -50,16 +51,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--foreground", action="store_true", help="for scripts: this daemon never forks anyway")
     args = parser.parse_args(argv)
     try:
-        config = settings.load(args.config)
+        config = settings.load(args.config, Part.BROKER)
         if args.check:
             return 0
-        return _run(config)
+        return _run(config, args.config)
     except PoolError as error:
         print(f"tlspool-broker: {error}", file=sys.stderr)  # noqa: T201 - there may be no log yet
         return 1
 
 
-def _run(config: Settings) -> int:
+def _run(config: Settings, path: Path) -> int:
     log = Log("broker", config.log_level)
     setproctitle.setproctitle("tlspool-broker: starting")
     os.umask(0o077)
@@ -74,12 +75,12 @@ def _run(config: Settings) -> int:
         stack.enter_context(start.lock(config.dbenv_dir, 0o700))
         databases = Databases.from_settings(config, start.once(log))
         stack.callback(databases.close)
-        asyncio.run(_serve(config, databases, inherited, most_fds, log))
+        asyncio.run(_serve(config, path, databases, inherited, most_fds, log))
     return 0
 
 
 async def _serve(
-    config: Settings, databases: Databases, app_sockets: list[socket.socket], most_fds: int, log: Log
+    config: Settings, path: Path, databases: Databases, app_sockets: list[socket.socket], most_fds: int, log: Log
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -91,7 +92,8 @@ async def _serve(
     loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, log.warning, "reload.unsupported")
+    reloading = Reloading(path, config, log, lambda newer: shell.happened(Reconfigured(newer)))
+    loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"
     made = [config.private_socket, control_path]
@@ -101,10 +103,10 @@ async def _serve(
     _, private_mode = start.private_modes(config)
     private_socket = control.bind(config.private_socket, private_mode, socket.SOCK_SEQPACKET)
     addresses = [str(sock.getsockname()) for sock in app_sockets]
-    operators = Control(core, databases, config, shell.happened, log, addresses)
+    operators = Control(core, databases, config, shell.happened, log, addresses, reloading, shell.questions)
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
-    server = await control.serve(control_path, operators.handle, strangers=strangers)
+    server = await control.serve(control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B)
     listeners = [
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),

@@ -24,6 +24,11 @@ class Access:
         self._used = [0] * len(rules)
         self._by_default = 0
 
+    def replace(self, rules: tuple[AccessRule, ...]) -> None:
+        """Go by other rules from now on; a rule that stays the same keeps its count."""
+        used = dict(zip(self._rules, self._used, strict=True))
+        self._rules, self._used = rules, [used.get(rule, 0) for rule in rules]
+
     def for_session(self, caller: Caller, service: str) -> Allowed:
         """Return a function that says which identities and roles a caller may have for a service."""
 

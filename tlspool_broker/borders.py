@@ -1,9 +1,11 @@
-"""Channels to keyd, worker masters and workers, and the socket where the first two arrive.
+"""Channels to keyd, worker masters, workers and the helper, and the socket where the first two arrive.
 
 A connection to the private socket is *unidentified* until its first message: the kernel says which user it
 is of, and so which daemons it may be; the code of the first message, looked at without taking it, says which
 of these it is.  From there on the border table judges, beginning with that message.  There are few
 unidentified connections of a user at a time, and each has a deadline.
+
+The helper that asks the network is started here, at the other end of a pair, and ends when its channel does.
 
 XXX A worker runs as the same user as its master, and could say that it is one.  What keeps it from
 connecting at all is the worker's own confinement.
@@ -12,6 +14,7 @@ connecting at all is the worker's own confinement.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +23,9 @@ from tlspool_broker import caller
 from tlspool_broker.events import (
     Event,
     FromWorker,
+    HelperLost,
+    HelperNumber,
+    HelperSaid,
     JoinKeyd,
     KeydLost,
     KeydSaid,
@@ -31,7 +37,7 @@ from tlspool_broker.events import (
     WorkerSaid,
 )
 from tlspool_broker.pump import Pump
-from tlspool_common.channel import Channel, ChannelBroken, Received, from_fd, raw_pair
+from tlspool_common.channel import Channel, ChannelBroken, Received, from_fd, pair, raw_pair
 from tlspool_common.codec import HEADER, BadFrame, header_untrusted
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
@@ -42,12 +48,16 @@ from tlspool_common.messages import (
     KeydHello,
     MasterHello,
     Message,
+    OnlineHello,
     Party,
+    RevocationTold,
+    StapleTold,
     UseKeyChannel,
     WorkerBorn,
     WorkerGone,
 )
 from tlspool_common.settings import Settings
+from tlspool_online.spawn import arguments, spawn
 
 _IDENTIFY_S = 5.0
 """A daemon says hello in the same breath as it connects."""
@@ -67,6 +77,9 @@ class Borders:
         self._unidentified: dict[socket.socket, tuple[int, asyncio.TimerHandle]] = {}
         self._peers: dict[PeerId, Pump] = {}
         self._workers: dict[WorkerNumber, Pump] = {}
+        self._settings = settings
+        self._helper: tuple[HelperNumber, Pump] | None = None
+        self._children: dict[int, int] = {}
         self._last = 0
 
     def close(self) -> None:
@@ -76,6 +89,11 @@ class Borders:
             sock.close()
         for pump in [*self._peers.values(), *self._workers.values()]:
             pump.close()
+        if self._helper is not None:
+            self.stop_helper(self._helper[0])
+        for pidfd in self._children:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
 
     @property
     def has_queued(self) -> bool:
@@ -146,7 +164,7 @@ class Borders:
             case MasterHello() | WorkerBorn() | WorkerGone() as of_master:
                 self._happened(MasterSaid(peer, of_master, received.take_fd() if received.fds else None))
             case KeydHello() | KeyAnswer() as of_keyd:
-                self._happened(KeydSaid(peer, of_keyd))
+                self._happened(KeydSaid(peer, of_keyd, received.exchange))
 
     def _worker_said(self, worker: WorkerNumber, received: Received) -> None:
         message = received.message
@@ -155,18 +173,18 @@ class Borders:
 
     # --- out ------------------------------------------------------------------------------------------
 
-    def send_peer(self, peer: PeerId, message: Message, fd: OwnedFd | None = None) -> None:
+    def send_peer(self, peer: PeerId, message: Message, fd: OwnedFd | None = None, exchange: int = 0) -> None:
         """Send to keyd or a worker master."""
-        self._send(self._peers.get(peer), message, fd)
+        self._send(self._peers.get(peer), message, fd, exchange)
 
     def send_worker(self, worker: WorkerNumber, message: Message, fd: OwnedFd | None = None) -> None:
         """Send to a worker."""
         self._send(self._workers.get(worker), message, fd)
 
     @staticmethod
-    def _send(pump: Pump | None, message: Message, fd: OwnedFd | None) -> None:
+    def _send(pump: Pump | None, message: Message, fd: OwnedFd | None, exchange: int = 0) -> None:
         if pump is not None:
-            pump.send(message, fd)
+            pump.send(message, fd, exchange)
         elif fd is not None:
             fd.close()
 
@@ -184,6 +202,56 @@ class Borders:
 
         self._workers[worker] = Pump(channel, lambda received: self._worker_said(worker, received), lost, self._log)
         self._workers[worker].start()
+
+    def start_helper(self, helper: HelperNumber) -> None:
+        """Start the helper that asks the network."""
+        channel, theirs = pair(Party.BROKER, Party.ONLINE)
+        try:
+            self._watch_child(spawn(theirs, arguments(self._settings)))
+        except OSError as error:
+            channel.close()
+            self._happened(HelperLost(helper, f"it cannot be started: {error.strerror}"))
+            return
+
+        def lost(reason: str, broken: bool) -> None:
+            self._helper = None
+            if broken:
+                self._log.error("border.broken", peer=channel.peer, detail=reason)
+            self._happened(HelperLost(helper, reason))
+
+        pump = Pump(channel, lambda received: self._helper_said(helper, received), lost, self._log)
+        self._helper = helper, pump
+        pump.start()
+
+    def _helper_said(self, helper: HelperNumber, received: Received) -> None:
+        match received.message:
+            case OnlineHello() | RevocationTold() | StapleTold() as message:
+                self._happened(HelperSaid(helper, received.exchange, message))
+
+    def send_helper(self, helper: HelperNumber, exchange: int, message: Message) -> None:
+        """Ask the helper."""
+        if self._helper is not None and self._helper[0] == helper:
+            self._helper[1].send(message, exchange=exchange)
+
+    def stop_helper(self, helper: HelperNumber) -> None:
+        """Close the channel of a helper."""
+        if self._helper is not None and self._helper[0] == helper:
+            self._helper[1].close()
+            self._helper = None
+
+    def _watch_child(self, pid: int) -> None:
+        """Reap a child when it has ended, which may be long after its channel was closed."""
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = pid
+        self._loop.add_reader(pidfd, self._reap, pidfd)
+
+    def _reap(self, pidfd: int) -> None:
+        pid = self._children.pop(pidfd)
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status)
+        self._log.note("error" if code else "debug", "helper.gone", pid=pid, status=code)
 
     def join(self, effect: JoinKeyd) -> None:
         """Give a worker and keyd the two ends of a channel."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tlspool_broker import policy
-from tlspool_broker.credentials import Anchor, Credential
 from tlspool_broker.policy import Allowed, Plan, Records
+from tlspool_broker.snapshot import Snapshot
 from tlspool_common.appwire import BadPayload, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise, parse_selector_untrusted, parse_untrusted
-from tlspool_common.messages import Side
 from tlspool_common.servicewire import ChoiceFlag, Lidentry
 
 ENTRIES = 100
@@ -42,26 +41,14 @@ class Stored:
     move: bool
 
 
-class Disclosing:
+class Disclosing(Snapshot):
     """Databases that disclose to every remote what was chosen for this one."""
 
+    __slots__ = ("_identities",)
+
     def __init__(self, records: Records, identities: list[str]) -> None:
-        self._records = records
+        super().__init__(records)
         self._identities = identities
-
-    @property
-    def generation(self) -> int:
-        """As the databases have it."""
-        return self._records.generation
-
-    @property
-    def trust_generation(self) -> int:
-        """As the databases have it."""
-        return self._records.trust_generation
-
-    def credentials(self, donai: Donai, side: Side) -> list[Credential]:
-        """As the databases have it."""
-        return self._records.credentials(donai, side)
 
     def disclosed(self, _remote: Donai) -> list[str]:
         """Return what was chosen."""
@@ -70,14 +57,6 @@ class Disclosing:
     def disclosure(self, _remote: Donai) -> tuple[str, list[str]]:
         """Return what was chosen, for no selector in particular."""
         return "", self._identities
-
-    def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
-        """As the databases have it."""
-        return self._records.disclose_add(selector, localid, first=first, move=move)
-
-    def anchors(self) -> list[Anchor]:
-        """As the databases have it."""
-        return self._records.anchors()
 
 
 def disclosure(records: Records, remote: Donai) -> Disclosure:

@@ -18,6 +18,8 @@ setting ``choice_services`` names is asked about those of other users too, who h
 * A session whose program goes away, or is not registered any more, is decided as if there had been none, but for the
   one that was being asked about: that fails.
 
+A session is decided by the databases as they are when the choice is made, not by what they were when it began.
+
 What was chosen is used for this session only.  If it is to be stored, that is done when the session begins to relay.
 """
 
@@ -34,6 +36,7 @@ from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.events import Arm, Caller, Clock, Disarm, Out, SessionId, Timer
 from tlspool_broker.policy import Plan, Records
 from tlspool_broker.session import Session
+from tlspool_broker.snapshot import Snapshots
 from tlspool_common.appwire import Cmd, ErrorReply, Flag, Frame, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise, parse_untrusted
@@ -90,6 +93,7 @@ class Chooser:
         out: Out,
         settings: Settings,
         records: Records,
+        snapshots: Snapshots,
         access: Access,
         connections: Connections,
         unix_time_s: Callable[[], float],
@@ -97,6 +101,7 @@ class Chooser:
         self._out = out
         self._settings = settings
         self._records = records
+        self._snapshots = snapshots
         self._access = access
         self._connections = connections
         self._unix_time_s = unix_time_s
@@ -168,7 +173,8 @@ class Chooser:
         """Decide as if there were no program."""
         try:
             allowed = self._access.for_session(session.caller, session.request.service)
-            plan = policy.make_plan(session.request, self._records, allowed)
+            session.records = self._snapshots.take()
+            plan = policy.make_plan(session.request, session.records, allowed)
         except PoolError as error:
             self._failed(session, error)
             return
@@ -280,8 +286,9 @@ class Chooser:
         session = question.session
         allowed = self._access.for_session(session.caller, session.request.service)
         try:
+            session.records = self._snapshots.take()
             plan, stored = choice.decided_untrusted(
-                payload, session.request, question.remote, question.maxlevels, self._records, allowed
+                payload, session.request, question.remote, question.maxlevels, session.records, allowed
             )
         except PoolError as error:
             self._failed(session, error)

@@ -4,28 +4,39 @@
     sessions                every session that is not over
     workers                 every worker, as the broker sees it
     kill ID                 end a session; field: session
+    explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
+    explain.dry             whether a remote would be accepted; for programs (dryrun.py)
+    config                  the settings in force, and where each comes from
+    reload                  read the configuration again: all of it, or nothing
     help                    these words
-    localid.set ...         the databases: admin.py
+    localid.set ...         the databases: admin/
+
+A change of the databases is answered when it is durable, and when keyd has said, or does not say, whether the
+private keys exist; nothing waits for that but who asked.
 
 An operator who may connect may do all of this: the mode of the socket decides.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from tlspool_broker import admin
+from tlspool_broker import admin, dryrun, explain
+from tlspool_broker.admin import keys
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import Event, KillAsked, SessionId
+from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_common import grants
-from tlspool_common.control import Answer, Request
+from tlspool_common.control import PEER_UID, Answer, Request
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.log import Log
 from tlspool_common.messages import PROTOCOL
+from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 
 
@@ -40,6 +51,8 @@ class Control:
         happened: Callable[[Event], None],
         log: Log,
         sockets: Sequence[str] = (),
+        reloading: Reloading | None = None,
+        questions: KeyQuestions | None = None,
     ) -> None:
         """``sockets`` are the paths that applications connect to."""
         self._core = core
@@ -48,17 +61,23 @@ class Control:
         self._happened = happened
         self._log = log
         self._sockets = sockets
+        self._questions = questions
         self._started_ms = grants.now_ms()
         self._commands: dict[str, Callable[[Request], Answer]] = {
             "status": self._status,
             "sessions": self._sessions,
             "workers": self._workers,
             "kill": self._kill,
+            "explain": self._explain,
+            "explain.dry": self._explain_dry,
             "help": self._help,
         }
+        if reloading is not None:
+            self._commands["config"] = lambda _request: reloading.describe()
+            self._commands["reload"] = lambda _request: reloading.reload()
 
-    def handle(self, request: Request) -> Answer:
-        """Answer a request.
+    def handle(self, request: Request) -> Answer | Awaitable[Answer]:
+        """Answer a request, at once or later.
 
         Raises:
             PoolError: the command or a field is wrong, or the databases refuse.
@@ -67,8 +86,10 @@ class Control:
         command = self._commands.get(name)
         if command is not None:
             return command(request)
+        if name in admin.WRITES:
+            return self._change(name, request)
         if name in admin.COMMANDS:
-            return self._database(name, request)
+            return admin.handle(self._databases, request)
         raise PoolError(Code.COMMAND_UNKNOWN, f"{name!r}; try: help")
 
     def _status(self, _request: Request) -> Answer:
@@ -86,6 +107,7 @@ class Control:
             "sockets": [_socket_row(path) for path in self._sockets],
             "access": self._core.access.rows(),
             "choosers": self._core.chooser.describe(),
+            "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
             "states": dict(states),
             "generation": self._databases.generation,
@@ -115,17 +137,51 @@ class Control:
         self._happened(KillAsked(session_id))
         return {"session": session_id}
 
+    def _explain(self, request: Request) -> Answer:
+        args = request.get("args")
+        words = [str(word) for word in args] if isinstance(args, list) else []
+        if "session" in request:
+            words = [str(request["session"])]
+        which = words[0] if words else "last"
+        if which == "list":
+            count = words[1] if len(words) > 1 else str(request.get("count", explain.LISTED))
+            return {"accounts": self._core.explain.listed(_number(count, "name how many: explain list 100"))}
+        number = None if which == "last" else _number(which, "name a session by its number, or last: explain 17")
+        return self._core.explain.get(number).as_json()
+
+    def _explain_dry(self, request: Request) -> Answer:
+        core = self._core
+        return dryrun.run(core.judging, core.snapshots, request, core.unix_time_s()).as_json()
+
     def _help(self, _request: Request) -> Answer:
         return {"commands": [*self._commands, *admin.COMMANDS]}
 
-    def _database(self, name: str, request: Request) -> Answer:
+    async def _change(self, name: str, request: Request) -> Answer:
+        loop = asyncio.get_running_loop()
+        # Reading thousands of certificates takes a while, and needs nothing of the loop's.
+        work, wanted = await loop.run_in_executor(None, admin.prepare, request)
+        told = {}
+        if wanted and self._questions is not None and self._core.keyd.present:
+            told = await self._questions.ask(one.uri for one in wanted)
+        warnings = keys.judge(wanted, told)
         before = self._databases.generation
-        answer = admin.handle(self._databases, request)
-        if self._databases.generation != before:
-            what = next((str(answer[key]) for key in ("id", "selector", "key", "keys") if key in answer), "")
-            generation = self._databases.generation
-            self._log.info("database.changed", cmd=name, what=what, author=_author(request), generation=generation)
-        return answer
+        answer = admin.apply(self._databases, request, work, uid=_uid(request), durable=False)
+        generation = self._databases.generation
+        await loop.run_in_executor(None, self._databases.sync)
+        if generation != before:
+            what = next((str(answer[key]) for key in ("id", "selector", "remote", "key", "keys") if key in answer), "")
+            uid, author = _uid(request), _author(request)
+            self._log.info("database.changed", cmd=name, what=what, uid=uid, author=author, generation=generation)
+        if not warnings:
+            return answer
+        others = answer.get("warnings")
+        return {**answer, "warnings": [*warnings, *(others if isinstance(others, list) else [])]}
+
+
+def _number(text: str, remedy: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise PoolError(Code.FIELD_MALFORMED, remedy)
+    return int(text)
 
 
 def _socket_row(path: str) -> dict[str, object]:
@@ -135,6 +191,12 @@ def _socket_row(path: str) -> dict[str, object]:
     except OSError as error:
         return {"path": path, "error": error.strerror}
     return {"path": path, "mode": f"{found.st_mode & 0o7777:04o}", "uid": found.st_uid, "gid": found.st_gid}
+
+
+def _uid(request: Request) -> int:
+    """Return who asks, by word of the kernel; ourselves where no kernel is between us."""
+    uid = request.get(PEER_UID)
+    return uid if isinstance(uid, int) else os.getuid()
 
 
 def _author(request: Request) -> str:

@@ -5,6 +5,8 @@
     questions.py   what is asked of sessions      reauth.py: remotes that are asked again, and that ask
     policy.py      what is allowed, and how      briefing.py: what a worker is told
     workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
+    judging.py     whom we believe               snapshot.py, validation/: by which records, by what logic
+    online.py      what the network knows        explain.py: why sessions were accepted and refused
     connections.py request and callback ids      events.py: both vocabularies
 
 Nothing that an application, a worker or keyd says makes ``handle`` raise.  An application gets an ERROR; a
@@ -29,12 +31,16 @@ from tlspool_broker.events import (
     ClosePeer,
     Effect,
     Event,
+    HelperLost,
+    HelperSaid,
+    KeyAsked,
     KeydLost,
     KeydSaid,
     KillAsked,
     MasterLost,
     MasterSaid,
     Out,
+    Reconfigured,
     SessionId,
     StopAsked,
     Timer,
@@ -42,15 +48,22 @@ from tlspool_broker.events import (
     WorkerLost,
     WorkerSaid,
 )
+from tlspool_broker.explain import Explain
+from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
+from tlspool_broker.online import Online
 from tlspool_broker.policy import Records
 from tlspool_broker.questions import Questions
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.sessions import Sessions
+from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.errors import PoolError
 from tlspool_common.messages import AskedByRemote, MasterHello, RemoteTold, Told, WorkerBorn, WorkerGone
 from tlspool_common.settings import Settings
+
+_OF_HELPER = {"crl_file", "log_level", "online", "online_ports", "online_private"}
+"""Settings that the helper is started with."""
 
 
 class BrokerCore:
@@ -64,28 +77,38 @@ class BrokerCore:
         unix_time_s: Callable[[], float],
     ) -> None:
         self._out = Out()
+        self._settings = settings
         self._random_bytes = random_bytes
+        self.unix_time_s = unix_time_s
         self.connections = Connections(self._out)
         self.workers = Workers(self._out, settings)
         self.keyd = Keyd(self._out, random_bytes)
         self.access = Access(settings.access)
-        self.chooser = Chooser(self._out, settings, records, self.access, self.connections, unix_time_s)
+        self.snapshots = Snapshots(records)
+        self.online = Online(self._out, settings, unix_time_s)
+        self.judging = Judging(self._out, settings, self.online, unix_time_s)
+        self.explain = Explain(unix_time_s)
+        self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
         self.sessions = Sessions(
             self._out,
             settings,
-            records,
             self.connections,
             self.workers,
             self.keyd,
             random_bytes,
             self.access,
             self.chooser,
+            self.online,
+            self.judging,
+            self.explain,
         )
         self.questions = Questions(self._out, settings, self.connections)
-        self.reauth = Reauth(self._out, settings, records, self.keyd, self.sessions, self.questions)
+        self.reauth = Reauth(
+            self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
+        )
         desk = Desk(
             settings,
-            records,
+            self.snapshots,
             self.connections,
             self.sessions,
             self.access,
@@ -93,6 +116,7 @@ class BrokerCore:
             self.reauth,
             self.keyd,
             self.chooser,
+            self.explain,
         )
         self._apps = Apps(self._out, desk)
 
@@ -117,18 +141,27 @@ class BrokerCore:
                 self._master_said(event)
             case MasterLost(peer, reason):
                 self.workers.master_lost(peer, reason)
-            case KeydSaid(peer, keyd_message):
-                if self.keyd.said(peer, keyd_message, self.workers):
+            case KeydSaid(peer, keyd_message, exchange):
+                if self.keyd.said(peer, keyd_message, self.workers, exchange):
                     self.sessions.keyd_joined()
             case KeydLost(peer, reason):
                 self.keyd.lost(peer, reason)
+            case HelperSaid(helper, exchange, told):
+                self.online.said(helper, exchange, told)
+            case HelperLost(helper, reason):
+                self.online.lost(helper, reason)
+            case KeyAsked(number, uri):
+                self.keyd.ask(number, uri)
             case KillAsked(session_id):
                 session = self.sessions.get(session_id)
                 if session is not None:
                     self.sessions.kill(session, "operator")
+            case Reconfigured(newer):
+                self._reconfigured(newer)
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()
+                self.online.stop()
             case _:
                 assert_never(event)
         return self._out.take()
@@ -178,6 +211,15 @@ class BrokerCore:
         self.questions.worker_lost(worker)
         self.sessions.worker_lost(worker, event.reason)
 
+    def _reconfigured(self, newer: Settings) -> None:
+        """Go by other settings, in whatever begins from now on."""
+        changed, _ = self._settings.changes(newer)
+        self._settings.adopt(newer)
+        self.access.replace(self._settings.access)
+        self.workers.replenish()
+        if set(changed) & _OF_HELPER:
+            self.online.reconfigured(self._settings)
+
     def _master_said(self, event: MasterSaid) -> None:
         message = event.message
         match message:
@@ -208,5 +250,7 @@ class BrokerCore:
                 self.workers.look_for_idle()
             case Clock.QUESTION:
                 self.questions.timed_out(timer.number)
+            case Clock.HELPER:
+                self.online.timed_out()
             case _:
                 assert_never(timer.clock)

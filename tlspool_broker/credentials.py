@@ -5,14 +5,18 @@ Both directions refuse the same things, as a database may have been written by o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlspool_broker import certificates, records
 from tlspool_broker.records import LocalRecord, TrustRecord
+from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyKind
+
+__all__ = ["Anchor", "Credential", "Pin", "Revocations"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +31,22 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A certificate that ends chains; ``for_sides`` is a bit set: 1 local clients, 2 local servers."""
+    """A certificate that ends chains.
+
+    Attributes:
+        for_sides: a bit set: 1 local clients, 2 local servers.
+        key: what it is filed under, in general its key identifier.
+        sha256: of the certificate.
+        valexp: what must be true of remotes whose chain ends here; an anchor with 0 accepts nobody.
+        may_be_no_root: it is not self-issued, and chains may end here all the same.
+    """
 
     for_sides: int
     der: bytes
+    key: bytes = b""
+    sha256: bytes = b""
+    valexp: str = "1"
+    may_be_no_root: bool = False
 
 
 def local_value(flags: int, uri: str, chain: Sequence[bytes]) -> bytes:
@@ -45,7 +61,7 @@ def local_value(flags: int, uri: str, chain: Sequence[bytes]) -> bytes:
     if flags & (records.LOCAL_NO_PKCS11 | records.LOCAL_NEEDS_CHAIN):
         raise PoolError(Code.NOT_SUPPORTED_YET, "noP11 and needschain; give a PKCS #11 URI and the whole chain")
     if kind == records.VALEXP:
-        _check_new_expression(uri)
+        records.check_valexp(uri)
         if chain:
             raise records.malformed("a validation expression has no certificate")
         return LocalRecord(kind | roles, uri, b"").encode()
@@ -68,7 +84,7 @@ def trust_value(flags: int, valexp: str, der: bytes) -> tuple[bytes, bytes]:
         raise PoolError(Code.NOT_SUPPORTED_YET, f"writing {','.join(records.trust_words(flags))}; only x509 anchors")
     if not flags & records.ROLE_MASK:
         raise records.malformed("name client, server, or both")
-    _check_new_expression(valexp)
+    records.check_valexp(valexp)
     certificate = certificates.load(der)
     not_root = flags & records.TRUST_NOT_ROOT
     if not not_root and not certificates.is_self_issued(certificate):
@@ -77,22 +93,27 @@ def trust_value(flags: int, valexp: str, der: bytes) -> tuple[bytes, bytes]:
     return certificates.key_identifier(certificate), value
 
 
-def _check_new_expression(expression: str) -> None:
-    records.check_valexp(expression)
-    if expression not in {"0", "1"}:
-        raise PoolError(Code.NOT_SUPPORTED_YET, f"validation expression {expression!r}; 0 and 1 are")
+def trust_values(flags: int, valexp: str, ders: Sequence[bytes], key: bytes | None = None) -> dict[bytes, list[bytes]]:
+    """Make records of trust.db for anchors, by the keys that they are filed under.
+
+    Raises:
+        PoolError: RECORD_MALFORMED, NOT_SUPPORTED_YET.
+    """
+    found: dict[bytes, list[bytes]] = {}
+    for der in ders:
+        own, value = trust_value(flags, valexp, der)
+        found.setdefault(own if key is None else key, []).append(value)
+    return found
 
 
 def check_expression(identity: str, expression: str) -> None:
-    """Refuse an identity that its expression, or our ignorance of it, keeps from being used.
+    """Refuse an identity that its expression keeps from being used at all.
 
     Raises:
-        PoolError: LOCALID_UNKNOWN, NOT_SUPPORTED_YET.
+        PoolError: LOCALID_UNKNOWN.
     """
     if expression == "0":
         raise PoolError(Code.LOCALID_UNKNOWN, f"the validation expression of {identity} is 0, never")
-    if expression != "1":
-        raise PoolError(Code.NOT_SUPPORTED_YET, f"the validation expression {expression!r} of {identity}")
 
 
 def credential(record: LocalRecord) -> Credential:
@@ -114,16 +135,17 @@ def credential(record: LocalRecord) -> Credential:
     return Credential(record.uri, chain, kind, spki_sha256)
 
 
-def anchor_sides(record: TrustRecord) -> int:
-    """Return the sides a record is an anchor for; 0 when it is none.
+def anchor_of(key: bytes, record: TrustRecord) -> Anchor | None:
+    """Read an X.509 anchor; None: it is for nobody.
 
     Raises:
-        PoolError: RECORD_MALFORMED; NOT_SUPPORTED_YET, the expression is neither 0 nor 1.
+        PoolError: RECORD_MALFORMED.
     """
-    if not record.is_anchor or record.valexp == "0":
-        return 0
-    if record.valexp != "1":
-        raise PoolError(Code.NOT_SUPPORTED_YET, f"the validation expression {record.valexp!r}; the anchor is not used")
+    sides = (record.flags & records.ROLE_MASK) >> 8
+    if not sides:
+        return None
+    records.check_valexp(record.valexp)
     if not certificates.is_self_issued(certificates.load(record.data)) and not record.may_be_no_root:
         raise records.malformed("the certificate is no root, and not marked notroot")
-    return (record.flags & records.ROLE_MASK) >> 8
+    sha256 = hashlib.sha256(record.data).digest()
+    return Anchor(sides, record.data, key, sha256, record.valexp, record.may_be_no_root)

@@ -1,47 +1,59 @@
-"""The three databases in their Berkeley DB environment: who we are, whom we tell, whom we believe.
+"""The databases in their Berkeley DB environment: who we are, whom we tell, whom we believe, how strictly.
 
 The broker is the only process that opens the environment, once, after any fork; it is the only writer.
 
 * Reads are snapshots: they see one committed state.  environment.py is about transactions and recovery.
-* Each change is one short transaction over all it touches, durable when the call returns.  A transaction
-  that changes something also counts up the *generation*, which is kept in a small fourth database and so
-  survives a restart.
+* Each change is one short transaction over all it touches.  A transaction that changes something also counts up
+  the *generation*, which is kept in a small database of its own and so survives a restart, and writes down in
+  another one what was changed, by whom and why (history.py).  All of it happens, or nothing.
+* What earlier generations had can be seen (``at``, ``diff``) and brought back (``rollback``).
 * A record that does not parse is reported (RECORD_MALFORMED with database, key and reason) and left out;
   the records beside it count as if it were not there.
 
-Record formats are in records.py.  Duplicates are unsorted, as their order has a meaning: first is preferred.
+Record formats are in records.py and trustdata.py, what can be changed in edit.py, what sessions ask in
+reading.py.  Duplicates are unsorted, as their order has a meaning: first is preferred.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from tlspool_broker import credentials, records
+from tlspool_broker import history, ledger, records
 from tlspool_broker.credentials import Anchor, Credential
-from tlspool_broker.entries import Entry, Name, located, read_entry, without
+from tlspool_broker.edit import Edit, LocalEntries
+from tlspool_broker.entries import Entry, Name, read_entry
 from tlspool_broker.environment import Environment, View
-from tlspool_broker.records import LocalRecord, TrustRecord
+from tlspool_broker.history import By, Change, Place, Values
+from tlspool_broker.past import Past
+from tlspool_broker.reading import Reading, Report
+from tlspool_broker.records import Disclosed, LocalRecord, TrustRecord
+from tlspool_broker.trustdata import Pin
+from tlspool_broker.trustindex import TrustIndex
+from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.identity import Donai, generalise
-from tlspool_common.messages import KeyKind, Side
+from tlspool_common.identity import Donai
 from tlspool_common.settings import Settings
 
 __all__ = ["Anchor", "Credential", "Databases", "Entry", "Name"]
 
-GENERATION_FILE = "generation.db"
-"""Ours alone; earlier pools do not know it and need not."""
+GENERATION_FILE, HISTORY_FILE, POLICY_FILE = "generation.db", "history.db", "policy.db"
+"""Ours alone; earlier pools do not know them and need not."""
 
-_COUNT = struct.Struct("!Q")
+_NOTHING = By()
 
 T = TypeVar("T")
 R = TypeVar("R")
-Report = Callable[[PoolError], None]
 
 
-class Databases:
+def _now_s() -> int:
+    return int(datetime.now(UTC).timestamp())
+
+
+class Databases(Reading):
     """The databases, for the broker's core.  Methods that write return once the change is durable.
 
     Each may raise PoolError DATABASE.  Identities and selectors are taken to be in normal form.
@@ -54,29 +66,54 @@ class Databases:
         disclose: str = "disclose.db",
         trust: str = "trust.db",
         report: Report = lambda _error: None,
+        *,
+        history_keep: int = limits.HISTORY_KEEP,
+        now_s: Callable[[], int] = _now_s,
     ) -> None:
         """Open, or create; file names are relative to ``directory``.  ``report`` hears of malformed records.
 
         Raises:
             PoolError: DATABASE, SETTING_INVALID.
         """
-        files = {Name.LOCALID: localid, Name.DISCLOSE: disclose, Name.TRUST: trust, Name.GENERATION: GENERATION_FILE}
+        files = {
+            Name.LOCALID: localid,
+            Name.DISCLOSE: disclose,
+            Name.TRUST: trust,
+            Name.POLICY: POLICY_FILE,
+            Name.GENERATION: GENERATION_FILE,
+            Name.HISTORY: HISTORY_FILE,
+        }
         self._environment = Environment(directory, files)
-        self._report = report
+        super().__init__(self._read_now, report)
+        self._history_keep = history_keep
+        self._now_s = now_s
         self._generations: tuple[int, int] | None = None
-        self._credentials: dict[tuple[str, Side], tuple[Credential, ...]] = {}
-        self._anchors: tuple[Anchor, ...] | None = None
+        self._opened = 0
+        self._pasts: dict[int, Past] = {}
         self._environment.open()
         self.generation  # noqa: B018 - read once, so that a damaged file shows at start
 
     @classmethod
     def from_settings(cls, settings: Settings, report: Report = lambda _error: None) -> Databases:
         """Open those that the settings name."""
-        return cls(settings.dbenv_dir, settings.db_localid, settings.db_disclose, settings.db_trust, report)
+        return cls(
+            settings.dbenv_dir,
+            settings.db_localid,
+            settings.db_disclose,
+            settings.db_trust,
+            report,
+            history_keep=settings.history_keep,
+        )
 
     def close(self) -> None:
         """Close the environment; the next use opens it again."""
+        with suppress(PoolError):  # an environment that is broken is recovered when it is opened again
+            self._environment.sync()
         self._environment.close()
+
+    def sync(self) -> None:
+        """Make changes durable that were made with ``durable=False``; may be called in any thread."""
+        self._environment.sync()
 
     @property
     def generation(self) -> int:
@@ -85,41 +122,123 @@ class Databases:
 
     @property
     def trust_generation(self) -> int:
-        """The generation that last changed the trust database."""
+        """The generation that last changed a trust anchor: what workers have to be told about."""
         return self._counted()[1]
 
     def _counted(self) -> tuple[int, int]:
         if self._generations is None:
-            self._generations = self._environment.read(
-                lambda view: (_count(view, b"generation"), _count(view, b"trust"))
-            )
+            self._generations = self._read_now(_counts)
         return self._generations
 
-    def _write(self, work: Callable[[View], T]) -> T:
-        def counted(view: View) -> T:
-            result = work(view)
-            if view.changed:
-                number = _COUNT.pack(_count(view, b"generation") + 1)
-                trust_changed = Name.TRUST in view.changed
-                view.replace(Name.GENERATION, b"generation", [number])
-                if trust_changed:
-                    view.replace(Name.GENERATION, b"trust", [number])
+    # --- transactions ---------------------------------------------------------------------------------
+
+    def _read_now(self, work: Callable[[View], T]) -> T:
+        result = self._environment.read(work)
+        self._look_for_recovery()
+        return result
+
+    def _look_for_recovery(self) -> None:
+        """Remember nothing of before a recovery: it shows that another process had opened the environment."""
+        if self._opened != self._environment.opened:
+            self._opened = self._environment.opened
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        self.forget()
+        self._generations = None
+        self._pasts.clear()
+
+    def change(
+        self, work: Callable[[Edit], T], by: By = _NOTHING, *, if_generation: int | None = None, durable: bool = True
+    ) -> T:
+        """Run ``work`` in one transaction, which makes at most one generation.
+
+        Not ``durable``: the change is safe if this process is killed, and ``sync`` must follow.
+
+        Raises:
+            PoolError: GENERATION_OTHER, the current one is not ``if_generation``; or what ``work`` raises.
+        """
+        counted: tuple[int, int] | None = None
+        changes: dict[Place, tuple[Values, Values]] = {}
+
+        def transaction(view: View) -> T:
+            nonlocal counted, changes
+            generation = ledger.count(view, ledger.GENERATION)
+            if if_generation not in (None, generation):
+                raise PoolError(Code.GENERATION_OTHER, f"it is {generation}, not {if_generation}")
+            result = work(Edit(view, self._trusted))
+            ledger.close_generation(view, by, self._now_s(), self._history_keep)
+            counted, changes = _counts(view), view.changes
             return result
 
         try:
-            return self._environment.write(counted)
-        finally:  # also when it is unknown whether the commit came through
-            self._generations = None
-            self._credentials.clear()
-            self._anchors = None
+            result = self._environment.write(transaction, durable)
+        except PoolError as error:
+            if error.code is Code.DATABASE:
+                self._forget_all()  # it is unknown whether the commit came through
+            raise
+        except BaseException:
+            self._forget_all()
+            raise
+        self._look_for_recovery()
+        self._generations = counted
+        if changes:
+            self.forget(changes)
+        return result
+
+    # --- history --------------------------------------------------------------------------------------
+
+    @property
+    def oldest(self) -> int:
+        """The oldest generation that can be seen and brought back."""
+        return self._read_now(ledger.oldest) - 1
+
+    def history(self, first: int, last: int) -> list[Change]:
+        """Return what made these generations, oldest first; nothing made generation 1.
+
+        Raises:
+            PoolError: GENERATION_UNKNOWN, one of them is none, or forgotten.
+        """
+        return self._read_now(lambda view: ledger.changes(view, first, last))
+
+    def diff(self, old: int, new: int) -> dict[Place, tuple[Values, Values]]:
+        """Return by key the records in one generation and in another, where these differ.
+
+        Raises:
+            PoolError: GENERATION_UNKNOWN.
+        """
+        first, last = min(old, new), max(old, new)
+        found = self._read_now(lambda view: history.net(ledger.since(view, first, last)))
+        return found if old <= new else {place: (after, before) for place, (before, after) in found.items()}
+
+    def rollback(self, generation: int, by: By = _NOTHING) -> None:
+        """As Edit has it."""
+        self.change(lambda edit: edit.rollback(generation), by)
+
+    def at(self, generation: int) -> Past:
+        """Return the databases as they were in a generation; changes to come make no difference to it.
+
+        Raises:
+            PoolError: GENERATION_UNKNOWN.
+        """
+        past = self._pasts.get(generation)
+        if past is None:
+            past = Past(self, generation, self._read_now, self._report)
+            past.catch_up()
+            if len(self._pasts) >= limits.PASTS:
+                self._pasts.pop(next(iter(self._pasts)))
+            self._pasts[generation] = past
+        return past
+
+    def trust_index(self) -> TrustIndex:
+        """Return the current trust database, which is not to be changed."""
+        return self._trusted()
 
     # --- localid --------------------------------------------------------------------------------------
 
     def localid_entry(self, donai: Donai) -> Entry[LocalRecord]:
         """Return the records of an identity."""
-        key = str(donai).encode()
-        values = self._environment.read(lambda view: view.values(Name.LOCALID, key))
-        return read_entry(Name.LOCALID, key, values, records.decode_local_untrusted)
+        return self._entry(Name.LOCALID, str(donai).encode(), records.decode_local_untrusted)
 
     def localid_get(self, donai: Donai) -> list[LocalRecord]:
         """Return the well-formed records of an identity, and report the others."""
@@ -129,154 +248,50 @@ class Databases:
         """Return the records of all identities, by identity."""
         return self._listed(Name.LOCALID, records.decode_local_untrusted)
 
-    def localid_set(self, donai: Donai, flags: int, entries: Sequence[tuple[str, Sequence[bytes]]]) -> None:
-        """Give an identity these credentials (URI, chain with the leaf first) of one type, for the roles named.
-
-        They take the place of what the identity has of that type for these roles; what it has for another
-        role stays.  For the type VALEXP the URI is the expression and the chain is empty.
-
-        Raises:
-            PoolError: RECORD_MALFORMED, NOT_SUPPORTED_YET.
-        """
-        kind, roles = flags & records.TYPE_MASK, flags & records.ROLE_MASK
-        new = [credentials.local_value(flags, uri, chain) for uri, chain in entries]
-        if kind == records.VALEXP and len(new) > 1:
-            raise records.malformed("an identity has one validation expression for a role")
-        key = str(donai).encode()
-
-        def work(view: View) -> None:
-            kept = without(view.values(Name.LOCALID, key), records.TYPE_MASK, kind, roles)
-            view.replace(Name.LOCALID, key, [*kept, *new])
-
-        self._write(work)
+    def localid_set(self, donai: Donai, flags: int, entries: LocalEntries) -> None:
+        """As Edit has it."""
+        self.change(lambda edit: edit.localid_set(donai, flags, entries))
 
     def localid_del(self, donai: Donai, flags: int | None = None) -> int:
-        """Remove all of an identity, or what it has of a type and (if named) for roles; return how many records."""
-        return self._delete(Name.LOCALID, str(donai).encode(), records.TYPE_MASK, flags)
-
-    def credentials(self, donai: Donai, side: Side) -> list[Credential]:
-        """Return what an identity can show in a role: of each kind of key the first X.509 record.
-
-        Raises:
-            PoolError: RECORD_MALFORMED, there is nothing, and malformed records may be why; LOCALID_UNKNOWN,
-                its validation expression is 0; NOT_SUPPORTED_YET, it has an expression other than 0 and 1.
-        """
-        found = self._credentials.get((str(donai), side))
-        if found is None:
-            found = self._load_credentials(donai, side)
-            if found:  # names come from remotes: what is not there must not fill memory
-                self._credentials[str(donai), side] = found
-        return list(found)
-
-    def _load_credentials(self, donai: Donai, side: Side) -> tuple[Credential, ...]:
-        entry = self.localid_entry(donai)
-        bad = list(entry.bad)
-        found: dict[KeyKind, Credential] = {}
-        for record in entry.good:
-            if not record.flags & records.ROLE_OF[side]:
-                continue
-            if record.type == records.VALEXP:
-                credentials.check_expression(str(donai), record.uri)
-            elif record.type == records.X509 and not record.flags & records.LOCAL_NO_PKCS11:
-                try:
-                    usable = credentials.credential(record)
-                except PoolError as error:
-                    bad.append(located(error, Name.LOCALID, entry.key))
-                else:
-                    found.setdefault(usable.key_kind, usable)
-        for wrong in bad:
-            self._report(wrong)
-        if bad and not found:
-            raise bad[0]
-        return tuple(found.values())
+        """As Edit has it."""
+        return self.change(lambda edit: edit.localid_del(donai, flags))
 
     # --- disclose -------------------------------------------------------------------------------------
 
-    def disclose_entry(self, selector: Donai) -> Entry[str]:
-        """Return what a selector itself discloses, without a walk."""
-        key = str(selector).encode()
-        values = self._environment.read(lambda view: view.values(Name.DISCLOSE, key))
-        return read_entry(Name.DISCLOSE, key, values, records.decode_disclosure_untrusted)
+    def disclose_entry(self, selector: Donai) -> Entry[Disclosed]:
+        """Return what a selector itself says, without a walk."""
+        return self._entry(Name.DISCLOSE, str(selector).encode(), records.decode_disclosure_untrusted)
 
     def disclose_get(self, selector: Donai) -> list[str]:
         """Return the well-formed identities of a selector, and report the others."""
-        return self._reported(self.disclose_entry(selector))
+        return [one.identity for one in self._reported(self.disclose_entry(selector)) if one.identity]
 
-    def disclose_list(self) -> list[Entry[str]]:
+    def disclose_list(self) -> list[Entry[Disclosed]]:
         """Return all selectors and what they disclose, by selector."""
         return self._listed(Name.DISCLOSE, records.decode_disclosure_untrusted)
 
-    def disclose_set(self, selector: Donai, identities: Sequence[Donai]) -> None:
-        """Disclose these identities, in this order, to remotes that the selector matches first.
-
-        Raises:
-            PoolError: LOCALID_UNKNOWN, one is no key of the localid database.
-        """
-        texts = list(dict.fromkeys(str(donai) for donai in identities))
-
-        def work(view: View) -> None:
-            for text in texts:
-                if not view.has(Name.LOCALID, text.encode()):
-                    raise PoolError(Code.LOCALID_UNKNOWN, text)
-            view.replace(Name.DISCLOSE, str(selector).encode(), [text.encode() for text in texts])
-
-        self._write(work)
+    def disclose_set(self, selector: Donai, identities: Sequence[Donai], expression: str | None = None) -> None:
+        """As Edit has it."""
+        self.change(lambda edit: edit.disclose_set(selector, identities, expression))
 
     def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
-        """Disclose one more identity to remotes that the selector matches first, in front or at the end.
-
-        One that is disclosed already stays where it is, unless it is to ``move``.  Return whether anything changed.
+        """As Edit has it, for the choice of an application.  It is safe if this process is killed.
 
         Raises:
             PoolError: LOCALID_UNKNOWN, it is no key of the localid database.
         """
-        key, value = str(selector).encode(), str(localid).encode()
-
-        def work(view: View) -> bool:
-            if not view.has(Name.LOCALID, value):
-                raise PoolError(Code.LOCALID_UNKNOWN, str(localid))
-            old = view.values(Name.DISCLOSE, key)
-            if value in old and not move:
-                return False
-            others = [one for one in old if one != value]
-            new = [value, *others] if first else [*others, value]
-            if new == old:
-                return False
-            view.replace(Name.DISCLOSE, key, new)
-            return True
-
-        return self._write(work)
+        by = By(command="disclose.add", reason="an application's choice")
+        return self.change(lambda edit: edit.disclose_add(selector, localid, first=first, move=move), by, durable=False)
 
     def disclose_del(self, selector: Donai) -> int:
-        """Remove a selector; return how many identities it disclosed."""
-        return self._delete(Name.DISCLOSE, str(selector).encode(), 0, None)
-
-    def disclosure(self, remote: Donai) -> tuple[str, list[str]]:
-        """Return the first selector that matches and has records, and the identities it discloses.
-
-        Identities that have gone from the localid database are left out.  '' and nothing: no selector.
-        """
-
-        def work(view: View) -> tuple[bytes, list[bytes], set[bytes]]:
-            for selector in generalise(remote):
-                if values := view.values(Name.DISCLOSE, selector.encode()):
-                    return selector.encode(), values, {value for value in values if view.has(Name.LOCALID, value)}
-            return b"", [], set()
-
-        key, values, known = self._environment.read(work)
-        entry = read_entry(Name.DISCLOSE, key, values, records.decode_disclosure_untrusted)
-        return key.decode(), [text for text in self._reported(entry) if text.encode() in known]
-
-    def disclosed(self, remote: Donai) -> list[str]:
-        """Return the local identities a remote may see, most preferred first."""
-        return self.disclosure(remote)[1]
+        """As Edit has it."""
+        return self.change(lambda edit: edit.disclose_del(selector))
 
     # --- trust ----------------------------------------------------------------------------------------
 
     def trust_entry(self, key: bytes) -> Entry[TrustRecord]:
         """Return the records of a key identifier."""
-        values = self._environment.read(lambda view: view.values(Name.TRUST, key))
-        return read_entry(Name.TRUST, key, values, records.decode_trust_untrusted)
+        return self._entry(Name.TRUST, key, records.decode_trust_untrusted)
 
     def trust_get(self, key: bytes) -> list[TrustRecord]:
         """Return the well-formed records of a key identifier, and report the others."""
@@ -287,64 +302,42 @@ class Databases:
         return self._listed(Name.TRUST, records.decode_trust_untrusted)
 
     def trust_set(self, flags: int, valexp: str, ders: Sequence[bytes], key: bytes | None = None) -> list[bytes]:
-        """Trust these anchors in the roles named; return their keys.
-
-        An anchor is filed under its own key identifier unless ``key`` is given, and takes the place of the
-        anchors that this key has for these roles.
-
-        Raises:
-            PoolError: RECORD_MALFORMED, NOT_SUPPORTED_YET.
-        """
-        new: dict[bytes, list[bytes]] = {}
-        for der in ders:
-            own, value = credentials.trust_value(flags, valexp, der)
-            new.setdefault(own if key is None else key, []).append(value)
-
-        def work(view: View) -> None:
-            for name, values in new.items():
-                old = view.values(Name.TRUST, name)
-                kept = without(old, records.TRUST_CLASS_MASK, records.X509, flags & records.ROLE_MASK)
-                view.replace(Name.TRUST, name, [*values, *kept])  # revocations stand behind anchors
-
-        self._write(work)
-        return list(new)
+        """As Edit has it."""
+        return self.change(lambda edit: edit.trust_set(flags, valexp, ders, key))
 
     def trust_del(self, key: bytes, flags: int | None = None) -> int:
-        """Remove all of a key, or what it has of a kind and (if named) for roles; return how many records."""
-        return self._delete(Name.TRUST, key, records.TRUST_CLASS_MASK, flags)
+        """As Edit has it."""
+        return self.change(lambda edit: edit.trust_del(key, flags))
 
-    def anchors(self) -> list[Anchor]:
-        """Return the anchors in force; pins, revocations and expressions other than 1 are none."""
-        if self._anchors is None:
-            sides: dict[bytes, int] = {}
-            for entry in self.trust_list():
-                self._reported(entry)
-                for record in entry.good:
-                    try:
-                        side_bits = credentials.anchor_sides(record)
-                    except PoolError as error:
-                        self._report(located(error, Name.TRUST, entry.key))
-                        continue
-                    if side_bits:
-                        sides[record.data] = sides.get(record.data, 0) | side_bits
-            self._anchors = tuple(Anchor(bits, der) for der, bits in sides.items())
-        return list(self._anchors)
+    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str) -> None:
+        """Pin a certificate for a remote; pins of that remote which may be replaced, are.  Safe as disclose_add is.
+
+        Raises:
+            PoolError: PINS_FULL.
+        """
+        now_s = self._now_s()
+
+        def work(edit: Edit) -> None:
+            for pin in edit.pins(remote):
+                if pin.is_replaceable(now_s) and pin.sha256 != sha256:
+                    edit.unpin(remote, pin.sha256)
+            edit.pin(Pin(sha256, remote=remote))
+
+        self.change(work, By(command="trust.pin", author=author, reason=reason), durable=False)
+
+    # --- policy ---------------------------------------------------------------------------------------
+
+    def policy_list(self) -> list[Entry[str]]:
+        """Return all assignments of crypto policies, by what they are assigned to."""
+        return self._listed(Name.POLICY, records.decode_policy_untrusted)
 
     # --- common ---------------------------------------------------------------------------------------
 
-    def _delete(self, name: Name, key: bytes, mask: int, flags: int | None) -> int:
-        def work(view: View) -> int:
-            old = view.values(name, key)
-            kept: list[bytes] = []
-            if flags is not None:
-                kept = without(old, mask, flags & mask, flags & records.ROLE_MASK)
-            view.replace(name, key, kept)
-            return len(old) - len(kept)
-
-        return self._write(work)
+    def _entry(self, name: Name, key: bytes, decode: Callable[[bytes], R]) -> Entry[R]:
+        return read_entry(name, key, self._read_now(lambda view: view.values(name, key)), decode)
 
     def _listed(self, name: Name, decode: Callable[[bytes], R]) -> list[Entry[R]]:
-        found = self._environment.read(lambda view: sorted(view.items(name)))
+        found: Iterable[tuple[bytes, list[bytes]]] = self._read_now(lambda view: sorted(view.items(name)))
         return [read_entry(name, key, values, decode) for key, values in found]
 
     def _reported(self, entry: Entry[R]) -> list[R]:
@@ -353,6 +346,5 @@ class Databases:
         return list(entry.good)
 
 
-def _count(view: View, key: bytes) -> int:
-    values = view.values(Name.GENERATION, key)
-    return int(_COUNT.unpack(values[0])[0]) if values and len(values[0]) == _COUNT.size else 1
+def _counts(view: View) -> tuple[int, int]:
+    return ledger.count(view, ledger.GENERATION), ledger.count(view, ledger.TRUST)

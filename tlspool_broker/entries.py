@@ -19,7 +19,13 @@ class Name(StrEnum):
     LOCALID = "localid"
     DISCLOSE = "disclose"
     TRUST = "trust"
+    POLICY = "policy"
     GENERATION = "generation"
+    HISTORY = "history"
+
+
+CONTENT = (Name.LOCALID, Name.DISCLOSE, Name.TRUST, Name.POLICY)
+"""What an operator writes; the others are book-keeping."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,29 +21,38 @@ from tlspool_common.messages import (
     AskExport,
     AskFact,
     AskRemote,
+    AskRevocation,
+    AskStaple,
     ClientHelloSeen,
     EndSession,
     HandshakeDone,
     HandshakeFailed,
     KeyAnswer,
     KeydHello,
+    KeyQuestion,
     MasterHello,
+    OnlineHello,
     PinService,
     PlainConnected,
     Proceed,
+    RemoteShown,
     RemoteTold,
     RetireWorker,
+    RevocationTold,
     SessionEnded,
     SpawnWorkers,
+    StapleTold,
     StartSession,
     Told,
     TrustAnchor,
     TrustBegin,
     UseCredential,
+    Verdict,
     WorkerBorn,
     WorkerGone,
 )
 from tlspool_common.record import record
+from tlspool_common.settings import Settings
 
 ConnectionId = NewType("ConnectionId", int)
 """A connection to the application socket."""
@@ -56,7 +65,10 @@ WorkerNumber = NewType("WorkerNumber", int)
 
 SessionId = NewType("SessionId", int)
 
-OfSession = ClientHelloSeen | HandshakeDone | HandshakeFailed | SessionEnded
+HelperNumber = NewType("HelperNumber", int)
+"""A helper that asks the network, for as long as it lives."""
+
+OfSession = ClientHelloSeen | RemoteShown | HandshakeDone | HandshakeFailed | SessionEnded
 """What a worker says of the course of a session."""
 
 FromWorker = OfSession | Told | RemoteTold | AskedByRemote
@@ -66,6 +78,7 @@ ToWorker = (
     | StartSession
     | UseCredential
     | Proceed
+    | Verdict
     | PlainConnected
     | EndSession
     | AskExport
@@ -127,6 +140,7 @@ class Clock(Enum):
     IDLE = "look whether workers have nothing to do"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
+    HELPER = "the helper that asks the network should have said hello"
 
 
 @record
@@ -188,6 +202,7 @@ class KeydSaid:
 
     peer: PeerId
     message: KeydHello | KeyAnswer
+    exchange: int = 0
 
 
 @record
@@ -216,6 +231,23 @@ class WorkerLost:
 
 
 @record
+class HelperSaid:
+    """A message of the helper; ``exchange`` is that of the question."""
+
+    helper: HelperNumber
+    exchange: int
+    message: OnlineHello | RevocationTold | StapleTold
+
+
+@record
+class HelperLost:
+    """The helper's channel is closed, or it could not be started."""
+
+    helper: HelperNumber
+    reason: str
+
+
+@record
 class TimerFired:
     """A timer that was armed."""
 
@@ -223,10 +255,25 @@ class TimerFired:
 
 
 @record
+class KeyAsked:
+    """An operator wants to know whether a key exists; KeyTold follows, with the same number."""
+
+    number: int
+    uri: str
+
+
+@record
 class KillAsked:
     """An operator wants a session to end."""
 
     session_id: SessionId
+
+
+@record
+class Reconfigured:
+    """The configuration was read again, and all of it is right."""
+
+    settings: Settings
 
 
 @record
@@ -244,8 +291,12 @@ Event = (
     | KeydLost
     | WorkerSaid
     | WorkerLost
+    | HelperSaid
+    | HelperLost
     | TimerFired
+    | KeyAsked
     | KillAsked
+    | Reconfigured
     | StopAsked
 )
 
@@ -294,6 +345,23 @@ class JoinKeyd:
 
 
 @record
+class AskKeyd:
+    """Ask keyd about a key."""
+
+    keyd: PeerId
+    exchange: int
+    message: KeyQuestion
+
+
+@record
+class KeyTold:
+    """Tell who asked what keyd knows of a key; None: it is not there, or has gone."""
+
+    number: int
+    answer: KeyAnswer | None
+
+
+@record
 class HandOver:
     """Give the connection of an application to keyd, and read from it no more."""
 
@@ -315,6 +383,29 @@ class ClosePeer:
     """Close the connection of keyd or a worker master, and say no more about it."""
 
     peer: PeerId
+
+
+@record
+class StartHelper:
+    """Start a helper; HelperLost follows when that is not possible."""
+
+    helper: HelperNumber
+
+
+@record
+class SendHelper:
+    """Ask the helper."""
+
+    helper: HelperNumber
+    exchange: int
+    message: AskRevocation | AskStaple
+
+
+@record
+class StopHelper:
+    """Close the channel of a helper, and say no more about it: it ends then."""
+
+    helper: HelperNumber
 
 
 @record
@@ -355,9 +446,14 @@ Effect = (
     | AdoptWorker
     | CloseWorker
     | JoinKeyd
+    | AskKeyd
+    | KeyTold
     | HandOver
     | SendMaster
     | ClosePeer
+    | StartHelper
+    | SendHelper
+    | StopHelper
     | DropFd
     | Arm
     | Disarm

@@ -10,16 +10,19 @@ from collections.abc import Callable
 
 from tlspool_broker.connections import Connection
 from tlspool_broker.credentials import Credential
-from tlspool_broker.events import ClosePeer, HandOver, JoinKeyd, Out, PeerId, SessionId
+from tlspool_broker.events import AskKeyd, ClosePeer, HandOver, JoinKeyd, KeyTold, Out, PeerId, SessionId
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.grants import Grant, seal
-from tlspool_common.messages import PROTOCOL, KeyAnswer, KeydHello, PinService, Side
+from tlspool_common.messages import PROTOCOL, KeyAnswer, KeydHello, KeyQuestion, PinService, Side
 
 RandomBytes = Callable[[int], bytes]
 
 _GRANT_ID_B = 16
+
+_QUESTIONS = 256
+"""Questions about keys that are open at a time; operators ask a few."""
 
 
 class Keyd:
@@ -30,16 +33,21 @@ class Keyd:
         self._random_bytes = random_bytes
         self._peer: PeerId | None = None
         self._grant_secret = b""
+        self._asked: set[int] = set()
 
     @property
     def present(self) -> bool:
         """Whether grants can be made, and used."""
         return self._peer is not None
 
-    def said(self, peer: PeerId, message: KeydHello | KeyAnswer, workers: Workers) -> bool:
+    def said(self, peer: PeerId, message: KeydHello | KeyAnswer, workers: Workers, exchange: int = 0) -> bool:
         """Take a message; return whether keyd has come."""
         if isinstance(message, KeyAnswer):
-            self._refuse(peer, "it answers a question that nobody asked")
+            if peer == self._peer and exchange in self._asked:
+                self._asked.remove(exchange)
+                self._out(KeyTold(exchange, message))
+            else:
+                self._refuse(peer, "it answers a question that nobody asked")
             return False
         if message.protocol != PROTOCOL:
             self._refuse(peer, f"it speaks protocol {message.protocol}, this broker {PROTOCOL}")
@@ -47,6 +55,7 @@ class Keyd:
         if self._peer is not None:
             # One that was started anew, before the end of its predecessor was seen.
             self._out(ClosePeer(self._peer))
+            self._tell_nothing()
         self._peer, self._grant_secret = peer, message.grant_secret
         self._out.note("info", "keyd.connected", pid=message.pid)
         for worker in workers:
@@ -62,7 +71,21 @@ class Keyd:
         """Forget keyd, if it is this one."""
         if peer == self._peer:
             self._peer, self._grant_secret = None, b""
+            self._tell_nothing()
             self._out.note("error", "keyd.lost", detail=reason)
+
+    def ask(self, number: int, uri: str) -> None:
+        """Ask about a key.  The answer may take as long as a person needs to enter a PIN."""
+        if self._peer is None or len(self._asked) >= _QUESTIONS or len(uri) > limits.KEY_URI_B:
+            self._out(KeyTold(number, None))
+            return
+        self._asked.add(number)
+        self._out(AskKeyd(self._peer, number, KeyQuestion(uri=uri)))
+
+    def _tell_nothing(self) -> None:
+        for number in sorted(self._asked):
+            self._out(KeyTold(number, None))
+        self._asked.clear()
 
     def join(self, worker: Worker) -> None:
         """Give a worker a channel to keyd, if keyd is there."""

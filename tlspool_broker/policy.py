@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
-from typing import Protocol
 
-from tlspool_broker.credentials import Anchor, Credential
+from tlspool_broker.credentials import Credential
 from tlspool_broker.events import FdKind, PassedFd
+from tlspool_broker.wanted import Records as Records
 from tlspool_common.appwire import (
     FACILITIES_CURRENT,
     TIMEOUT_DEFAULT_MS,
@@ -28,10 +29,9 @@ from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import Donai, best_name, parse_untrusted, remote_matches
 from tlspool_common.messages import EndReason as Reason
 from tlspool_common.messages import HandshakeDone, RemoteAuth, SessionEnded, Side, StartSession
+from tlspool_common.policies import CryptoPolicy
 from tlspool_common.record import record
 from tlspool_common.settings import Settings
-
-TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 
 NO_ALERT = 255
 
@@ -42,7 +42,8 @@ Choice = tuple[Donai, list[Credential]]
 
 # AlertDescription, RFC 8446 section 6, for a remote whose session we end.
 # What is not in here ends without one: nobody is there any more who has anything against the remote.
-_UNKNOWN_CA, _ACCESS_DENIED, _INTERNAL_ERROR, _UNRECOGNIZED_NAME, _CERTIFICATE_REQUIRED = 48, 49, 80, 112, 116
+_BAD_CERTIFICATE, _REVOKED, _EXPIRED, _CERTIFICATE_UNKNOWN, _UNKNOWN_CA, _ACCESS_DENIED = 42, 44, 45, 46, 48, 49
+_INSUFFICIENT_SECURITY, _INTERNAL_ERROR, _UNRECOGNIZED_NAME, _CERTIFICATE_REQUIRED = 71, 80, 112, 116
 _ALERTS = {
     Code.SNI_MISMATCH: _UNRECOGNIZED_NAME,
     Code.LOCALID_REFUSED: _UNRECOGNIZED_NAME,
@@ -51,6 +52,19 @@ _ALERTS = {
     Code.CERTIFICATE_MISSING: _CERTIFICATE_REQUIRED,
     Code.CHAIN_UNTRUSTED: _UNKNOWN_CA,
     Code.NAME_MISMATCH: _ACCESS_DENIED,
+    # What is judged once more when the handshake is over.  Inside of it the worker has OpenSSL choose.
+    Code.SELF_SIGNED: _UNKNOWN_CA,
+    Code.EXPIRED: _EXPIRED,
+    Code.NOT_YET_VALID: _BAD_CERTIFICATE,
+    Code.WRONG_PURPOSE: _BAD_CERTIFICATE,
+    Code.CHAIN_INVALID: _BAD_CERTIFICATE,
+    Code.REVOKED: _REVOKED,
+    Code.PIN_UNMATCHED: _CERTIFICATE_UNKNOWN,
+    Code.VALIDATION_FAILED: _CERTIFICATE_UNKNOWN,
+    Code.VALIDATION_UNDECIDED: _CERTIFICATE_UNKNOWN,
+    Code.REVOCATION_UNKNOWN: _CERTIFICATE_UNKNOWN,
+    Code.KEY_WEAK: _INSUFFICIENT_SECURITY,
+    Code.NOT_POST_QUANTUM: _INSUFFICIENT_SECURITY,
     Code.BAD_CALLBACK_ANSWER: _ACCESS_DENIED,
     Code.SESSION_KILLED: _ACCESS_DENIED,
     Code.NO_KEYD: _INTERNAL_ERROR,
@@ -69,33 +83,6 @@ _LOST = {
     Reason.REMOTE_RESET: Code.REMOTE_RESET,
     Reason.REMOTE_ALERT: Code.REMOTE_ALERT,
 }
-
-
-class Records(Protocol):
-    """What is asked of the databases.  Each may raise PoolError."""
-
-    @property
-    def generation(self) -> int:
-        """Number of the state of all databases."""
-
-    @property
-    def trust_generation(self) -> int:
-        """Number of the state of the trust database."""
-
-    def credentials(self, donai: Donai, side: Side) -> list[Credential]:
-        """Return what an identity can show in a role, one for each kind of key."""
-
-    def disclosed(self, remote: Donai) -> list[str]:
-        """Return the local identities that a remote may see, most preferred first."""
-
-    def disclosure(self, remote: Donai) -> tuple[str, list[str]]:
-        """Return the first selector that matches a remote and has records, and what it discloses; '' for none."""
-
-    def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
-        """Disclose one more identity, in front or at the end; return whether anything changed."""
-
-    def anchors(self) -> list[Anchor]:
-        """Return the trust anchors in force."""
 
 
 @record
@@ -121,6 +108,17 @@ class Plan:
     candidates: tuple[str, ...] = ()
     answers_to: str = ""
 
+
+@record
+class Asks:
+    """What a worker is to ask the broker, and the remote, so that the session can be judged."""
+
+    asks: bool = False
+    tells_chain: bool = False
+    wants_staple: bool = False
+
+
+NOTHING_ASKED = Asks()
 
 Allowed = Callable[[Side, Donai | None], None]
 """Raises ACCESS_DENIED when the caller may not be this identity in this role; None is a client without one."""
@@ -203,10 +201,25 @@ def side_of(flags: int) -> Side:
     return sides[0]
 
 
-def make_plan(request: Starttls, records: Records, allowed: Allowed = anybody, as_side: Side | None = None) -> Plan:
+def remote_auth_of(flags: int) -> RemoteAuth:
+    """Return what is asked of the remote."""
+    if flags & Flag.IGNORE_REMOTEID:
+        return RemoteAuth.IGNORE
+    return RemoteAuth.REQUEST if flags & Flag.REQUEST_REMOTEID else RemoteAuth.REQUIRE
+
+
+def make_plan(
+    request: Starttls,
+    records: Records,
+    allowed: Allowed = anybody,
+    as_side: Side | None = None,
+    *,
+    named_by_client: bool = False,
+) -> Plan:
     """Decide identities and credentials; with LOCALID_CHECK only what can be proposed.
 
-    A peer needs two plans: one for either role (``as_side``).
+    A peer needs two plans: one for either role (``as_side``).  With ``named_by_client`` a server need not say who it
+    is: its client does (``identity_for``).
 
     Raises:
         PoolError: IDENTITY_MALFORMED, LOCALID_MISSING, REMOTEID_MISSING, ACCESS_DENIED, LOCALID_UNKNOWN,
@@ -214,11 +227,7 @@ def make_plan(request: Starttls, records: Records, allowed: Allowed = anybody, a
     """
     flags = request.flags
     side = as_side or side_of(flags)
-    remote_auth = RemoteAuth.REQUIRE
-    if flags & Flag.IGNORE_REMOTEID:
-        remote_auth = RemoteAuth.IGNORE
-    elif flags & Flag.REQUEST_REMOTEID:
-        remote_auth = RemoteAuth.REQUEST
+    remote_auth = remote_auth_of(flags)
     localid = parse_untrusted(request.localid) if request.localid else None
     remote = parse_untrusted(request.remoteid) if request.remoteid else None
     asks = bool(flags & Flag.LOCALID_CHECK)
@@ -226,7 +235,7 @@ def make_plan(request: Starttls, records: Records, allowed: Allowed = anybody, a
     if side is Side.SERVER:
         if localid is not None:
             choices = [(localid, identify(side, localid, records, allowed))]
-        elif not asks:
+        elif not asks and not named_by_client:
             raise PoolError(Code.LOCALID_MISSING)
     else:
         if remote is None and remote_auth is not RemoteAuth.IGNORE:
@@ -321,7 +330,8 @@ def start_message(
     plan: Plan,
     alpn: bytes,
     trust_generation: int,
-    settings: Settings,
+    crypto: CryptoPolicy,
+    asks: Asks,
     listen_ms: int | None = None,
 ) -> StartSession:
     """Return what the worker is told; ``listen_ms`` is for a peer."""
@@ -330,19 +340,57 @@ def start_message(
         side=plan.side,
         remote_auth=plan.remote_auth,
         trust_generation=trust_generation,
-        tls_min=TLS_VERSIONS[settings.tls_min_version],
-        tls_max=TLS_VERSIONS[settings.tls_max_version],
-        groups=settings.tls_groups,
-        ciphers_tls12=settings.tls_ciphers12,
-        ciphersuites_tls13=settings.tls_ciphersuites13,
-        sigalgs=settings.tls_sigalgs,
+        tls_min=crypto.tls_min,
+        tls_max=crypto.tls_max,
+        groups=crypto.groups,
+        ciphers_tls12=crypto.ciphers_tls12,
+        ciphersuites_tls13=crypto.ciphersuites_tls13,
+        sigalgs=crypto.sigalgs,
         alpn=alpn,
         sni=plan.sni,
         remote_name=str(plan.expected or ""),
         domain_represents_user=plan.domain_represents_user,
         peer=listen_ms is not None,
         listen_ms=listen_ms or 0,
+        asks=asks.asks,
+        tells_chain=asks.tells_chain,
+        wants_staple=asks.wants_staple,
     )
+
+
+def identity_for(plan: Plan, sni: str, settings: Settings, records: Records, allowed: Allowed) -> Plan:
+    """Return a server's plan when its client has named it, or has not.
+
+    A name that is not ours is for the setting ``unknown_sni``; ``default`` means whom the application named, else
+    the setting ``default_localid``.
+
+    Raises:
+        PoolError: SNI_MISMATCH, LOCALID_UNKNOWN, ACCESS_DENIED, IDENTITY_MALFORMED, LOCALID_MISSING, or what the
+            databases raise.
+    """
+    lenient = settings.unknown_sni == "default"
+    if plan.localid is not None:
+        try:
+            judge_hello(plan, sni)
+        except PoolError:
+            if not lenient:
+                raise
+            return replace(plan, answers_to=sni)
+        return plan
+    if sni:
+        try:
+            return _as_server(plan, parse_untrusted(sni), sni, records, allowed)
+        except PoolError as error:
+            if error.code is Code.DATABASE or not (lenient and settings.default_localid):
+                raise
+    if not settings.default_localid:
+        raise PoolError(Code.LOCALID_MISSING, "the client names none either")
+    return _as_server(plan, parse_untrusted(settings.default_localid), sni, records, allowed)
+
+
+def _as_server(plan: Plan, localid: Donai, sni: str, records: Records, allowed: Allowed) -> Plan:
+    credentials = identify(Side.SERVER, localid, records, allowed)
+    return replace(plan, localid=localid, credentials=tuple(credentials), answers_to=sni)
 
 
 def judge_hello(plan: Plan, sni: str) -> None:
@@ -355,10 +403,11 @@ def judge_hello(plan: Plan, sni: str) -> None:
         raise PoolError(Code.SNI_MISMATCH, f"{sni} instead of {plan.localid}")
 
 
-def judge_remote(plan: Plan, facts: HandshakeDone) -> str:
+def judge_remote(plan: Plan, facts: HandshakeDone, *, accepted: bool = False) -> str:
     """Return the authenticated identity of the remote, '' when it has proved none.
 
-    The worker has enforced this inside the handshake; here it is decided.
+    The worker has enforced this inside the handshake; here it is decided.  ``accepted``: an expression has said that
+    another name than the expected one will do; then the remote is who it has proved to be.
 
     Raises:
         PoolError: CERTIFICATE_MISSING, CHAIN_UNTRUSTED, NAME_MISMATCH, SNI_MISMATCH.
@@ -375,6 +424,8 @@ def judge_remote(plan: Plan, facts: HandshakeDone) -> str:
     if plan.expected is None:
         return best_name(facts.remote_names)
     if not remote_matches(plan.expected, facts.remote_names, plan.domain_represents_user):
+        if accepted:
+            return best_name(facts.remote_names)
         raise PoolError(Code.NAME_MISMATCH, f"{plan.expected} is none of {' '.join(facts.remote_names)}")
     return str(plan.expected)
 

@@ -3,7 +3,8 @@
 Theory of operation.  Identities are proposed one after the other, and the answer to each leads on:
 
     server, localid given    that one, if the client did not ask for another name
-    server, localid empty    the name that the client asked for (SNI); '' when it asked for none
+    server, localid empty    the name that the client asked for (SNI); the setting ``default_localid``, which may be
+                             '', when it asked for none
     client, localid given    that one, if it may be disclosed to the remote
     client, localid empty    what may be disclosed, in order.  If that is nothing, nothing is asked
 
@@ -33,7 +34,6 @@ from tlspool_broker import policy
 from tlspool_broker.access import Access
 from tlspool_broker.connections import Connections
 from tlspool_broker.events import DropFd, Out, PassedFd
-from tlspool_broker.policy import Records
 from tlspool_broker.session import Happening, Session, State
 from tlspool_common.appwire import BadPayload, Cmd, Frame, Starttls, text_untrusted
 from tlspool_common.errors import Code, PoolError
@@ -52,26 +52,37 @@ class Proposals:
         self,
         out: Out,
         settings: Settings,
-        records: Records,
         access: Access,
         connections: Connections,
         fail: Callable[[Session, PoolError], None],
         go_on: Callable[[Session], None],
     ) -> None:
         self._out = out
-        self._strict = settings.sni_rule == "strict"
-        self._records = records
+        self._settings = settings
         self._access = access
         self._connections = connections
         self._fail = fail
         self._go_on = go_on
+
+    def hello(self, session: Session, sni: str) -> None:
+        """Take the name that a server's client asks for, or its silence; the application may still have its say.
+
+        Raises:
+            PoolError: as ``policy.identity_for``.
+        """
+        session.serve()
+        session.hello_sni = sni
+        if session.plan.localid is not None or not session.asks_localid:
+            allowed = self._access.for_session(session.caller, session.request.service)
+            session.plan = policy.identity_for(session.plan, sni, self._settings, session.records, allowed)
 
     def begin(self, session: Session) -> None:
         """Propose the first identity of a session that expects the application's word."""
         session.proposals = session.plan.candidates
         if session.plan.side is Side.SERVER and not session.proposals:
             try:
-                session.proposals = (str(parse_untrusted(session.hello_sni)) if session.hello_sni else "",)
+                name = session.hello_sni or self._settings.default_localid
+                session.proposals = (str(parse_untrusted(name)) if name else "",)
             except PoolError as error:
                 self._fail(session, PoolError(Code.SNI_MISMATCH, error.detail))
                 return
@@ -121,12 +132,12 @@ class Proposals:
         plan = session.plan
         changed = str(localid) != proposed
         if changed and plan.side is Side.CLIENT:
-            policy.check_disclosed(localid, plan.expected, self._records)
-        if changed and plan.side is Side.SERVER and self._strict:
+            policy.check_disclosed(localid, plan.expected, session.records)
+        if changed and plan.side is Side.SERVER and self._settings.sni_rule == "strict":
             policy.judge_hello(replace(plan, localid=localid), session.hello_sni)
         try:
             allowed = self._access.for_session(session.caller, session.request.service)
-            credentials = policy.identify(plan.side, localid, self._records, allowed)
+            credentials = policy.identify(plan.side, localid, session.records, allowed)
         except PoolError as error:
             if changed or error.code not in _PASSED_OVER:
                 raise

@@ -60,7 +60,7 @@ class Pump:
             self.close()
             self._lost(reason, broken)
 
-    def send(self, message: Message, fd: OwnedFd | None = None) -> None:
+    def send(self, message: Message, fd: OwnedFd | None = None, exchange: int = 0) -> None:
         """Send, now or when the other side reads.  The descriptor is closed in any case."""
         if not self._open:
             if fd is not None:
@@ -69,7 +69,7 @@ class Pump:
         if self._traces:
             self._trace(self._channel.me, self._channel.peer, message)
         try:
-            self._channel.send(message, fd=fd)
+            self._channel.send(message, exchange=exchange, fd=fd)
         except BadFrame as error:
             self._log.error("border.internal", message=type(message).__name__, detail=str(error))
             self.give_up("a message to it broke the table")

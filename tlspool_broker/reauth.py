@@ -3,7 +3,8 @@
 Our server.  An application sends STARTTLS with RENEGOTIATE.  There is one question at a time to a remote
 (``Session.asked``), which may answer when it likes; when that takes too long for the application, the answer is
 still worth having, and nothing can be asked before it has come.  A remote that has answered is from then on whom it
-has proved to be, or nobody; the session goes on in either case, and the application is told.
+has proved to be, or nobody; the session goes on in either case, and the application is told.  Expressions count as in
+a handshake, but for what they say about the chain: of that nothing is told (``Judging.again``).
 
 Our client.  A server asks who we are.  Policy has decided that when the session began: it gets to see the same
 identity, with a fresh grant.  The worker's word is all we have that it was asked, so a worker that was taken over
@@ -16,14 +17,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tlspool_broker import policy
-from tlspool_broker.briefing import share_trust
+from tlspool_broker.briefing import parameters_of, share_trust
 from tlspool_broker.connections import Connection
 from tlspool_broker.events import Out, SendWorker, SessionId
+from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
-from tlspool_broker.policy import Plan, Records
+from tlspool_broker.policy import Plan
 from tlspool_broker.questions import Questions
 from tlspool_broker.session import Session, State
 from tlspool_broker.sessions import Sessions
+from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.workers import Worker
 from tlspool_common.appwire import BadPayload, Cmd, Flag, Starttls
 from tlspool_common.errors import Code, PoolError, code_of
@@ -56,14 +59,22 @@ class Reauth:
     """Both directions."""
 
     def __init__(
-        self, out: Out, settings: Settings, records: Records, keyd: Keyd, sessions: Sessions, questions: Questions
+        self,
+        out: Out,
+        settings: Settings,
+        snapshots: Snapshots,
+        keyd: Keyd,
+        sessions: Sessions,
+        questions: Questions,
+        judging: Judging,
     ) -> None:
         self._out = out
         self._settings = settings
-        self._records = records
+        self._snapshots = snapshots
         self._keyd = keyd
         self._sessions = sessions
         self._questions = questions
+        self._judging = judging
 
     # --- our server asks ------------------------------------------------------------------------------
 
@@ -82,14 +93,16 @@ class Reauth:
         worker = session.worker
         if worker is None:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} relays in no worker")
-        generation = share_trust(self._out, worker, self._records)
+        records = self._snapshots.take()
+        generation = share_trust(self._out, worker, records)
+        sigalgs = parameters_of(session, self._settings).sigalgs
 
         def make(number: int) -> AskRemote:
             return AskRemote(
                 session_id=session.session_id,
                 question=number,
                 trust_generation=generation,
-                sigalgs=self._settings.tls_sigalgs,
+                sigalgs=sigalgs,
                 remote_name=str(plan.expected or ""),
                 domain_represents_user=plan.domain_represents_user,
             )
@@ -104,7 +117,7 @@ class Reauth:
         self._questions.ask(
             connection, reqid, Cmd.STARTTLS, session, make, answered, wait_ms, late=Code.HANDSHAKE_TIMEOUT
         )
-        session.asked = plan
+        session.asked = plan, records
 
     def _find(self, connection: Connection, request: Starttls) -> Session:
         try:
@@ -140,13 +153,13 @@ class Reauth:
         Raises:
             PoolError: it could not be asked, or has not proved who it is; INTERNAL, it was not asked.
         """
-        plan, session.asked = session.asked, None
-        if plan is None or session.facts is None:
+        asked, session.asked = session.asked, None
+        if asked is None or session.facts is None:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} was not asked")
         code = code_of(answer.code)
         if not answer.asked:
             raise PoolError(code if code // 100 == 1 else Code.REAUTH_BUSY, answer.detail)
-        session.plan, session.remoteid = plan, ""
+        (session.plan, session.records), session.remoteid = asked, ""
         session.facts = replace(
             session.facts,
             remote_verified=answer.remote_verified and not answer.code,
@@ -157,7 +170,11 @@ class Reauth:
         try:
             if answer.code:
                 raise PoolError(code, answer.detail)
-            session.remoteid = policy.judge_remote(plan, session.facts)
+            self._judging.again(session, answer)
+            session.remoteid = policy.judge_remote(session.plan, session.facts)
+        except PoolError:
+            session.facts = replace(session.facts, remote_verified=False)
+            raise
         finally:
             self._out.note(
                 "info",

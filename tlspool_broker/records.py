@@ -6,24 +6,31 @@
                                        +-------+-----------------------+----+------------------+
                                        with NO_PKCS11 neither URI nor 00
 
-    disclose.db   key: selector        a local identity, as text without NUL
+    disclose.db   key: selector        a local identity, as text without NUL; or 00 and a validation expression
+                                       that holds for all remotes of the selector
 
     trust.db      key: key identifier  +-------+-----------------------+----+------------------+
                                        | flags | validation expression | 00 | data by type     |
                                        +-------+-----------------------+----+------------------+
 
-Integers are big-endian.  The low octet of the flags is an enumeration, the rest are bits; bits without a
-name are ignored.  A record that does not parse raises RECORD_MALFORMED with what is wrong; the caller adds
-where.  Nothing here opens a database or looks inside a certificate.
+    policy.db     key: host, service:NAME, localid:IDENTITY     the name of a crypto policy
+                  (ours alone)
+
+What follows a trust record's expression, if that is no certificate, is in trustdata.py.
+
+Integers are big-endian.  The low octet of the flags is an enumeration, the rest are bits; bits without a name are
+ignored.  A record that does not parse raises RECORD_MALFORMED with what is wrong; the caller adds where.  Nothing
+here opens a database or looks inside a certificate.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tlspool_broker.validation.expression import parse
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import Side
@@ -50,6 +57,9 @@ TRUST_NOT_ROOT = 0x1000
 TRUST_NOT_ROOT_OLD = 0x10000
 """What earlier tools wrote for TRUST_NOT_ROOT; read, never written."""
 
+TRUST_PIN_NAMED = 0x20000
+"""Ours: the data of a pin names the remote it is for.  Earlier pools ignore the bit, and refuse such data."""
+
 TRUST_CLASS_MASK = TYPE_MASK | TRUST_REVOKED | TRUST_PINNED
 """What makes two trust records the same kind: a pin (0x801) is no anchor (0x001)."""
 
@@ -63,8 +73,8 @@ _TRUST_BITS = {"revoke": TRUST_REVOKED, "pinned": TRUST_PINNED, "notroot": TRUST
 _ALIASES = {"x.509": "x509", "openpgp": "pgp", "krb5": "kerberos", "cli": "client", "srv": "server"}
 
 _PIN_IN_URI = re.compile(r"(?<=[:;?&])\s*pin-value\b[^&;]*", re.IGNORECASE)
-_ARITY = {"~": 1, "&": 2, "|": 2, "?": 3}
-_PREDICATES = frozenset("LlIiFfAaTtDdRrEeOoGgPpUuSsCcQq")
+_POLICY_KEY = re.compile(r"host|service:[!-~]+|localid:\S+")
+_POLICY_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 
 def malformed(what: str) -> PoolError:
@@ -120,6 +130,16 @@ class TrustRecord:
     def is_anchor(self) -> bool:
         """Whether this is an X.509 anchor; pins and revocations share its type octet and are told apart first."""
         return not self.flags & (TRUST_REVOKED | TRUST_PINNED) and self.flags & TYPE_MASK == X509
+
+    @property
+    def is_pin(self) -> bool:
+        """Whether this pins a certificate; one that is marked as a revocation as well is that."""
+        return self.flags & (TRUST_REVOKED | TRUST_PINNED) == TRUST_PINNED and self.flags & TYPE_MASK == X509
+
+    @property
+    def is_revocation(self) -> bool:
+        """Whether this tells what an issuer of X.509 certificates has revoked."""
+        return bool(self.flags & TRUST_REVOKED) and self.flags & TYPE_MASK == X509
 
     @property
     def may_be_no_root(self) -> bool:
@@ -181,18 +201,46 @@ def decode_trust_untrusted(value: bytes) -> TrustRecord:
     return TrustRecord(flags, expression.decode("ascii"), data)
 
 
-def decode_disclosure_untrusted(value: bytes) -> str:
+@dataclass(frozen=True, slots=True)
+class Disclosed:
+    """A record of disclose.db: an identity, or an expression for all remotes of the selector."""
+
+    identity: str = ""
+    expression: str = ""
+
+    def encode(self) -> bytes:
+        """Write the record."""
+        return self.identity.encode() or b"\0" + self.expression.encode("ascii")
+
+
+def decode_disclosure_untrusted(value: bytes) -> Disclosed:
     """Read a record of disclose.db.
 
     Raises:
         PoolError: RECORD_MALFORMED.
     """
+    if value.startswith(b"\0"):
+        if not value[1:] or not value.isascii():
+            raise malformed("the validation expression of the selector is empty or not ASCII")
+        return Disclosed(expression=value[1:].decode("ascii"))
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         text = ""
     if not text or not text.isprintable():
         raise malformed("the disclosed identity is no text")
+    return Disclosed(text)
+
+
+def decode_policy_untrusted(value: bytes) -> str:
+    """Read a record of policy.db: the name of a crypto policy.
+
+    Raises:
+        PoolError: RECORD_MALFORMED.
+    """
+    text = value.decode("ascii", "replace")
+    if not _POLICY_NAME.fullmatch(text):
+        raise malformed("that is no name of a crypto policy")
     return text
 
 
@@ -230,6 +278,16 @@ def split_der_untrusted(data: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
+def check_policy_key(key: str) -> None:
+    """Accept what a crypto policy may be assigned to.
+
+    Raises:
+        PoolError: RECORD_MALFORMED.
+    """
+    if not _POLICY_KEY.fullmatch(key) or len(key.encode()) > limits.IDENTITY_B + len("localid:"):
+        raise malformed(f"a policy is assigned to host, service:NAME or localid:IDENTITY, not to {key[:40]!r}")
+
+
 def check_uri(uri: str) -> None:
     """Accept a PKCS #11 URI (RFC 7512) that may be stored.
 
@@ -257,16 +315,12 @@ def check_valexp(expression: str) -> None:
     Raises:
         PoolError: RECORD_MALFORMED.
     """
-    depth = 0
-    for place, letter in enumerate(expression, 1):
-        needed = _ARITY.get(letter, 0)
-        if not needed and letter not in _PREDICATES and letter not in "01":
-            raise malformed(f"validation expression {expression!r}: {letter!r} means nothing")
-        if depth < needed:
-            raise malformed(f"validation expression {expression!r}: too few operands for character {place}")
-        depth += 1 - needed
-    if depth != 1:
-        raise malformed(f"validation expression {expression!r}: {depth} values left, not one")
+    parse(expression)
+
+
+def conjoined(expressions: Sequence[str]) -> str:
+    """Return the expression that is true when all of these are; '' for none."""
+    return "".join(expressions) + "&" * (len(expressions) - 1)
 
 
 def local_flags(words: Iterable[str]) -> int:

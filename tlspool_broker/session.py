@@ -6,12 +6,18 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
              (if it is away)  (if none is free)   (servers only)                                 |
                                                                               final reply, RELAYING -> OVER
     with LOCALID_CHECK: EXPECT_LOCALID, for clients first of all, for servers behind EXPECT_CLIENT_HELLO
+    judged, and nobody here knows enough: EXPECT_ADVICE, in the middle of EXPECT_HANDSHAKE
+    judged, and refused: EXPECT_ALERT until the worker has told the remote, then OVER
     any of them, when we end it: EXPECT_END until the worker has let go, then OVER
 
 * In EXPECT_CHOICE a client waits until somebody has chosen its identity (chooser.py); clients only, and only where a
   program is registered for that.  What is to be ``stored`` of the choice is, when the session begins to relay.
 * In EXPECT_LOCALID the application is asked who we are, once or several times (proposals.py).  It may give the
   plaintext descriptor with its answer (``plain``): then it is not asked for it again.
+* Everything is decided by one snapshot of the databases (``records``, snapshot.py), whose number is ``generation``.
+* A session that is judged (judging.py) has its worker describe what the remote shows, once, and wait (``shown``).  The
+  answer is a Verdict.  In EXPECT_ADVICE somebody else is asked first, and nobody but this session waits for that.
+  After a Verdict that refuses (``refusal``) a handshake cannot succeed any more.
 * Up to EXPECT_WORKER the session's socket is here (``crypt``); from then on the worker has it.  What ends a
   session after that point is a word of the worker (HandshakeFailed, SessionEnded), or the worker's death.
 * To end a session ourselves we tell the application (ERROR, unless it is gone or the request id was used
@@ -21,7 +27,8 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
   that reply; from the final STARTTLS reply on, the session is *controlled* by the connection that asked for
   it and ends with it, unless FORK or DETACH said otherwise.
 * A peer, which may have either role, is set up as a client; ``as_server`` is what it does when its remote speaks
-  first.  A remote that relays may be asked who it is once more (reauth.py): ``asked`` is what it must prove then.
+  first.  A remote that relays may be asked who it is once more (reauth.py): ``asked`` is what it must
+  prove then, and by which databases.
 * keyd may go away at any time: a session that gets to its credentials then goes back to EXPECT_KEYD, and has a
   worker there.
 
@@ -38,7 +45,8 @@ from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, Note, SessionId
-from tlspool_broker.policy import Plan
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records
+from tlspool_broker.validation.judgement import Judgement
 from tlspool_broker.workers import Worker
 from tlspool_common.appwire import Details, Flag, Starttls, Verified
 from tlspool_common.errors import Code, PoolError
@@ -51,6 +59,8 @@ from tlspool_common.messages import (
     HandshakeFailed,
     Message,
     RemoteAuth,
+    RemoteShown,
+    RevocationTold,
     SessionEnded,
 )
 
@@ -66,6 +76,8 @@ class State(Enum):
     EXPECT_WORKER = auto()
     EXPECT_CLIENT_HELLO = auto()
     EXPECT_HANDSHAKE = auto()
+    EXPECT_ADVICE = auto()
+    EXPECT_ALERT = auto()
     EXPECT_PLAINTEXT = auto()
     RELAYING = auto()
     EXPECT_END = auto()
@@ -83,6 +95,8 @@ class Happening(Enum):
     KEYD_JOINED = auto()
     WORKER_FOUND = auto()
     HELLO_SEEN = auto()
+    REMOTE_SHOWN = auto()
+    ADVISED = auto()
     HANDSHAKE_DONE = auto()
     HANDSHAKE_FAILED = auto()
     PLAIN_GIVEN = auto()
@@ -124,7 +138,19 @@ TABLE: dict[State, dict[Happening, frozenset[State]]] = {
     },
     _S.EXPECT_HANDSHAKE: {
         _H.HELLO_SEEN: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
+        _H.REMOTE_SHOWN: frozenset({_S.EXPECT_HANDSHAKE, _S.EXPECT_ADVICE, _S.EXPECT_ALERT}),
         _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_PLAINTEXT, _S.RELAYING}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.EXPECT_ADVICE: {
+        _H.ADVISED: frozenset({_S.EXPECT_HANDSHAKE, _S.EXPECT_ALERT}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.EXPECT_ALERT: {
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
         _H.WORKER_LOST: frozenset({_S.OVER}),
         _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
@@ -143,6 +169,7 @@ TABLE: dict[State, dict[Happening, frozenset[State]]] = {
     },
     _S.EXPECT_END: {
         _H.HELLO_SEEN: frozenset({_S.EXPECT_END}),
+        _H.REMOTE_SHOWN: frozenset({_S.EXPECT_END}),
         _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_END}),
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
         _H.ENDED: frozenset({_S.OVER}),
@@ -153,6 +180,7 @@ TABLE: dict[State, dict[Happening, frozenset[State]]] = {
 
 SAID: dict[type[Message], Happening] = {
     ClientHelloSeen: Happening.HELLO_SEEN,
+    RemoteShown: Happening.REMOTE_SHOWN,
     HandshakeDone: Happening.HANDSHAKE_DONE,
     HandshakeFailed: Happening.HANDSHAKE_FAILED,
     SessionEnded: Happening.ENDED,
@@ -167,6 +195,8 @@ _OVERDUE = {
     _S.EXPECT_WORKER: Code.NO_WORKER,
     _S.EXPECT_CLIENT_HELLO: Code.HANDSHAKE_TIMEOUT,
     _S.EXPECT_HANDSHAKE: Code.HANDSHAKE_TIMEOUT,
+    _S.EXPECT_ADVICE: Code.HANDSHAKE_TIMEOUT,
+    _S.EXPECT_ALERT: Code.HANDSHAKE_TIMEOUT,
     _S.EXPECT_PLAINTEXT: Code.CALLBACK_TIMEOUT,
 }
 
@@ -191,11 +221,11 @@ class Session:
     caller: Caller
     request: Starttls
     plan: Plan
+    records: Records
     exchange: Exchange | None
     crypt: OwnedFd | None
     alpn: bytes
     as_server: Plan | None
-    generation: int
     started_ms: int
     deadline_ms: float | None
     state: State
@@ -205,18 +235,32 @@ class Session:
     stored: Stored | None = None
     proposals: tuple[str, ...] = ()
     hello_sni: str = ""
+    asks: Asks = NOTHING_ASKED
+    shown: RemoteShown | None = None
+    advice: RevocationTold | None = None
+    question: int = 0
+    judgement: Judgement | None = None
+    refusal: PoolError | None = None
     facts: HandshakeDone | None = None
     remoteid: str = ""
     established_ms: int = 0
     ended_by: str = ""
-    asked: Plan | None = None
+    asked: tuple[Plan, Records] | None = None
     rationed_until_ms: int = 0
     on_end: Callable[[Session], None] | None = None
 
+    @property
+    def generation(self) -> int:
+        """Number of the state of the databases that everything is decided by."""
+        return self.records.generation
+
     def allows(self, happening: Happening) -> bool:
         """Tell whether this may happen now."""
-        if happening is Happening.HELLO_SEEN and self.state is State.EXPECT_HANDSHAKE and self.as_server is None:
-            return False  # only a peer that was taken for the client may turn out to be the server
+        if happening is Happening.HELLO_SEEN and self.state is State.EXPECT_HANDSHAKE:
+            # only a peer that was taken for the client may turn out to be the server
+            return self.as_server is not None and self.shown is None
+        if happening is Happening.REMOTE_SHOWN and (not self.asks.asks or self.shown is not None):
+            return False  # nobody has asked for that, or it was said already
         return happening in TABLE[self.state]
 
     def serve(self) -> None:
@@ -246,8 +290,12 @@ class Session:
     def overdue(self, now_ms: int) -> Code | None:
         """Return why a session fails whose timer has fired; None: nothing was to come."""
         code = _OVERDUE.get(self.state)
-        late = self.deadline_ms is not None and now_ms >= self.deadline_ms
-        return Code.HANDSHAKE_TIMEOUT if code and late and self.state is not State.EXPECT_PLAINTEXT else code
+        late = self.is_late(now_ms) and self.state is not State.EXPECT_PLAINTEXT
+        return Code.HANDSHAKE_TIMEOUT if code and late else code
+
+    def is_late(self, now_ms: int) -> bool:
+        """Whether the handshake should be over."""
+        return self.deadline_ms is not None and now_ms >= self.deadline_ms
 
     @property
     def being_set_up(self) -> bool:
@@ -304,6 +352,7 @@ class Session:
             "service": self.request.service,
             "side": self.plan.side.name.lower(),
             "localid": str(self.plan.localid or ""),
+            "generation": self.generation,
         }
         if self.facts is None:
             return {**fields, "wanted": str(self.plan.expected or "")}
@@ -314,7 +363,6 @@ class Session:
             "version": self.version,
             "cipher": self.facts.cipher,
             "group": self.facts.group,
-            "generation": self.generation,
         }
 
     def start_note(self, now_ms: int) -> Note:

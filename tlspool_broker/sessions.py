@@ -16,7 +16,6 @@ from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.ctlkeys import ControlKeys
 from tlspool_broker.events import (
     Arm,
-    Clock,
     Disarm,
     DropFd,
     OfSession,
@@ -24,14 +23,16 @@ from tlspool_broker.events import (
     PassedFd,
     SendWorker,
     SessionId,
-    Timer,
 )
+from tlspool_broker.explain import Explain
+from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd, RandomBytes
+from tlspool_broker.online import Online
 from tlspool_broker.policy import Plan, Records
 from tlspool_broker.proposals import Proposals
 from tlspool_broker.room import Room
 from tlspool_broker.session import SAID, Happening, Session, State
-from tlspool_broker.waits import KEYD_WAIT_MS, WORKER_WAIT_MS, Waits
+from tlspool_broker.waits import KEYD_WAIT_MS, WORKER_WAIT_MS, Waits, bound_wait, timer_of
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.appwire import Cmd, Flag, Frame, Starttls
 from tlspool_common.errors import Code, PoolError, code_of
@@ -42,6 +43,7 @@ from tlspool_common.messages import (
     HandshakeDone,
     HandshakeFailed,
     PlainConnected,
+    RemoteShown,
     SessionEnded,
     Side,
 )
@@ -59,17 +61,21 @@ class Sessions:
         self,
         out: Out,
         settings: Settings,
-        records: Records,
         connections: Connections,
         workers: Workers,
         keyd: Keyd,
         random_bytes: RandomBytes,
         access: Access,
         chooser: Chooser,
+        online: Online,
+        judging: Judging,
+        explain: Explain,
     ) -> None:
         self._out = out
         self._settings = settings
-        self._records = records
+        self._online = online
+        self._judging = judging
+        self._explain = explain
         self._connections = connections
         self._workers = workers
         self._keyd = keyd
@@ -79,7 +85,7 @@ class Sessions:
         self._chooser = chooser
         chooser.bind(self._choice_made, self._fail, self.abandon)
         self.keys = ControlKeys(out, settings, random_bytes)
-        self._proposals = Proposals(out, settings, records, access, connections, self._fail, self._localid_chosen)
+        self._proposals = Proposals(out, settings, access, connections, self._fail, self._localid_chosen)
         self._last_id = 0
         self._stopping = False
 
@@ -120,6 +126,7 @@ class Sessions:
         reqid: int,
         request: Starttls,
         plan: Plan,
+        records: Records,
         crypt: OwnedFd,
         alpn: bytes,
         as_server: Plan | None = None,
@@ -138,11 +145,11 @@ class Sessions:
             caller=connection.caller,
             request=request,
             plan=plan,
+            records=records,
             exchange=self._connections.open(connection, reqid, session_id),
             crypt=crypt,
             alpn=alpn,
             as_server=as_server,
-            generation=0,
             started_ms=self._out.now_ms,
             deadline_ms=None if timeout_ms is None else self._out.now_ms + timeout_ms,
             state=State.EXPECT_CHOICE if chooses else self._first_state(plan),
@@ -151,7 +158,7 @@ class Sessions:
         self.keys.add(session)
         self._room.enter(session.caller.uid)
         if chooses:
-            self._arm(session)
+            bound_wait(self._out, session)
             self._chooser.ask(session)
         else:
             self._begin(session)
@@ -178,7 +185,7 @@ class Sessions:
 
     def _propose(self, session: Session) -> None:
         """Ask the application who we are; all proposals together have the time of one callback."""
-        self._arm(session, self._settings.callback_timeout_s * 1000)
+        bound_wait(self._out, session, self._settings.callback_timeout_s * 1000)
         self._proposals.begin(session)
 
     def _localid_chosen(self, session: Session) -> None:
@@ -190,7 +197,7 @@ class Sessions:
 
     def _await_keyd(self, session: Session) -> None:
         self._waits.for_keyd(session)
-        self._arm(session, KEYD_WAIT_MS)
+        bound_wait(self._out, session, KEYD_WAIT_MS)
 
     def _find_worker(self, session: Session) -> None:
         worker = self._workers.find(session.caller.uid)
@@ -198,13 +205,14 @@ class Sessions:
             self._start(session, worker)
         else:
             self._waits.for_worker(session)
-            self._arm(session, WORKER_WAIT_MS)
+            bound_wait(self._out, session, WORKER_WAIT_MS)
 
     def _start(self, session: Session, worker: Worker) -> None:
         """Hand a session to a worker."""
         try:
-            session.generation = self._records.generation
-            trust_generation = briefing.share_trust(self._out, worker, self._records)
+            parameters = briefing.parameters_of(session, self._settings)
+            session.asks = self._judging.asks(session)
+            trust_generation = briefing.share_trust(self._out, worker, session.records)
         except PoolError as error:
             self._fail(session, error)
             self._workers.release(worker, session.session_id)
@@ -214,12 +222,12 @@ class Sessions:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has no socket any more")
         session.worker = worker
         worker.sessions[session.session_id] = None
-        briefing.start(self._out, session, worker, trust_generation, crypt, self._settings)
+        briefing.start(self._out, session, worker, trust_generation, parameters, crypt, self._settings)
         if session.plan.side is Side.CLIENT:
             self._go_on(session, worker, Happening.WORKER_FOUND)
         else:
             session.move(Happening.WORKER_FOUND, State.EXPECT_CLIENT_HELLO)
-            self._arm(session)
+            bound_wait(self._out, session)
 
     def _go_on(self, session: Session, worker: Worker, happening: Happening) -> None:
         """Give a worker the credentials it needs, as soon as keyd is there to use them."""
@@ -228,8 +236,8 @@ class Sessions:
             self._await_keyd(session)
         else:
             session.move(happening, State.EXPECT_HANDSHAKE)
-            briefing.give_credentials(self._out, session, worker, self._keyd)
-            self._arm(session)
+            briefing.give_credentials(self._out, session, worker, self._keyd, self._online)
+            bound_wait(self._out, session)
 
     # --- others come and go ---------------------------------------------------------------------------
 
@@ -255,7 +263,7 @@ class Sessions:
                 self._fail(session, PoolError(Code.WORKER_DIED, reason), Happening.WORKER_LOST)
                 continue
             if session.established_ms:
-                self._note_end(session, session.lost(reason))
+                self._out(session.end_note(session.lost(reason), self._out.now_ms))
             self._over(session, Happening.WORKER_LOST)
 
     # --- what the worker says -------------------------------------------------------------------------
@@ -279,14 +287,15 @@ class Sessions:
         match message:
             case ClientHelloSeen():
                 self._hello_seen(session, worker, message)
+            case RemoteShown():
+                self._judging.shown(session, message)
             case HandshakeDone():
                 self._handshake_done(session, message)
             case HandshakeFailed():
-                code = code_of(message.code) or Code.INTERNAL
-                told = policy.told(code, "", message.alert)
-                self._fail(session, PoolError(code, message.detail), happening, told)
+                error = session.refusal or PoolError(code_of(message.code) or Code.INTERNAL, message.detail)
+                self._fail(session, error, happening, policy.told(error.code, "", message.alert))
             case SessionEnded() if session.state is State.RELAYING:
-                self._note_end(session, message)
+                self._out(session.end_note(message, self._out.now_ms))
                 self._over(session, happening)
             case SessionEnded():
                 self._fail(session, policy.lost_before_plaintext(message), happening, "")
@@ -296,20 +305,16 @@ class Sessions:
             return  # said before it heard of the end
         if session.established_ms:
             words = message if isinstance(message, SessionEnded) else session.lost("it spoke of a handshake")
-            self._note_end(session, words)
+            self._out(session.end_note(words, self._out.now_ms))
         self._over(session, happening)
 
     def _hello_seen(self, session: Session, worker: Worker, message: ClientHelloSeen) -> None:
-        asks = session.asks_localid
-        session.serve()
-        session.hello_sni = message.sni
         try:
-            if session.plan.localid is not None or not asks:
-                policy.judge_hello(session.plan, message.sni)
+            self._proposals.hello(session, message.sni)
         except PoolError as error:
             self._fail(session, error)
             return
-        if asks:
+        if session.asks_localid:
             session.move(Happening.HELLO_SEEN, State.EXPECT_LOCALID)
             self._propose(session)
         else:
@@ -318,8 +323,11 @@ class Sessions:
     def _handshake_done(self, session: Session, facts: HandshakeDone) -> None:
         session.facts = facts
         try:
-            session.remoteid = policy.judge_remote(session.plan, facts)
+            accepted = self._judging.done(session, facts)
+            session.remoteid = policy.judge_remote(session.plan, facts, accepted=accepted)
         except PoolError as error:
+            if error.code is Code.INTERNAL:
+                raise
             self._fail(session, error)
             return
         if session.plain is not None:
@@ -327,7 +335,7 @@ class Sessions:
             self._relay(session, plain, Happening.HANDSHAKE_DONE)
             return
         session.move(Happening.HANDSHAKE_DONE, State.EXPECT_PLAINTEXT)
-        self._out(Arm(self._timer(session), self._settings.callback_timeout_s * 1000))
+        self._out(Arm(timer_of(session), self._settings.callback_timeout_s * 1000))
         if session.exchange is not None:
             self._connections.call_back(session.exchange, Cmd.PLAINTEXT_CONNECT, session.echo().to_payload())
 
@@ -360,10 +368,12 @@ class Sessions:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
         session.move(happening, State.RELAYING)
         session.established_ms = self._out.now_ms
-        self._out(Disarm(self._timer(session)))
+        self._out(Disarm(timer_of(session)))
         self._out(SendWorker(worker.number, PlainConnected(session_id=session.session_id), plain))
         if session.stored is not None:
             self._chooser.store(session, session.stored)
+        self._judging.begins(session)
+        self._explain.accepted(session)
         self._connections.finish(exchange, Cmd.STARTTLS, session.echo().to_payload())
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
@@ -402,7 +412,11 @@ class Sessions:
             return None
         if session.state is State.EXPECT_END:
             return session.worker
-        if code := session.overdue(self._out.now_ms):
+        if session.state is State.EXPECT_ADVICE and not session.is_late(self._out.now_ms):
+            self._judging.late(session)
+        elif session.refusal is not None:
+            self._fail(session, session.refusal)
+        elif code := session.overdue(self._out.now_ms):
             self._fail(session, PoolError(code))
         return None
 
@@ -430,7 +444,7 @@ class Sessions:
 
     def _end_at_worker(self, session: Session, worker: Worker, alert: int) -> None:
         self._out(SendWorker(worker.number, EndSession(session_id=session.session_id, alert=alert)))
-        self._out(Arm(self._timer(session), END_WAIT_MS + self._settings.signature_wait_s * 1000))
+        self._out(Arm(timer_of(session), END_WAIT_MS + self._settings.signature_wait_s * 1000))
 
     def _fail(
         self,
@@ -444,6 +458,7 @@ class Sessions:
         """End a session that is being set up, with a final ERROR unless nobody waits for it."""
         code = error.code
         self._out(session.failure_note(error, self._out.now_ms))
+        self._explain.refused(session, error)
         exchange, session.exchange = session.exchange, None
         if exchange is not None and tell:
             if code is Code.INTERNAL:
@@ -455,6 +470,7 @@ class Sessions:
             self._connections.end(exchange, code)
         self._waits.forget(session)
         self._chooser.forget(session)
+        self._judging.forget(session)
         self.keys.free(session)
         if session.plain is not None:
             self._out(DropFd(session.plain))
@@ -472,29 +488,13 @@ class Sessions:
     def _over(self, session: Session, happening: Happening) -> None:
         """Forget a session."""
         session.move(happening, State.OVER)
-        self._out(Disarm(self._timer(session)))
+        self._out(Disarm(timer_of(session)))
         self.keys.ended(session)
         self.keys.free(session)
         del self._by_id[session.session_id]
         self._room.leave(session.caller.uid)
         if session.worker is not None:
             self._workers.release(session.worker, session.session_id)
-
-    # --- time -----------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _timer(session: Session) -> Timer:
-        return Timer(Clock.SESSION, session.session_id)
-
-    def _arm(self, session: Session, wait_ms: float | None = None) -> None:
-        """Bound the wait of a session that is in its handshake, or waits for something to begin it."""
-        waits = [] if wait_ms is None else [wait_ms]
-        if session.deadline_ms is not None:
-            waits.append(max(0.0, session.deadline_ms - self._out.now_ms))
-        self._out(Arm(self._timer(session), min(waits)) if waits else Disarm(self._timer(session)))
-
-    def _note_end(self, session: Session, message: SessionEnded) -> None:
-        self._out(session.end_note(message, self._out.now_ms))
 
 
 _LAST_WORDS = frozenset({Happening.HANDSHAKE_FAILED, Happening.ENDED})

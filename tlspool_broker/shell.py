@@ -20,6 +20,7 @@ from tlspool_broker.events import (
     AdoptWorker,
     AppFrame,
     Arm,
+    AskKeyd,
     ClosePeer,
     CloseWorker,
     Disarm,
@@ -28,14 +29,19 @@ from tlspool_broker.events import (
     Event,
     HandOver,
     JoinKeyd,
+    KeyTold,
     Note,
     SendApp,
+    SendHelper,
     SendMaster,
     SendWorker,
+    StartHelper,
+    StopHelper,
     TimerFired,
     WorkerLost,
     WorkerSaid,
 )
+from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_broker.timers import Timers
 from tlspool_common import grants
 from tlspool_common.fd import OwnedFd
@@ -59,6 +65,7 @@ class Shell:
         self.core = core
         self.applications = Applications(self.happened, own, most_connections, log)
         self.borders = Borders(self.happened, settings, log)
+        self.questions = KeyQuestions(self.happened)
         self._log = log
         self._after = after
         self._events: deque[Event] = deque()
@@ -118,10 +125,20 @@ class Shell:
             case HandOver(connection, peer, registration):
                 if (handed := self.applications.release(connection)) is not None:
                     self.borders.send_peer(peer, registration, handed)
+            case AskKeyd(keyd, exchange, about_key):
+                self.borders.send_peer(keyd, about_key, exchange=exchange)
+            case KeyTold(number, answer):
+                self.questions.told(number, answer)
             case SendMaster(peer, to_master):
                 self.borders.send_peer(peer, to_master)
             case ClosePeer(peer):
                 self.borders.close_peer(peer)
+            case StartHelper(helper):
+                self.borders.start_helper(helper)
+            case SendHelper(helper, exchange, question):
+                self.borders.send_helper(helper, exchange, question)
+            case StopHelper(helper):
+                self.borders.stop_helper(helper)
             case DropFd(dropped, shut):
                 _drop(dropped, shut)
             case _:

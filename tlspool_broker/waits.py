@@ -1,4 +1,4 @@
-"""Sessions that wait for the pool itself: for keyd to be there, or for a worker to be free.
+"""How long sessions wait, and who waits for the pool itself: for keyd to be there, or for a worker to be free.
 
 Whatever is done here for one session takes a time that does not grow with the number of sessions.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from tlspool_broker.events import SessionId
+from tlspool_broker.events import Arm, Clock, Disarm, Out, SessionId, Timer
 from tlspool_broker.session import Session
 from tlspool_broker.turns import Turns
 from tlspool_broker.workers import Worker, Workers
@@ -18,6 +18,19 @@ KEYD_WAIT_MS = 1_000
 
 WORKER_WAIT_MS = 3_000
 """For a worker: a fork takes milliseconds, a master that is started anew a second or two."""
+
+
+def timer_of(session: Session) -> Timer:
+    """Return the timer of what a session expects."""
+    return Timer(Clock.SESSION, session.session_id)
+
+
+def bound_wait(out: Out, session: Session, wait_ms: float | None = None) -> None:
+    """Bound the wait of a session that is in its handshake, or waits for something to begin it."""
+    waits = [] if wait_ms is None else [wait_ms]
+    if session.deadline_ms is not None:
+        waits.append(max(0.0, session.deadline_ms - out.now_ms))
+    out(Arm(timer_of(session), min(waits)) if waits else Disarm(timer_of(session)))
 
 
 class Waits:

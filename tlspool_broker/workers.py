@@ -95,8 +95,7 @@ class Workers:
     def __init__(self, out: Out, settings: Settings) -> None:
         self._out = out
         self._isolation = settings.isolation
-        self._warm = settings.workers
-        self._per_owner = settings.workers if settings.isolation == "pool" else settings.workers_per_application
+        self._settings = settings
         self._master: PeerId | None = None
         self._all: dict[WorkerNumber, Worker] = {}
         self._by_master: dict[tuple[PeerId, int], WorkerNumber] = {}
@@ -108,6 +107,14 @@ class Workers:
         self._settling = False
         self._quiet_until_ms = 0
         self._idle_armed = False
+
+    @property
+    def _warm(self) -> int:
+        return self._settings.workers
+
+    @property
+    def _per_owner(self) -> int:
+        return self._warm if self._isolation == "pool" else self._settings.workers_per_application
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self._all.values()))

@@ -17,14 +17,19 @@ from pathlib import Path
 
 from tlspool_common import peer
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.setting_errors import SettingError
 
-LINE_B = 1024 * 1024
-"""Longest request: a certificate chain in base64 fits many times."""
+LINE_B = 16 * 1024 * 1024
+"""Longest request: 5000 trust anchors in base64, as one change, have some 10 MiB."""
 
 Request = dict[str, object]
 Answer = dict[str, object]
 Handler = Callable[[Request], Answer]
 AsyncHandler = Callable[[Request], Awaitable[Answer]]
+EitherHandler = Callable[[Request], Answer | Awaitable[Answer]]
+
+PEER_UID = "peer_uid"
+"""The field in which a handler of ``serve`` finds who asks, by word of the kernel; nobody can send it."""
 
 
 def request_untrusted(line: bytes) -> tuple[Request, bool]:
@@ -59,7 +64,10 @@ def render(answer: Mapping[str, object], for_people: bool) -> bytes:
 
 def refusal(error: PoolError) -> Answer:
     """Make the answer for an error."""
-    return {"ok": False, "code": int(error.code), "error": str(error)}
+    answer: Answer = {"ok": False, "code": int(error.code), "error": str(error)}
+    if isinstance(error, SettingError):
+        answer["problems"] = error.rows()
+    return answer
 
 
 def answer_untrusted(line: bytes, handler: Handler) -> bytes:
@@ -73,13 +81,14 @@ def answer_untrusted(line: bytes, handler: Handler) -> bytes:
 
 
 async def _converse(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler | AsyncHandler
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: EitherHandler, uid: int, line_b: int
 ) -> None:
     try:
         while line := await reader.readline():
             for_people = not line.lstrip().startswith(b"{")
             try:
                 request, for_people = request_untrusted(line)
+                request[PEER_UID] = uid
                 result = handler(request)
                 answer = result if isinstance(result, dict) else await result
                 data = render({"ok": True, **answer}, for_people)
@@ -88,7 +97,7 @@ async def _converse(
             writer.write(data)
             await writer.drain()
     except ValueError:  # StreamReader: a line beyond the limit
-        writer.write(render(refusal(PoolError(Code.FIELD_MALFORMED, f"a request has at most {LINE_B} bytes")), True))
+        writer.write(render(refusal(PoolError(Code.FIELD_MALFORMED, f"a request has at most {line_b} bytes")), True))
     except (ConnectionError, asyncio.CancelledError):
         pass  # the client has gone, or the daemon ends: Python 3.11 would call the latter an error
     finally:
@@ -129,17 +138,22 @@ def mask_of(mode: int) -> int:
 
 
 async def serve(
-    path: Path, handler: Handler | AsyncHandler, mode: int = 0o660, strangers: Container[int] = ()
+    path: Path,
+    handler: EitherHandler,
+    mode: int = 0o660,
+    strangers: Container[int] = (),
+    line_b: int = LINE_B,
 ) -> asyncio.Server:
     """Serve a control socket on the running loop; users that are ``strangers`` are sent away."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if peer.credentials(writer.get_extra_info("socket")).uid in strangers:
+        uid = peer.credentials(writer.get_extra_info("socket")).uid
+        if uid in strangers:
             writer.close()
         else:
-            await _converse(reader, writer, handler)
+            await _converse(reader, writer, handler, uid, line_b)
 
-    return await asyncio.start_unix_server(converse, sock=bind(path, mode), limit=LINE_B)
+    return await asyncio.start_unix_server(converse, sock=bind(path, mode), limit=line_b)
 
 
 class LineServer:

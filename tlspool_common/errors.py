@@ -100,6 +100,10 @@ class Code(IntEnum):
     REAUTH_BUSY = 128
     REAUTH_INSECURE = 129
     SERVICE_SHARED = 131
+    GENERATION_OTHER = 132
+    GENERATION_UNKNOWN = 133
+    KEY_UNFIT = 134
+    SIGNATURE_WRONG = 135
 
     LOCALID_UNKNOWN = 201
     LOCALID_NOT_DISCLOSED = 202
@@ -166,10 +170,16 @@ class Code(IntEnum):
     STOPPING = 604
     DATABASE = 605
     WORKER_SLOW = 606
+    DATABASES_IN_USE = 607
+    KEY_UNCHECKED = 608
+    PINS_FULL = 609
 
     SETTING_INVALID = 701
     PROVIDER_ABSENT = 702
     PIN_FILE_EXPOSED = 703
+    POLICY_UNKNOWN = 704
+    POLICY_EMPTY = 705
+    RELOAD_REFUSED = 706
 
     INTERNAL = 901
 
@@ -314,6 +324,26 @@ TABLE: dict[Code, Entry] = {
         _C.COMMAND_NOTIMPL,
         "a PIN service needs a connection of its own",
         "register over a connection that carries nothing else",
+    ),
+    Code.GENERATION_OTHER: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the databases have changed since that generation",
+        "look at what changed, then ask again: tlspool history",
+    ),
+    Code.GENERATION_UNKNOWN: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "there is no such generation, or the history does not reach back to it",
+        "see what there is: tlspool history",
+    ),
+    Code.KEY_UNFIT: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the private key does not belong to the certificate",
+        "name the key that the certificate was made for: tlspool keys lists them",
+    ),
+    Code.SIGNATURE_WRONG: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the revocation list is not signed by that issuer",
+        "give the list of the issuer named, or trust the issuer first: tlspool trust set",
     ),
     Code.LOCALID_UNKNOWN: Entry(
         _C.CONNECTION_DRIVER_SETUP,
@@ -552,11 +582,39 @@ TABLE: dict[Code, Entry] = {
     Code.WORKER_SLOW: Entry(
         _C.ENTANGLED_THREADS, "the worker did not answer in time", "look at its load, and at the log of tlspool-worker"
     ),
+    Code.DATABASES_IN_USE: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "another process has the databases open",
+        "use the broker's control socket, or stop the broker first",
+    ),
+    Code.KEY_UNCHECKED: Entry(
+        _C.STIRRED_NOT_SHAKEN,
+        "whether the private key exists could not be found out",
+        "look at the key daemon's log, or do without strict",
+    ),
+    Code.PINS_FULL: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "there are too many pins", "remove those of no use: tlspool trust unpin"
+    ),
     Code.SETTING_INVALID: Entry(_C.CONNECTION_DRIVER_SETUP, "a setting is invalid", "correct the named setting"),
     Code.PROVIDER_ABSENT: Entry(
         _C.CONNECTION_DRIVER_SETUP, "the OpenSSL provider is not in effect", "build it: pip install ."
     ),
     Code.PIN_FILE_EXPOSED: Entry(_C.CONNECTION_DRIVER_SETUP, "the PIN file can be read by others", "chmod 0600"),
+    Code.POLICY_UNKNOWN: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "there is no crypto policy of that name",
+        "assign one that tlspool policy list shows",
+    ),
+    Code.POLICY_EMPTY: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the crypto policy has no protocol version that the configuration allows",
+        "assign another one, or change tls_min_version and tls_max_version",
+    ),
+    Code.RELOAD_REFUSED: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the configuration is wrong; the settings that were in force stay so",
+        "correct the named settings and reload again",
+    ),
     Code.INTERNAL: Entry(_C.STIRRED_NOT_SHAKEN, "an internal error", "report it with the session id and the log"),
 }
 

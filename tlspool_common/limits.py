@@ -84,6 +84,29 @@ TOLD_B = 350
 GRANT_LIFE_S = 300
 """Longest life of a grant.  The broker takes the handshake's deadline where that is nearer."""
 
+# --- databases ---------------------------------------------------------------------------------------
+
+PINS = 100_000
+"""Pins of all remotes: trust on first use adds one for each that comes, and anybody can make up identities."""
+
+REVOKED_SERIALS = 500_000
+"""Revoked certificates of one issuer: the largest public lists have some 300 000, of 20 octets each."""
+
+HISTORY_KEEP = 10_000
+"""Generations that can be shown and undone, if no setting says otherwise: 27 changes a day for a year."""
+
+PASTS = 16
+"""Earlier generations that are remembered for sessions which were begun under them; a session holds its own."""
+
+REASON_B = 500
+"""Why an operator changed something: a sentence or two, or the address of a ticket."""
+
+BATCH = 10_000
+"""Operations in one transaction; certificate bundles have 150 anchors."""
+
+REQUEST_B = 16 * 1024 * 1024
+"""A request of an operator to the broker: a bundle of 3000 anchors in base64 has 6 MiB."""
+
 # --- text -------------------------------------------------------------------------------------------
 
 POLICY_TEXT_B = 1024

@@ -64,6 +64,10 @@ class Log:
         self._least = LEVELS[level]
         self._journal = "JOURNAL_STREAM" in os.environ
 
+    def set_level(self, level: str) -> None:
+        """Write facts of this level, and of more weighty ones, from now on."""
+        self._least = LEVELS[level]
+
     def wants(self, level: str) -> bool:
         """Whether facts of a level are written: where there are many, it spares making them."""
         return LEVELS[level] <= self._least

@@ -1,24 +1,48 @@
-"""Settings: one table of options, and the reader of upstream's configuration syntax.
+"""Settings: the reader of upstream's configuration syntax, and what a daemon keeps of a file.
 
 A line is ``keyword`` + one space + value to the end of the line; ``#`` starts a comment line; blank lines
 count for nothing.  The file is read to its end and checked as a whole before anything acts on it, so that
-the order of lines matters only where an option may be repeated.  docs/configuration.md is generated from
-TABLE.
+the order of lines matters only where an option may be repeated; and everything that is wrong is told at once.
+The table is in setting_table.py.
+
+A daemon has one object of Settings, which all its parts hold and ask at the time of use.  A new file is read into
+another one; only when all of it is right does the first ``adopt`` it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from tlspool_common import setting_kinds as kinds
 from tlspool_common.access import AccessRule, parse_rule
-from tlspool_common.errors import Code, PoolError
+from tlspool_common.policies import DEFAULT, POLICIES, TLS12, TLS13
+from tlspool_common.setting_errors import Problem, SettingError
+from tlspool_common.setting_kinds import AppSocket, Pkcs11Module, Principal
+from tlspool_common.setting_table import (
+    BY_NAME,
+    DERIVED,
+    DERIVED_AT_START,
+    OF_SOCKET,
+    REPEATED,
+    SOURCES,
+    TABLE,
+    UNUSED,
+    Option,
+    Part,
+)
+
+__all__ = ["TABLE", "AppSocket", "Option", "Part", "Pkcs11Module", "Principal", "Problem", "SettingError", "Settings"]
 
 DEFAULT_PATH = Path("/etc/tlspool.conf")
+
+VERSIONS = {"1.2": TLS12, "1.3": TLS13}
 
 _LINE_B = 4096
 """Longest line.  Upstream stops at 512; cipher lists are longer than that."""
@@ -26,254 +50,16 @@ _LINE_B = 4096
 _FILE_B = 1024 * 1024
 
 
-class SettingError(PoolError):
-    """A setting is wrong; says which, its value, and what it should be."""
-
-    def __init__(self, name: str, value: str, hint: str) -> None:
-        super().__init__(Code.SETTING_INVALID, f"{name} {value!r}: {hint}")
-
-
-def _refuse(hint: str) -> NoReturn:
-    raise ValueError(hint)
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def cast(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
-            _refuse(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return cast
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def cast(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", text) or not low <= float(text) <= high:
-            _refuse(f"must be a number of seconds from {low:g} to {high:g}")
-        return float(text)
-
-    return cast
-
-
-def _choice(*words: str) -> Callable[[str], str]:
-    def cast(text: str) -> str:
-        return text if text in words else _refuse(f"must be one of {', '.join(words)}")
-
-    return cast
-
-
-def _path(text: str) -> Path:
-    return Path(text) if text.startswith("/") and "\0" not in text else _refuse("must be an absolute path")
-
-
-def _file_name(text: str) -> str:
-    return text if text and "\0" not in text else _refuse("must be a file name, relative to dbenv_dir or absolute")
-
-
-def _mode(text: str) -> int:
-    return int(text, 8) if re.fullmatch(r"0?[0-7]{3}", text) else _refuse("must be an octal mode such as 0666")
-
-
-def _uid(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 10:
-        return int(text)
-    import pwd  # not needed where settings name no user
-
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError:
-        _refuse("names no user of this host")
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """A user, or all members of a group."""
-
-    number: int
-    is_group: bool
-
-    def covers(self, uid: int, gids: Iterable[int]) -> bool:
-        """Whether a process with these ids is meant."""
-        return self.number in gids if self.is_group else self.number == uid
-
-
-def _principals(text: str) -> tuple[Principal, ...]:
-    return tuple(
-        Principal(_gid(word[1:]), is_group=True) if word.startswith("@") else Principal(_uid(word), is_group=False)
-        for word in _word_list(text)
-    )
-
-
-def _gid(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 10:
-        return int(text)
-    import grp  # not needed where settings name no group
-
-    try:
-        return grp.getgrnam(text).gr_gid
-    except KeyError:
-        _refuse("names no group of this host")
-
-
-def _openssl_list(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_:+!@=.,/*?\- ]{0,1024}", text):
-        _refuse("must be a list in OpenSSL's syntax, at most 1024 characters")
-    return text
-
-
-def _word_list(text: str) -> tuple[str, ...]:
-    return tuple(word for word in re.split(r"[ ,]+", text) if word)
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One line of the table."""
-
-    name: str
-    cast: Callable[[str], Any]
-    default: Any
-    doc: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pkcs11Module:
-    """A PKCS #11 library and the tokens to use behind it (RFC 7512 URI; ``pkcs11:`` means all)."""
-
-    path: str
-    token_uri: str
-
-
-TABLE: tuple[Option, ...] = (
-    Option("run_dir", _path, Path("/run/tlspool"), "directory of the sockets"),
-    Option("socket_name", _path, None, "application socket; default `run_dir`/tlspool.sock; may be repeated"),
-    Option("socket_mode", _mode, 0o666, "mode of the application socket, octal"),
-    Option("socket_user", _uid, None, "owner (name or number) of the application socket; default: the broker's user"),
-    Option("socket_group", _gid, None, "group (name or number) of the application socket; default: the broker's"),
-    Option("dbenv_dir", _path, Path("/var/lib/tlspool/db"), "directory of the Berkeley DB environment"),
-    Option("db_localid", _file_name, "localid.db", "database of local identities"),
-    Option("db_disclose", _file_name, "disclose.db", "database of what is disclosed to whom"),
-    Option("db_trust", _file_name, "trust.db", "database of trust anchors"),
-    Option(
-        "pkcs11_pin_file", _path, None, "file with the PIN, mode 0600; a systemd credential `pkcs11-pin` comes first"
-    ),
-    Option("pkcs11_sessions", _whole(1, 256), 16, "signatures in parallel for each module; a network HSM likes more"),
-    Option("pkcs11_timeout_s", _seconds(0.1, 600), 10.0, "how long a token may take for one signature"),
-    Option(
-        "pin_services",
-        _principals,
-        (),
-        "users, and groups as @group, whose programs may ask people for the PIN, besides root and `keyd_user`",
-    ),
-    Option("pin_wait_s", _seconds(0, 3600), 30.0, "how long a session waits for a PIN that somebody is asked for"),
-    Option("pin_tries", _whole(1, 10), 2, "wrong PINs in a row before nobody is asked any more; cards lock at three"),
-    Option(
-        "choice_services",
-        _principals,
-        (),
-        "users, and groups as @group, whose programs may choose identities for applications of other users",
-    ),
-    Option("broker_user", _uid, None, "user (name or number) the broker runs as; default: the reader's own"),
-    Option("worker_user", _uid, None, "user the worker runs as; default: the reader's own"),
-    Option("keyd_user", _uid, None, "user keyd runs as; default: the reader's own"),
-    Option("workers", _whole(1, 64), 2, "warm workers kept ready for new applications"),
-    Option(
-        "isolation",
-        _choice("application", "connection", "pool"),
-        "application",
-        "who shares a worker: sessions of one calling user, nobody, or everybody",
-    ),
-    Option("workers_per_application", _whole(1, 64), 2, "workers for one calling user; two fill two cores"),
-    Option(
-        "relay",
-        _choice("native", "python"),
-        "native",
-        "who moves the bytes of finished handshakes: a thread in C, or the worker's loop in Python",
-    ),
-    Option("tls_min_version", _choice("1.2", "1.3"), "1.2", "lowest protocol version"),
-    Option("tls_max_version", _choice("1.2", "1.3"), "1.3", "highest protocol version"),
-    Option("tls_groups", _openssl_list, "", "key exchange groups; empty: the library's (X25519MLKEM768 first)"),
-    Option("tls_ciphers12", _openssl_list, "ECDHE+AESGCM:ECDHE+CHACHA20", "TLS 1.2 ciphers; forward-secret AEAD only"),
-    Option("tls_ciphersuites13", _openssl_list, "", "TLS 1.3 cipher suites; empty: the library's"),
-    Option("tls_sigalgs", _openssl_list, "", "signature algorithms; empty: the library's"),
-    Option("handshake_timeout_s", _seconds(0.1, 86400), 40.0, "handshakes whose request sets none (GnuTLS takes 40)"),
-    Option("peer_listen_s", _seconds(0, 10), 0.3, "peer role: how long the remote may begin before we do"),
-    Option("callback_timeout_s", _seconds(0.1, 86400), 60.0, "wait for the application's answer to a callback"),
-    Option("handshake_threads", _whole(1, 1024), 64, "handshakes of one worker that may wait for a signature at once"),
-    Option("max_sessions", _whole(1, 1_000_000), 20_000, "sessions in all; each takes up to 80 KiB"),
-    Option("max_sessions_per_caller", _whole(1, 1_000_000), 20_000, "sessions of one calling user"),
-    Option("max_requests_per_connection", _whole(1, 65_535), 1_000, "open requests of one connection to the pool"),
-    Option("allow_facilities", _word_list, ("*",), "facilities granted: starttls, or * for all there are"),
-    Option("deny_facilities", _word_list, (), "facilities refused; prevails"),
-    Option(
-        "session_end",
-        _choice("connection", "relay"),
-        "connection",
-        "sessions without FORK end with the connection that controls them, or, as in earlier pools, go on without it",
-    ),
-    Option("reattach", _choice("user", "anybody"), "user", "who may reattach a session: its user, or who has the key"),
-    Option(
-        "sni_rule",
-        _choice("application", "strict"),
-        "application",
-        "whether an application that is asked may let another identity answer for the name that a client asked for",
-    ),
-    Option("log_level", _choice("debug", "info", "warning", "error"), "info", "least level that is logged"),
-)
-
-REPEATED = ("pkcs11_path", "pkcs11_token", "access")
-"""``pkcs11_path MODULE`` once for each ``pkcs11_token URI``: the module named last serves the token.  ``access``:
-tlspool_common/access.py."""
-
-_OF_SOCKET = ("socket_mode", "socket_user", "socket_group")
-"""What is said of an application socket; of several sockets, of those whose ``socket_name`` follows."""
-
-IGNORED = frozenset(
-    {
-        "daemon_pidfile",
-        "daemon_chroot",
-        "daemon_user",
-        "daemon_group",
-        "log_filter",
-        "log_stderr",
-        "tls_dhparamfile",
-        "tls_maxpreauth",
-        "tls_onthefly_signcert",
-        "tls_onthefly_signkey",
-        "dnssec_rootkey",
-        "kerberos_client_keytab",
-        "kerberos_server_keytab",
-        "kerberos_client_credcache",
-        "kerberos_server_credcache",
-        "ldap_proxy",
-        "memcache_ttl",
-        "memcache_port",
-        "memcache_host",
-        "privacy_attempt",
-        "radius_authn",
-        "radius_authz",
-        "radius_acct",
-        "quantum_proof_authentication",
-        "quantum_proof_encryption",
-        "quantum_proof_handshake",
-        "pkcs11_pin",
-    }
-)
-"""Upstream's keywords that this version does not use; each is named in a warning."""
-
-
-@dataclass(frozen=True, slots=True)
-class AppSocket:
-    """A socket for applications; ``uid`` and ``gid`` -1 leave owner and group as they are."""
-
-    path: Path
-    mode: int
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Settings:
-    """A whole configuration; attributes bear the names of TABLE."""
+    """A configuration, or one daemon's part of it; attributes bear the names of TABLE.
+
+    What belongs to others only is not there: to ask for it is a bug, and raises AttributeError.
+
+    Attributes:
+        signature_wait_s: how long keyd may take for a signature; longer where somebody may have to be asked for a PIN.
+        origins: the line of each keyword that the file has, the last one of several.
+    """
 
     run_dir: Path
     socket_name: Path
@@ -284,7 +70,9 @@ class Settings:
     db_localid: str
     db_disclose: str
     db_trust: str
+    history_keep: int
     pkcs11_pin_file: Path | None
+    pkcs11_pin_secret: str | None = field(repr=False)
     pkcs11_sessions: int
     pkcs11_timeout_s: float
     pin_services: tuple[Principal, ...]
@@ -298,12 +86,24 @@ class Settings:
     isolation: str
     workers_per_application: int
     relay: str
+    tls_policy: str
     tls_min_version: str
     tls_max_version: str
     tls_groups: str
     tls_ciphers12: str
     tls_ciphersuites13: str
     tls_sigalgs: str
+    quantum_proof_encryption: bool
+    quantum_proof_handshake: bool
+    quantum_proof_authentication: bool
+    validation: str
+    validation_wait_s: float
+    default_localid: str
+    unknown_sni: str
+    crl_file: tuple[Path, ...]
+    online: bool
+    online_private: bool
+    online_ports: tuple[int, ...]
     handshake_timeout_s: float
     peer_listen_s: float
     callback_timeout_s: float
@@ -317,10 +117,31 @@ class Settings:
     reattach: str
     sni_rule: str
     log_level: str
-    pkcs11: tuple[Pkcs11Module, ...] = ()
-    sockets: tuple[AppSocket, ...] = ()
-    access: tuple[AccessRule, ...] = ()
-    warnings: tuple[str, ...] = field(default=(), compare=False)
+    pkcs11: tuple[Pkcs11Module, ...]
+    sockets: tuple[AppSocket, ...]
+    access: tuple[AccessRule, ...]
+    signature_wait_s: float
+    part: Part | None
+    origins: dict[str, int]
+    warnings: tuple[str, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and self._values() == other._values()
+
+    __hash__ = None  # type: ignore[assignment] # it changes: adopt
+
+    def _values(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in ("part", "origins", "warnings")}
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            raise AttributeError(f"{name} is no setting of {self.part.program if self.part else 'the pool'}")
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the settings that the file has."""
+        return frozenset(self.origins)
 
     @property
     def broker_uid(self) -> int:
@@ -346,11 +167,6 @@ class Settings:
         return any(one.covers(uid, gids) for one in self.choice_services)
 
     @property
-    def signature_wait_s(self) -> float:
-        """How long keyd may take for a signature: longer where somebody may have to be asked for the PIN."""
-        return self.pkcs11_timeout_s + (self.pin_wait_s if self.pkcs11_pin_file is None else 0)
-
-    @property
     def pin_socket(self) -> Path:
         """Where keyd listens for programs that ask people for the PIN."""
         return self.run_dir / "pin.sock"
@@ -360,85 +176,240 @@ class Settings:
         """Where the broker listens for the other two daemons."""
         return self.run_dir / "private" / "broker.sock"
 
+    # --- another file -----------------------------------------------------------------------------------
 
-def _lines_untrusted(text: str) -> list[tuple[int, str, str]]:
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        keyword, space, value = line.partition(" ")
-        if line[0].isspace() or not space:
-            raise SettingError(f"line {number}", line[:60], "write `keyword value` with one space, no indentation")
-        if len(line.encode("utf-8", "replace")) > _LINE_B:
-            raise SettingError(keyword, value[:60] + "...", f"a line has at most {_LINE_B} bytes")
-        found.append((number, keyword, value.strip()))
-    return found
+    def changes(self, newer: Settings) -> tuple[list[str], list[str]]:
+        """Return the keywords that another file changes at once, and those that it changes after a restart only."""
+        at_once, at_start = self._differing(newer)
+        return [*dict.fromkeys(map(_keyword, at_once))], [*dict.fromkeys(map(_keyword, at_start))]
+
+    def adopt(self, newer: Settings) -> None:
+        """Take over what another file changes at once; all that hold this object see it from now on."""
+        at_once, _ = self._differing(newer)
+        values = {name: vars(newer)[name] for name in at_once}
+        vars(self).update(values, origins=newer.origins, warnings=newer.warnings)
+
+    def _differing(self, newer: Settings) -> tuple[list[str], list[str]]:
+        at_once: list[str] = []
+        at_start: list[str] = []
+        mine = self._values()
+        for name, value in newer._values().items():
+            if mine[name] != value:
+                (at_start if _waits(name, self.part) else at_once).append(name)
+        return at_once, at_start
+
+    # --- what an operator sees --------------------------------------------------------------------------
+
+    def rows(self) -> list[dict[str, object]]:
+        """Return every setting in force with where it comes from; secrets are not shown."""
+        rows = [
+            self._row(option.name, shown, restart=option.at_start(self.part))
+            for option in TABLE
+            if option.needed_by(self.part) and option.name not in OF_SOCKET and option.name != "socket_name"
+            for shown in option.shown(vars(self)[_attribute(option)])
+        ]
+        if "sockets" in vars(self):
+            for socket in self.sockets:
+                rows.append(self._row("socket_mode", f"{socket.mode:04o}", restart=True))
+                for name, number in (("socket_user", socket.uid), ("socket_group", socket.gid)):
+                    if number != -1:
+                        rows.append(self._row(name, str(number), restart=True))
+                rows.append(self._row("socket_name", str(socket.path), restart=True))
+        for module in vars(self).get("pkcs11", ()):
+            rows.append(self._row("pkcs11_path", module.path, restart=True))
+            # Behind the question mark there may be a PIN (RFC 7512 section 2.4).
+            rows.append(self._row("pkcs11_token", module.token_uri.partition("?")[0], restart=True))
+        for rule in vars(self).get("access", ()):
+            rows.append(self._row("access", f"{rule.name} {rule}", restart=False))
+        return rows
+
+    def _row(self, name: str, value: str, *, restart: bool) -> dict[str, object]:
+        return {"name": name, "value": value, "line": self.origins.get(name, 0), "restart": restart}
 
 
-def parse_untrusted(text: str) -> Settings:
-    """Read a whole configuration.
+def _attribute(option: Option) -> str:
+    return f"{option.name}_secret" if option.secret else option.name
 
-    Raises:
-        SettingError: names the setting, its value and the remedy.
-    """
-    options = {option.name: option for option in TABLE}
-    values = {option.name: option.default for option in TABLE}
-    modules: list[Pkcs11Module] = []
-    module_path = ""
-    warnings = []
-    sockets: list[AppSocket] = []
-    unused = ("", "")  # the last line about a socket since the last socket_name
-    rules: dict[str, AccessRule] = {}
-    for number, keyword, value in _lines_untrusted(text):
-        if keyword in options:
+
+def _keyword(attribute: str) -> str:
+    return SOURCES.get(attribute, attribute.removesuffix("_secret"))
+
+
+def _waits(attribute: str, part: Part | None) -> bool:
+    """Whether a daemon takes a new value of it only when it starts."""
+    if attribute in DERIVED_AT_START:
+        return part is not None and part.value in DERIVED_AT_START[attribute]
+    return BY_NAME[_keyword(attribute)].at_start(part)
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """What has been read so far, and what was wrong with it."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {option.name: option.default for option in TABLE}
+        self.origins: dict[str, int] = {}
+        self.problems: list[Problem] = []
+        self.warnings: list[str] = []
+        self.modules: list[Pkcs11Module] = []
+        self.sockets: list[AppSocket] = []
+        self.rules: dict[str, AccessRule] = {}
+        self._module_path = ""
+        self._of_socket: tuple[int, str, str] | None = None  # the last line about a socket since the last socket_name
+
+    def read_untrusted(self, text: str) -> None:
+        """Take all lines."""
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            keyword, space, value = line.partition(" ")
+            if line[0].isspace() or not space:
+                hint = "write `keyword value` with one space, no indentation"
+                self.problems.append(Problem(number, _begin(line), None, hint))
+                continue
+            # A PIN may end in a space; of everything else spaces around it are nobody's wish.
+            value = value.rstrip("\r") if keyword == "pkcs11_pin" else value.strip()
+            if len(line.encode("utf-8", "replace")) > _LINE_B:
+                hint = f"a line has at most {_LINE_B} bytes"
+                self.problems.append(Problem(number, _begin(keyword), _openly(keyword, value), hint))
+                continue
             try:
-                values[keyword] = options[keyword].cast(value)
+                self._take(number, keyword, value)
             except ValueError as error:
-                raise SettingError(keyword, value, str(error)) from None
-            if keyword == "socket_name":
-                sockets.append(_app_socket(values))
-                unused = ("", "")
-            elif keyword in _OF_SOCKET:
-                unused = (keyword, value)
+                hint = str(error)
+                if value.startswith("="):
+                    hint += "; write `keyword value` without ="
+                self.problems.append(Problem(number, _begin(keyword), _openly(keyword, value), hint))
+
+    def _take(self, number: int, keyword: str, value: str) -> None:
+        if keyword in BY_NAME:
+            self._option(number, BY_NAME[keyword], value)
         elif keyword == "access":
-            rule = _access_rule(value)
-            if rule.name in rules:
-                raise SettingError(keyword, value, f"there is a rule {rule.name} already")
-            rules[rule.name] = rule
+            rule = parse_rule(value, kinds.uid, kinds.gid)
+            if rule.name in self.rules:
+                kinds.refuse(f"there is a rule {rule.name} already")
+            self.rules[rule.name] = rule
         elif keyword == "pkcs11_path":
-            if not value.startswith("/") or "\0" in value:
-                raise SettingError(keyword, value, "must be an absolute path")
-            module_path = value
+            self._module_path = str(kinds.PATH.cast(value))
         elif keyword == "pkcs11_token":
-            if not module_path or not value.startswith("pkcs11:"):
-                raise SettingError(keyword, value, "must be a pkcs11: URI behind a pkcs11_path line")
-            modules.append(Pkcs11Module(module_path, value))
-        elif keyword in IGNORED:
-            warnings.append(f"line {number}: {keyword} has no effect in this version")
+            if not self._module_path or not value.startswith("pkcs11:"):
+                kinds.refuse("must be a pkcs11: URI behind a pkcs11_path line")
+            self.modules.append(Pkcs11Module(self._module_path, value))
+        elif keyword in UNUSED:
+            unused = UNUSED[keyword]
+            if unused.kind.cast(value) not in unused.harmless:
+                self.warnings.append(f"line {number}: {keyword} has no effect: {unused.instead}")
         else:
-            raise SettingError(keyword, value, f"line {number}: no such setting; see docs/configuration.md")
-    if values["tls_min_version"] > values["tls_max_version"]:
-        raise SettingError("tls_min_version", values["tls_min_version"], "must not be above tls_max_version")
-    if values["socket_name"] is None:
-        values["socket_name"] = values["run_dir"] / "tlspool.sock"
-    if len(sockets) < 2:
-        sockets = [_app_socket(values)]  # of one socket everything may be said in any order
-    elif unused[0]:
-        raise SettingError(*unused, "stands behind the last of several socket_name lines: write it before its own")
-    if len({socket.path for socket in sockets}) < len(sockets):
-        raise SettingError("socket_name", str(values["socket_name"]), "every application socket needs its own path")
-    first = sockets[0]
-    values |= {"socket_name": first.path, "socket_mode": first.mode}
-    for name in ("broker_user", "worker_user", "keyd_user"):
-        if values[name] is None:
-            values[name] = os.getuid()
-    return Settings(
-        **values,
-        pkcs11=tuple(modules),
-        sockets=tuple(sockets),
-        access=tuple(rules.values()),
-        warnings=tuple(warnings),
-    )
+            near = get_close_matches(keyword, [*BY_NAME, *REPEATED, *UNUSED], 1)
+            kinds.refuse(f"no such setting; {f'is it {near[0]}?' if near else 'see docs/configuration.md'}")
+        self.origins[keyword] = number
+
+    def _option(self, number: int, option: Option, value: str) -> None:
+        name = option.name
+        found = option.kind.cast(value)
+        if option.repeated:
+            found = (*self.values[name], *found)
+        elif name in self.origins and name not in (*OF_SOCKET, "socket_name"):
+            first = self.origins[name]
+            self.warnings.append(f"line {number}: {name} stands in line {first}, too; the last one counts")
+        self.values[name] = found
+        if name == "socket_name":
+            self.sockets.append(_app_socket(self.values))
+            self._of_socket = None
+        elif name in OF_SOCKET:
+            self._of_socket = (number, name, value)
+
+    def _wrong(self, name: str, hint: str) -> None:
+        """Note what is wrong with a setting that is fine by itself."""
+        if not any(problem.keyword == name for problem in self.problems):
+            self.problems.append(Problem(self.origins.get(name, 0), name, str(self.values[name]), hint))
+
+    def finish(self) -> None:
+        """See whether the settings go together."""
+        values = self.values
+        if values["socket_name"] is None:
+            values["socket_name"] = values["run_dir"] / "tlspool.sock"
+        if len(self.sockets) < 2:
+            self.sockets = [_app_socket(values)]  # of one socket everything may be said in any order
+        elif self._of_socket is not None:
+            hint = "stands behind the last of several socket_name lines: write it before its own"
+            self.problems.append(Problem(*self._of_socket, hint))
+        if len({socket.path for socket in self.sockets}) < len(self.sockets):
+            self._wrong("socket_name", "every application socket needs its own path")
+        values |= {"socket_name": self.sockets[0].path, "socket_mode": self.sockets[0].mode}
+        for name in ("broker_user", "worker_user", "keyd_user"):
+            if values[name] is None:
+                values[name] = os.getuid()
+        if values["pkcs11_pin"] is not None and values["pkcs11_pin_file"] is not None:
+            self._wrong("pkcs11_pin_file", "there is a pkcs11_pin, too: take one of them away")
+        if values["pkcs11_pin"] is not None:
+            self.warnings.append("pkcs11_pin: the PIN is better off in a file of keyd's own: pkcs11_pin_file")
+        self._judge_policy()
+
+    def _judge_policy(self) -> None:
+        values = self.values
+        if values["tls_min_version"] > values["tls_max_version"]:
+            self._wrong("tls_min_version", "must not be above tls_max_version")
+            return
+        quantum = [name for name in values if name.startswith("quantum_proof_") and values[name]]
+        if quantum and "tls_policy" not in self.origins:
+            values["tls_policy"] = "pq-required"
+        elif quantum and not POLICIES[values["tls_policy"]].expression:
+            self.warnings.append(
+                f"{quantum[0]}: tls_policy {values['tls_policy']} offers more than it accepts; use pq-required"
+            )
+        if values["quantum_proof_handshake"]:
+            self.warnings.append(
+                "quantum_proof_handshake: the server name that a client asks for (SNI) is not encrypted; applications "
+                "can leave it out"
+            )
+        policy = POLICIES[values["tls_policy"]]
+        if policy.tls_min > VERSIONS[values["tls_max_version"]] or policy.tls_max < VERSIONS[values["tls_min_version"]]:
+            name = "tls_max_version" if policy.tls_min > VERSIONS[values["tls_max_version"]] else "tls_min_version"
+            self._wrong(name, f"leaves no version of tls_policy {policy.name}; change one of them")
+        if values["tls_policy"] != DEFAULT:
+            for name in ("tls_groups", "tls_ciphers12", "tls_ciphersuites13", "tls_sigalgs"):
+                if name in self.origins:
+                    self.warnings.append(f"{name} stands in place of what tls_policy {policy.name} has")
+
+    def settings(self, part: Part | None) -> Settings:
+        """Return what a daemon keeps."""
+        values = {_attribute(option): self.values[option.name] for option in TABLE}
+        asked = values["pkcs11_pin_file"] is None and values["pkcs11_pin_secret"] is None
+        made = Settings(
+            **values,
+            pkcs11=tuple(self.modules),
+            sockets=tuple(self.sockets),
+            access=tuple(self.rules.values()),
+            signature_wait_s=values["pkcs11_timeout_s"] + (values["pin_wait_s"] if asked else 0),
+            part=part,
+            origins=dict(self.origins),
+            warnings=tuple(self.warnings),
+        )
+        kept = {_attribute(option) for option in TABLE if option.needed_by(part)}
+        kept |= {name for name, parts in DERIVED.items() if part is None or part.value in parts}
+        for name in set(values) | set(DERIVED):
+            if name not in kept:
+                del vars(made)[name]
+        return made
+
+
+def _begin(line: str) -> str:
+    """Return what an error may show of a keyword: what follows in its place may be a PIN."""
+    return _WORD.match(line.lstrip())[0]  # type: ignore[index] # it matches the empty string, too
+
+
+_WORD = re.compile("[A-Za-z0-9_]{0,40}")
+
+
+def _openly(keyword: str, value: str) -> str | None:
+    """Return a value as an error may show it; None: what nobody knows may be a mistyped keyword of a secret."""
+    if keyword == "pkcs11_token":
+        return value.partition("?")[0]
+    secret = keyword in BY_NAME and BY_NAME[keyword].secret
+    return None if secret or keyword not in {*BY_NAME, *REPEATED, *UNUSED} else value
 
 
 def _app_socket(values: dict[str, Any]) -> AppSocket:
@@ -448,11 +419,25 @@ def _app_socket(values: dict[str, Any]) -> AppSocket:
     )
 
 
-def _access_rule(text: str) -> AccessRule:
-    try:
-        return parse_rule(text, _uid, _gid)
-    except ValueError as error:
-        raise SettingError("access", text, str(error)) from None
+def read_untrusted(text: str, part: Part | None = None) -> tuple[Settings | None, list[Problem], list[str]]:
+    """Read a whole configuration; return it unless something is wrong, what is wrong, and what is ignored."""
+    reader = _Reader()
+    reader.read_untrusted(text)
+    reader.finish()
+    problems = sorted(reader.problems, key=lambda problem: problem.line)
+    return (None if problems else reader.settings(part)), problems, reader.warnings
+
+
+def parse_untrusted(text: str, part: Part | None = None) -> Settings:
+    """Read a whole configuration, and keep what a daemon needs of it; without ``part`` everything.
+
+    Raises:
+        SettingError: names each setting that is wrong, its value and the remedy.
+    """
+    settings, problems, _ = read_untrusted(text, part)
+    if settings is None:
+        raise SettingError.of(problems)
+    return settings
 
 
 def default_path() -> Path:
@@ -460,20 +445,48 @@ def default_path() -> Path:
     return Path(os.environ.get("TLSPOOL_CONFIG_FILE") or DEFAULT_PATH)
 
 
-def load(path: Path) -> Settings:
-    """Read the configuration file.
+def text_of(path: Path) -> tuple[str, bool]:
+    """Return the text of a configuration file, and whether it may hold a secret: only its owner can read it.
 
     Raises:
-        SettingError: the file cannot be read, or a setting is wrong.
+        SettingError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
+            private = not os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO)
             data = file.read(_FILE_B + 1)
     except OSError as error:
         raise SettingError("configuration file", str(path), error.strerror or "cannot be read") from None
     if len(data) > _FILE_B:
         raise SettingError("configuration file", str(path), f"has more than {_FILE_B} bytes")
     try:
-        return parse_untrusted(data.decode("utf-8"))
+        return data.decode("utf-8"), private
     except UnicodeDecodeError:
         raise SettingError("configuration file", str(path), "is not UTF-8") from None
+
+
+def check(path: Path, part: Part | None = None) -> tuple[Settings | None, list[Problem], list[str]]:
+    """Read a file without acting on it; return settings unless something is wrong, all problems, and all warnings."""
+    try:
+        text, private = text_of(path)
+    except SettingError as error:
+        return None, list(error.problems), []
+    settings, problems, warnings = read_untrusted(text, part)
+    exposed = next((n for n, line in enumerate(text.split("\n"), 1) if line.startswith("pkcs11_pin ")), 0)
+    if exposed and not private:
+        hint = f"others can read {path}: put the PIN into a file of keyd's own, and name it in pkcs11_pin_file"
+        problems.append(Problem(exposed, "pkcs11_pin", None, hint))
+        settings = None
+    return settings, problems, warnings
+
+
+def load(path: Path, part: Part | None = None) -> Settings:
+    """Read the configuration file, and keep what a daemon needs of it; without ``part`` everything.
+
+    Raises:
+        SettingError: the file cannot be read, or settings are wrong.
+    """
+    settings, problems, _ = check(path, part)
+    if settings is None:
+        raise SettingError.of(problems)
+    return settings

@@ -26,6 +26,7 @@ from tlspool_common import settings as config
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import open_fds
 from tlspool_common.log import Log
+from tlspool_common.reloading import Reloading
 from tlspool_common.settings import SettingError, Settings
 from tlspool_keyd import pin
 from tlspool_keyd.lockdown import lock_down
@@ -54,7 +55,7 @@ def load(path: Path) -> Settings:
     Raises:
         SettingError: names the setting, its value and the remedy.
     """
-    settings = config.load(path)
+    settings = config.load(path, config.Part.KEYD)
     for module in settings.pkcs11:
         try:
             parse_untrusted(module.token_uri)
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             check_modules(settings)
         ask = (lambda: getpass.getpass(_PROMPT)) if _has_terminal() and not args.check else None
-        source = pin.find(settings.pkcs11_pin_file, os.environ, ask)
+        source = pin.find(settings.pkcs11_pin_file, os.environ, ask, settings.pkcs11_pin_secret)
         if args.check:
             return 0
         log = Log("keyd", settings.log_level)
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not settings.pkcs11:
             log.warning("keyd.without_tokens", detail="no pkcs11_token in the configuration: nothing can be signed")
         log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked)
-        return asyncio.run(_serve(settings, source, log))
+        return asyncio.run(_serve(settings, args.config, source, log))
     except PoolError as error:
         log.error("keyd.refuses_to_start", code=int(error.code), detail=str(error))
         return EXIT_CONFIGURATION
@@ -110,8 +111,9 @@ def _has_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-async def _serve(settings: Settings, source: pin.PinSource, log: Log) -> int:
-    return await Shell(settings, source, log, secrets.token_bytes(32)).run()
+async def _serve(settings: Settings, path: Path, source: pin.PinSource, log: Log) -> int:
+    reloading = Reloading(path, settings, log, read=load)
+    return await Shell(settings, source, log, secrets.token_bytes(32), reloading).run()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from tlspool_common.messages import (
 from tlspool_common.settings import Settings
 from tlspool_keyd.events import (
     AdoptWorker,
+    AnswerKey,
     AnswerWorker,
     Arm,
     BrokerConnected,
@@ -49,6 +50,7 @@ from tlspool_keyd.events import (
     ConnectBroker,
     Effect,
     Event,
+    KeyAsked,
     KeysAsked,
     KillToken,
     Note,
@@ -72,7 +74,7 @@ from tlspool_keyd.lookup import Lookup
 from tlspool_keyd.post import Post
 from tlspool_keyd.recognise import Recognised, recognise_untrusted
 from tlspool_keyd.schemes import BY_NUMBER
-from tlspool_keyd.seats import Outcome, Seats
+from tlspool_keyd.seats import Done, Outcome, Seats
 
 READY_MS = 5_000
 """Ready is said when each token process has opened or failed, but not later than this: a module that hangs must
@@ -97,7 +99,7 @@ class KeydCore:
         modules = [(module.path, module.token_uri) for module in settings.pkcs11]
         self._grant_secret = grant_secret
         self._pid = pid
-        self._versions = (settings.tls_min_version, settings.tls_max_version)
+        self._settings = settings
         self._ledger = Ledger()
         self._post = Post(settings, asks_for_pins)
         timeout_ms, pin_wait_ms = settings.pkcs11_timeout_s * 1000, settings.pin_wait_s * 1000
@@ -172,6 +174,8 @@ class KeydCore:
                 effects = self._seats.pin_changed(now_ms)
             case KeysAsked(ticket):
                 effects = Listing(self._seats, ticket).begin(now_ms)
+            case KeyAsked(ticket, uri):
+                effects = self._lookup.submit(TokenFind(uri=uri), _answer_key(ticket), now_ms)
             case ServiceArrived(service, uid, gids, label):
                 effects = self._post.arrived(service, uid, gids, label)
             case ServiceSaid(service, frame):
@@ -285,7 +289,7 @@ class KeydCore:
 
     def _check_version(self, what: Recognised) -> None:
         """Refuse content of a protocol version that policy does not have."""
-        least, most = self._versions
+        least, most = self._settings.tls_min_version, self._settings.tls_max_version
         version = "1.3" if what is Recognised.TLS13_CERTIFICATE_VERIFY else "1.2"
         if not least <= version <= most:
             raise PoolError(Code.CONTENT_REFUSED, f"{what.value}, and policy allows TLS {least} to {most} only")
@@ -326,6 +330,14 @@ class Refusals:
     def may_log(self) -> bool:
         """Whether there is room for it."""
         return self._in_second <= REFUSALS_LOGGED
+
+
+def _answer_key(ticket: int) -> Done:
+    def answer(outcome: Outcome, _now_ms: float) -> list[Effect]:
+        spki = outcome.payload if outcome.code is Code.OK else b""
+        return [AnswerKey(ticket, outcome.code, outcome.detail, spki)]
+
+    return answer
 
 
 def _whose(event: WorkerAsked, grant: Grant | None) -> dict[str, Value]:

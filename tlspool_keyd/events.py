@@ -10,6 +10,7 @@ from dataclasses import field
 from enum import Enum
 
 from tlspool_common.appwire import Frame
+from tlspool_common.errors import Code
 from tlspool_common.log import Value
 from tlspool_common.messages import (
     KeyAnswer,
@@ -126,6 +127,14 @@ class KeysAsked:
 
 
 @record
+class KeyAsked:
+    """An operator wants to know whether there is a key, and its public part; the ticket is for the answer."""
+
+    ticket: int
+    uri: str
+
+
+@record
 class ServiceFrame:
     """What a PIN service said.  The PIN itself stays with the shell; here is only whether there is one."""
 
@@ -179,6 +188,7 @@ Event = (
     | TimerFired
     | PinChanged
     | KeysAsked
+    | KeyAsked
     | ServiceArrived
     | ServiceSaid
     | ServiceGone
@@ -242,6 +252,16 @@ class KillToken:
     """End a token process, whatever it is doing."""
 
     generation: int
+
+
+@record
+class AnswerKey:
+    """Tell an operator about a key: a code of tlspool_common.errors, and its SubjectPublicKeyInfo if that is 0."""
+
+    ticket: int
+    code: Code
+    detail: str
+    spki: bytes
 
 
 @record
@@ -320,6 +340,7 @@ Effect = (
     | StartToken
     | SendToken
     | KillToken
+    | AnswerKey
     | AnswerKeys
     | SayReady
     | SendService

@@ -2,8 +2,9 @@
 
     1. systemd credential   $CREDENTIALS_DIRECTORY/pkcs11-pin (systemd.exec(5), LoadCredentialEncrypted=)
     2. file                 the setting pkcs11_pin_file: a regular file of ours or root's that only its owner can read
-    3. terminal             asked for once at the start, if standard input is one and there is neither of the others
-    4. nowhere              people are asked by way of a PIN service (post.py); tokens that want no PIN can be used
+    3. configuration        the setting pkcs11_pin, which is refused in a file that others can read
+    4. terminal             asked for once at the start, if standard input is one and there is none of the others
+    5. nowhere              people are asked by way of a PIN service (post.py); tokens that want no PIN can be used
 
 The source is chosen at the start and stays.  A file is looked at again when a token had trouble with the PIN, and
 on SIGHUP; only a PIN that differs from the one in use counts as a change, as a wrong one must not be tried twice.
@@ -38,6 +39,7 @@ class Origin(Enum):
 
     CREDENTIAL = "systemd credential"
     FILE = "file"
+    CONFIGURATION = "configuration"
     TERMINAL = "terminal"
     NONE = "none"
 
@@ -146,7 +148,12 @@ def _read(path: Path, fd: int) -> bytes:
     return pin_secret
 
 
-def find(pin_file: Path | None, environment: Mapping[str, str], ask: Callable[[], str] | None) -> PinSource:
+def find(
+    pin_file: Path | None,
+    environment: Mapping[str, str],
+    ask: Callable[[], str] | None,
+    configured_secret: str | None = None,
+) -> PinSource:
     """Choose the source and take the PIN from it.  ``ask`` asks at the terminal; None: there is none.
 
     Raises:
@@ -157,8 +164,15 @@ def find(pin_file: Path | None, environment: Mapping[str, str], ask: Callable[[]
         return PinSource(Origin.CREDENTIAL, path)
     if pin_file is not None:
         return PinSource(Origin.FILE, pin_file)
-    if ask is not None and (pin_secret := ask().encode("utf-8", "surrogateescape")):
-        if len(pin_secret) > limits.PIN_B:
-            raise SettingError("PIN", "at the terminal", f"has more than {limits.PIN_B} bytes")
-        return PinSource(Origin.TERMINAL, pin_secret=pin_secret)
+    if configured_secret is not None:
+        return PinSource(Origin.CONFIGURATION, pin_secret=_fitting("pkcs11_pin", configured_secret))
+    if ask is not None and (typed_secret := ask()):
+        return PinSource(Origin.TERMINAL, pin_secret=_fitting("PIN", typed_secret))
     return PinSource(Origin.NONE)
+
+
+def _fitting(name: str, pin_secret: str) -> bytes:
+    found_secret = pin_secret.encode("utf-8", "surrogateescape")
+    if len(found_secret) > limits.PIN_B:
+        raise SettingError(name, "(secret)", f"has more than {limits.PIN_B} bytes")
+    return found_secret

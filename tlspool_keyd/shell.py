@@ -7,24 +7,27 @@ another process, and nothing waits for the broker, a worker or a token.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, assert_never
 
 from setproctitle import setproctitle
 
-from tlspool_common import control, systemd
+from tlspool_common import control, limits, systemd
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
 from tlspool_common.dial import dial_broker
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
 from tlspool_common.messages import (
+    PROTOCOL,
     KeyChannel,
     KeyQuestion,
     Party,
@@ -36,6 +39,7 @@ from tlspool_common.messages import (
     TokenOpened,
     TokenSigned,
 )
+from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_keyd import events as e
 from tlspool_keyd.children import Children
@@ -59,8 +63,11 @@ def _now_ms() -> float:
 class Shell:
     """The process.  Make it on a running loop."""
 
-    def __init__(self, settings: Settings, pin: PinSource, log: Log, grant_secret: bytes) -> None:
+    def __init__(
+        self, settings: Settings, pin: PinSource, log: Log, grant_secret: bytes, reloading: Reloading | None = None
+    ) -> None:
         self._settings = settings
+        self._reloading = reloading
         self._pin = pin
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -177,6 +184,8 @@ class Shell:
                     self._adopt(worker_id)
                 case e.LookAtPin():
                     self._look_at_pin()
+                case e.AnswerKey(ticket, code, detail, spki):
+                    self._listings.pop(ticket).set_result(_key_answer(code, detail, spki))
                 case e.AnswerKeys(ticket, keys, troubles):
                     self._listings.pop(ticket).set_result({"keys": list(keys), "troubles": list(troubles)})
                 case e.SendService(service, frame):
@@ -280,7 +289,9 @@ class Shell:
             self._happened(e.TokenSaid(generation, message, received.exchange))
 
     def _look_again(self) -> None:
-        """SIGHUP: is there another PIN, and people may be asked again."""
+        """SIGHUP: is there another configuration, another PIN; and people may be asked again."""
+        if self._reloading is not None:
+            self._reloading.on_signal()
         self._look_at_pin()
         self._happened(e.PinForgiven())
 
@@ -295,19 +306,50 @@ class Shell:
 
     # --- operators --------------------------------------------------------------------------------------
 
+    async def _ask_core(self, event: Callable[[int], e.Event]) -> control.Answer:
+        asked = event(self._last_ticket + 1)  # raises before anything is remembered
+        self._last_ticket += 1
+        answer: asyncio.Future[control.Answer] = self._loop.create_future()
+        self._listings[self._last_ticket] = answer
+        self._happened(asked)
+        return await answer
+
     async def _answer(self, request: control.Request) -> control.Answer:
         match request["cmd"]:
             case "status":
                 status = self._core.status(self._children.pids)
-                return {**status, "pin": self._pin.origin.value, "descriptors": len(open_fds())}
+                more = {"protocol": PROTOCOL, "pin": self._pin.origin.value, "descriptors": len(open_fds())}
+                return {**status, **more}
             case "keys":
-                self._last_ticket += 1
-                answer: asyncio.Future[control.Answer] = self._loop.create_future()
-                self._listings[self._last_ticket] = answer
-                self._happened(e.KeysAsked(self._last_ticket))
-                return await answer
+                return await self._ask_core(e.KeysAsked)
+            case "key":
+                return await self._ask_core(lambda ticket: e.KeyAsked(ticket, _uri_untrusted(request)))
             case "pin.again":
                 self._happened(e.PinForgiven())
                 return {}
+            case "config" if self._reloading is not None:
+                return self._reloading.describe()
+            case "reload" if self._reloading is not None:
+                return self._reloading.reload()
             case other:
-                raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: status, keys, pin.again")
+                known = "status, keys, key, pin.again, config, reload"
+                raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
+
+
+def _uri_untrusted(request: control.Request) -> str:
+    """Return the URI that an operator asks about; what it says is for the core to judge.
+
+    Raises:
+        PoolError: FIELD_MALFORMED.
+    """
+    args = request.get("args")
+    value = request.get("uri", args[0] if isinstance(args, list) and args else None)
+    if not isinstance(value, str) or len(value.encode("utf-8", "replace")) > limits.KEY_URI_B:
+        raise PoolError(Code.FIELD_MALFORMED, f"uri must be text of at most {limits.KEY_URI_B} bytes")
+    return value
+
+
+def _key_answer(code: Code, detail: str, spki: bytes) -> control.Answer:
+    if code is not Code.OK:
+        return {"ok": False, "code": int(code), "error": str(PoolError(code, detail))}
+    return {"spki": base64.b64encode(spki).decode()}

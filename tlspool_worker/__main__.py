@@ -8,7 +8,7 @@
 6. say READY, look for the broker, serve
 
 It runs as a user of its own, without capabilities.  It opens no file and no socket after step 6 but the one
-to the broker.
+to the broker, and the configuration when it is told to read it again (SIGHUP, or `reload` on worker.sock).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     log = Log("worker")
     try:
-        settings = config.load(args.config)
+        settings = config.load(args.config, config.Part.WORKER)
         provider.ensure()
         for fd in open_fds() - {0, 1, 2, provider.configuration_fd()}:
             os.close(fd)
@@ -51,19 +51,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
         return int(Exit.PROVIDER if error.code is Code.PROVIDER_ABSENT else Exit.CONFIGURATION)
     if args.check:
-        return 0
+        return check_lists(settings, log)
     log = Log("worker", settings.log_level)
     for warning in settings.warnings:
         log.warning("setting.ignored", detail=warning)
-    return serve(settings, log)
+    return serve(settings, args.config, log)
 
 
-def serve(settings: config.Settings, log: Log) -> int:
-    """Be the master until told to stop."""
-    from tlspool_worker.master_shell import Master  # imports OpenSSL, so not before the provider is in effect
+def check_lists(settings: config.Settings, log: Log) -> int:
+    """Let OpenSSL read the lists of the configuration."""
+    from tlspool_worker import lists  # imports OpenSSL, so not before the provider is in effect
 
     try:
-        master = Master(settings, log)
+        lists.check(settings)
+    except PoolError as error:
+        log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
+        return int(Exit.CONFIGURATION)
+    return 0
+
+
+def serve(settings: config.Settings, path: Path, log: Log) -> int:
+    """Be the master until told to stop."""
+    # These import OpenSSL, so not before the provider is in effect.
+    from tlspool_worker import lists
+    from tlspool_worker.master_shell import Master
+
+    try:
+        lists.check(settings)
+        master = Master(settings, path, log)
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
         return int(Exit.CONFIGURATION)

@@ -1,6 +1,7 @@
 """A server asks a client for its certificate: OpenSSL calls ``ASKED``, of all contexts of clients.
 
-In a handshake the certificate and its key are there already, and only the fact is noted.  Afterwards, while the
+In a handshake the certificate and its key are there already, and only the fact is noted; of several credentials one
+is chosen now (showing.py).  Afterwards, while the
 session relays, they are not: OpenSSL is told to wait, and reauth.Answering goes on with it in a thread.  OpenSSL
 calls in the thread that makes it work, so thread-locals tell the cases apart.
 """
@@ -34,11 +35,10 @@ def answering() -> Iterator[None]:
         _answers.now = False
 
 
-def _asked(_ssl: Any, _argument: Any) -> int:
+def _asked(ssl: Any, _argument: Any) -> int:
     check = verify.current()
     if check is not None:
-        check.asked = True
-        return 1
+        return int(check.server_asks(ssl))
     return 1 if _answers.now else -1
 
 

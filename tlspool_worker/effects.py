@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
-from tlspool_common.messages import AskExport, AskFact, AskRemote, Message, StartSession, UseCredential
+from tlspool_common.messages import AskExport, AskFact, AskRemote, Message, StartSession, UseCredential, Verdict
 from tlspool_common.record import record
 from tlspool_worker.exits import Exit
 from tlspool_worker.trust import Generation
@@ -68,6 +68,13 @@ class GoOn:
 
     session_id: int
     data: bytes
+
+
+@record
+class Judge:
+    """Tell the thread of a handshake, which waits for it, what the broker has decided."""
+
+    verdict: Verdict
 
 
 @record
@@ -147,6 +154,7 @@ Effect = (
     | SendCipher
     | Begin
     | GoOn
+    | Judge
     | OpenRelay
     | Attach
     | EndRelay

@@ -17,6 +17,7 @@ from OpenSSL._util import ffi, lib
 
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import Fact
+from tlspool_worker.binding import der_of
 from tlspool_worker.certificate_der import BadDer, general_names_untrusted, issuer_untrusted, subject_untrusted
 from tlspool_worker.tls import Stream, clear_errors
 
@@ -86,7 +87,7 @@ def local_certificate(stream: Stream) -> bytes:
     """Return the certificate that we showed, in DER; b'' when we did not show one."""
     if stream.own or not stream.shown:
         return stream.own
-    return _der(lib.SSL_get_certificate(stream.ssl))
+    return der_of(lib.SSL_get_certificate(stream.ssl))
 
 
 def remote_certificate(stream: Stream) -> bytes:
@@ -94,17 +95,7 @@ def remote_certificate(stream: Stream) -> bytes:
     if stream.hides_remote:
         return b""
     pointer = lib.SSL_get_peer_certificate(stream.ssl)
-    return _der(ffi.gc(pointer, lib.X509_free)) if pointer != ffi.NULL else b""
-
-
-def _der(certificate: object) -> bytes:
-    if certificate == ffi.NULL:
-        return b""
-    bio = ffi.gc(lib.BIO_new(lib.BIO_s_mem()), lib.BIO_free)
-    lib.i2d_X509_bio(bio, certificate)
-    pointer = ffi.new("char **")
-    size_b = lib.BIO_get_mem_data(bio, pointer)
-    return bytes(ffi.buffer(pointer[0], size_b))
+    return der_of(ffi.gc(pointer, lib.X509_free)) if pointer != ffi.NULL else b""
 
 
 def _tls_unique(stream: Stream) -> bytes:

@@ -4,9 +4,16 @@ A step waits for a signature inside OpenSSL, without the GIL; the loop and all o
 A thread is held by a step only, never by a remote that is slow: between steps a session waits in the loop.
 
     loop --step--> SimpleQueue --> thread: handshake.step(data) --> deque --eventfd--> loop
+                                     |                                          ^
+                                     +-- RemoteShown --> deque --eventfd--------+
+                                     |<-- Waiting.answer, or let_go ------------+
 
 Threads are started when they are needed, up to the setting ``handshake_threads``, and stay.  More steps than
 that wait in the queue, which is bounded by the sessions of the worker.
+
+In the middle of a step the broker may be asked what it thinks of the remote (``ask``), and it may take seconds to find
+that out.  A thread that waits for this does not count: another one takes its place meanwhile, up to ASKING of them,
+so that sessions which nobody has questions about are not delayed.  When there are too many again, one ends.
 """
 
 from __future__ import annotations
@@ -17,12 +24,46 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
+from tlspool_common.messages import RemoteShown, Verdict
 from tlspool_worker.tls import Step
 
 STACK_B = 512 * 1024
 """Stack of a thread.  OpenSSL's largest frames, of ML-KEM and RSA, are some 30 KiB; the default is 8 MiB."""
+
+
+ASKING = 256
+"""Threads beyond the setting, in place of those that wait for the broker.  Each takes some 30 KiB while it waits."""
+
+VERDICT_S = 90.0
+"""How long a thread waits for a verdict.  The broker asks others for at most 60 s (validation_wait_s), and ends
+handshakes by itself at their deadline; this is for one that does neither."""
+
+
+class Waiting:
+    """Where the thread of one handshake waits for the broker."""
+
+    __slots__ = ("_event", "_verdict")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._verdict: Verdict | None = None
+
+    def answer(self, verdict: Verdict) -> None:
+        """Say what the broker has decided."""
+        self._verdict = verdict
+        self._event.set()
+
+    def let_go(self) -> None:
+        """There will be no verdict: whoever waits, or comes to wait, goes on without."""
+        self._event.set()
+
+    def wait(self, seconds: float) -> Verdict | None:
+        """Wait; return the verdict, or None if there is none."""
+        self._event.wait(seconds)
+        return self._verdict
 
 
 class Work(Protocol):
@@ -43,7 +84,10 @@ class Handshakes:
         self._threads: list[threading.Thread] = []
         self._todo: queue.SimpleQueue[tuple[Work, bytes] | None] = queue.SimpleQueue()
         self._done: deque[Result] = deque()
+        self._shown: deque[RemoteShown] = deque()
         self._pending = 0
+        self._asking = 0
+        self._lock = threading.Lock()  # for the two above it that threads change: _threads and _asking
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
@@ -53,20 +97,50 @@ class Handshakes:
     def submit(self, handshake: Work, data: bytes) -> None:
         """Have a step done by a thread."""
         self._pending += 1
-        if self._pending > len(self._threads) < self._most:
-            before = threading.stack_size(STACK_B)
-            thread = threading.Thread(target=self._serve, name=f"handshake {len(self._threads)}", daemon=True)
-            thread.start()
-            threading.stack_size(before)
-            self._threads.append(thread)
         self._todo.put((handshake, data))
+        self._grow()
+
+    def _grow(self) -> None:
+        """Start the threads that are needed and allowed."""
+        with self._lock:
+            while (
+                len(self._threads) - self._asking < min(self._most, self._pending - self._asking)
+                and len(self._threads) < self._most + ASKING
+            ):
+                before = threading.stack_size(STACK_B)
+                thread = threading.Thread(target=self._serve, name=f"handshake {len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+                threading.stack_size(before)
+
+    def ask(self, waiting: Waiting, shown: RemoteShown) -> Verdict | None:
+        """In a thread, within a step: let the broker be asked, and return its verdict; None: there is none."""
+        with self._lock:
+            self._asking += 1
+        self._shown.append(shown)
+        os.eventfd_write(self._fd, 1)
+        try:
+            return waiting.wait(VERDICT_S)
+        finally:
+            with self._lock:
+                self._asking -= 1
+
+    def heard(self) -> None:
+        """Make the descriptor unreadable.  To be called before, never after, looking for what there is."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+
+    def shown(self) -> list[RemoteShown]:
+        """Return what threads want the broker to be asked."""
+        found = []
+        while self._shown:
+            found.append(self._shown.popleft())
+        if found:
+            self._grow()
+        return found
 
     def finished(self) -> list[Result]:
         """Return the steps that are done.  An exception is a bug of ours: faults of others are in the Step."""
-        try:
-            os.eventfd_read(self._fd)
-        except BlockingIOError:
-            return []
         found = []
         while self._done:
             found.append(self._done.popleft())
@@ -75,12 +149,14 @@ class Handshakes:
 
     def close(self, seconds: float) -> None:
         """Let the threads end; those that still wait for a signature after that time are left behind."""
-        for _ in self._threads:
+        with self._lock:
+            threads = list(self._threads)
+        for _ in threads:
             self._todo.put(None)
         until_s = time.monotonic() + seconds
-        for thread in self._threads:
+        for thread in threads:
             thread.join(max(0.0, until_s - time.monotonic()))
-        if not any(thread.is_alive() for thread in self._threads):
+        if not any(thread.is_alive() for thread in threads):
             os.close(self._fd)
 
     def _serve(self) -> None:
@@ -95,3 +171,7 @@ class Handshakes:
             self._done.append((handshake, result))
             del work, handshake, data, result  # an idle thread holds nothing of a session
             os.eventfd_write(self._fd, 1)
+            with self._lock:
+                if len(self._threads) - self._asking > self._most:
+                    self._threads.remove(threading.current_thread())
+                    return

@@ -203,6 +203,10 @@ class MasterCore:
         """How many workers ended with which meaning."""
         return dict(self._endings)
 
+    def keep_warm(self, count: int) -> None:
+        """Have so many workers ready when the broker comes."""
+        self._warm = count
+
     # --- events ---------------------------------------------------------------------------------------
 
     def start(self) -> list[Effect]:

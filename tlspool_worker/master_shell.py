@@ -24,25 +24,31 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.grants import now_ms
 from tlspool_common.log import Log
-from tlspool_common.messages import Message, Party, RetireWorker, SpawnWorkers, WorkerBorn
+from tlspool_common.messages import PROTOCOL, Message, Party, RetireWorker, SpawnWorkers, WorkerBorn
+from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
+from tlspool_worker import lists, worker
 from tlspool_worker import master as m
-from tlspool_worker import worker
 from tlspool_worker.exits import Exit
 from tlspool_worker.provider import configuration_fd
 
-_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_OF_WORKERS = {"relay", "handshake_threads", "log_level", "pkcs11_timeout_s"}
+"""Settings that a worker has from its birth to its end."""
+
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Master:
     """The process, its connection to the broker, and its children."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, path: Path, log: Log) -> None:
         self._settings = settings
+        self._reloading = Reloading(path, settings, log, self._adopt, lists.load)
         self._log = log
         self._core = m.MasterCore(os.getpid(), settings.workers, now_ms)
         self._channel: Channel | None = None
+        self._former: Channel | None = None  # to the same broker, which closes it
         self._held: dict[int, OwnedFd] = {}  # the broker's ends of channels, until it has them
         self._connect_at_ms: int | None = None
         self._running = True
@@ -73,12 +79,17 @@ class Master:
                 poll.register(fd, select.POLLIN)
             if self._channel is not None:
                 poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.wants_write else 0))
+            if self._former is not None:
+                poll.register(self._former, select.POLLIN)
             wait_ms = None if self._connect_at_ms is None else max(0, self._connect_at_ms - now_ms())
             for fd, _ in poll.poll(wait_ms):
                 if fd == self._wake_read.fileno():
                     self._signalled()
                 elif self._channel is not None and fd == self._channel.fileno():
                     self._channel_ready()
+                elif self._former is not None and fd == self._former.fileno():
+                    self._former.close()
+                    self._former = None
                 elif fd in self._control.filenos():
                     self._control.ready(fd)
             self._connect_if_due()
@@ -92,8 +103,9 @@ class Master:
         self._control.close()
         self._wake_read.close()
         self._wake_write.close()
-        if self._channel is not None:
-            self._channel.close()
+        for channel in (self._channel, self._former):
+            if channel is not None:
+                channel.close()
         for fd in self._held.values():
             fd.close()
         self._held.clear()
@@ -106,6 +118,8 @@ class Master:
         self._reap()
         if numbers & {signal.SIGTERM, signal.SIGINT}:
             self._happened(m.StopAsked())
+        elif signal.SIGHUP in numbers:
+            self._reloading.on_signal()
 
     def _reap(self) -> None:
         while True:
@@ -187,7 +201,7 @@ class Master:
         ours, theirs = raw_pair()
         # A signal between fork and the child's own handlers must neither end the child nor be queued into the
         # master's pipe; the worker lets signals in again when it can take them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*_SIGNALS, signal.SIGHUP))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
@@ -202,7 +216,7 @@ class Master:
             self._show()
         finally:
             theirs.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_SIGNALS, signal.SIGHUP))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _be_worker(self, worker_id: int, channel: OwnedFd) -> NoReturn:
         """Become a worker, in the child.  Whatever happens, the child never comes back into the master's loop."""
@@ -222,16 +236,44 @@ class Master:
         finally:
             os._exit(status)
 
+    # --- other settings -------------------------------------------------------------------------------
+
+    def _adopt(self, newer: Settings) -> None:
+        """Go by other settings: workers that are forked from now on have them.
+
+        To the broker we then come as a new master does: it gives those that it knows no more sessions, lets them
+        finish what they have, and asks for others.
+        """
+        applied, _ = self._settings.changes(newer)
+        self._settings.adopt(newer)
+        self._core.keep_warm(self._settings.workers)
+        if not set(applied) & _OF_WORKERS or self._channel is None:
+            return
+        try:
+            channel = dial_broker(self._settings, Party.MASTER)
+        except ChannelClosed as error:
+            self._log.warning("master.not_renewed", detail=str(error))
+            return
+        if self._former is not None:
+            self._former.close()
+        self._former, self._channel = self._channel, channel
+        self._happened(m.BrokerConnected())
+
     # --- what an operator sees ------------------------------------------------------------------------
 
     def _show(self) -> None:
         setproctitle(f"tlspool-worker: master, {len(self._core.children)} workers")
 
     def _answer(self, request: Request) -> dict[str, object]:
+        if request["cmd"] == "config":
+            return self._reloading.describe()
+        if request["cmd"] == "reload":
+            return self._reloading.reload()
         if request["cmd"] != "status":
-            raise PoolError(Code.COMMAND_UNKNOWN, f"{request['cmd']!r}; known: status")
+            raise PoolError(Code.COMMAND_UNKNOWN, f"{request['cmd']!r}; known: status, config, reload")
         return {
             "pid": os.getpid(),
+            "protocol": PROTOCOL,
             "broker": self._core.connected,
             "workers": [
                 {

@@ -2,7 +2,7 @@
 
     StartSession ---server---> EXPECT_CLIENT_HELLO --ClientHelloSeen--> EXPECT_PROCEED <---client--- StartSession
                                                                              | Proceed                (or a peer)
-                                  a peer: EXPECT_ROLE <--> EXPECT_REMOTE <--> EXPECT_STEP
+                                  a peer: EXPECT_ROLE <--> EXPECT_REMOTE <--> EXPECT_STEP <--> EXPECT_VERDICT
                                                                              | HandshakeDone
                                                           RELAYING <-- EXPECT_PLAINTEXT
     from any of them, by the remote's end, a fault, or EndSession: OVER
@@ -13,6 +13,8 @@
 * A session that relays can be asked things (``Ask``).  A client's remote may ask who we are once more: that needs
   credentials again, but no state, as the relay stands still meanwhile.
 * EXPECT_STEP: OpenSSL is at work, perhaps in a thread that waits for a signature.  Nothing is read meanwhile.
+* EXPECT_VERDICT: the same, and what waits in the thread is the broker's word on what the remote has shown, once at
+  most in a session.  The thread gives up after some time; a session that ends meanwhile lets it go (Drop).
 * A session that is over is forgotten at once.  What the broker said before it heard of that crosses our last
   word, so a message for a session that we had is dropped; for one that we never had, it breaks the table.
 * A broker that breaks the table cannot be trusted: ``BrokenBroker``, and the process ends.
@@ -24,7 +26,6 @@ Rule: every change of ``state`` goes through ``_move``, which holds it against T
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum, auto
 
 from tlspool_common.errors import Code
 from tlspool_common.fd import OwnedFd
@@ -40,6 +41,7 @@ from tlspool_common.messages import (
     Message,
     PlainConnected,
     Proceed,
+    RemoteShown,
     SessionEnded,
     Side,
     StartSession,
@@ -47,9 +49,10 @@ from tlspool_common.messages import (
     TrustBegin,
     UseCredential,
     UseKeyChannel,
+    Verdict,
     prose,
 )
-from tlspool_worker.client_hello import NO_ALERT, HelloReader, HelloRefused, refuse_plaintext_untrusted
+from tlspool_worker.client_hello import NO_ALERT, HelloRefused, refuse_plaintext_untrusted
 from tlspool_worker.effects import (
     Adopt,
     Answer,
@@ -60,6 +63,7 @@ from tlspool_worker.effects import (
     EndRelay,
     Finish,
     GoOn,
+    Judge,
     Listen,
     Note,
     OpenRelay,
@@ -70,70 +74,16 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
+from tlspool_worker.session import CREDENTIALS, Handshaking, Session
+from tlspool_worker.session import TABLE as TABLE
+from tlspool_worker.session import State as State
 from tlspool_worker.symmetry import IsServer, Symmetry
 from tlspool_worker.tls import Step
-from tlspool_worker.trust import Generation, Trust
-
-CREDENTIALS = 4
-"""Credentials for one session: one for each kind of key there is."""
+from tlspool_worker.trust import Trust
 
 
 class BrokenBroker(Exception):
     """The broker said what it must not say now."""
-
-
-class State(Enum):
-    """What a session expects."""
-
-    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
-
-    EXPECT_CLIENT_HELLO = auto()
-    EXPECT_PROCEED = auto()
-    EXPECT_ROLE = auto()
-    EXPECT_STEP = auto()
-    EXPECT_REMOTE = auto()
-    EXPECT_PLAINTEXT = auto()
-    RELAYING = auto()
-    OVER = auto()
-
-
-_S = State
-TABLE: dict[State, frozenset[State]] = {
-    _S.EXPECT_CLIENT_HELLO: frozenset({_S.EXPECT_PROCEED, _S.OVER}),
-    _S.EXPECT_PROCEED: frozenset({_S.EXPECT_ROLE, _S.EXPECT_STEP, _S.OVER}),
-    _S.EXPECT_ROLE: frozenset({_S.EXPECT_PROCEED, _S.EXPECT_STEP, _S.OVER}),
-    _S.EXPECT_STEP: frozenset({_S.EXPECT_REMOTE, _S.EXPECT_PLAINTEXT, _S.OVER}),
-    _S.EXPECT_REMOTE: frozenset({_S.EXPECT_PROCEED, _S.EXPECT_STEP, _S.OVER}),
-    _S.EXPECT_PLAINTEXT: frozenset({_S.RELAYING, _S.OVER}),
-    _S.RELAYING: frozenset({_S.OVER}),
-    _S.OVER: frozenset(),
-}
-
-
-class Handshaking:
-    """What is known of a session until its handshake is done."""
-
-    __slots__ = ("credentials", "data", "first", "hello", "start", "symmetry", "trust")
-
-    def __init__(self, start: StartSession, trust: Generation) -> None:
-        self.start = start
-        self.trust = trust
-        self.hello: HelloReader | None = HelloReader() if start.side is Side.SERVER else None
-        self.credentials: list[UseCredential] = []
-        self.first = True  # nothing of the remote has been seen by OpenSSL
-        self.symmetry: Symmetry | None = Symmetry() if start.peer else None
-        self.data = b""  # of a peer: what the remote has said and nobody has looked at yet
-
-
-class Session:
-    """One session.  Small: a worker has thousands, and most of them relay."""
-
-    __slots__ = ("handshaking", "session_id", "state")
-
-    def __init__(self, session_id: int, state: State, handshaking: Handshaking) -> None:
-        self.session_id = session_id
-        self.state = state
-        self.handshaking: Handshaking | None = handshaking
 
 
 class Sessions:
@@ -174,7 +124,7 @@ class Sessions:
                 self._plain_connected(message, fd)
             case AskExport() | AskFact() | AskRemote():
                 self._ask(message)
-            case UseCredential() | Proceed() | EndSession():
+            case UseCredential() | Proceed() | EndSession() | Verdict():
                 session = self._find(message.session_id, type(message).__name__)
                 if session is not None:
                     self._session_said(session, message)
@@ -218,9 +168,15 @@ class Sessions:
         if server:
             self._out(Listen(session_id))
 
-    def _session_said(self, session: Session, message: UseCredential | Proceed | EndSession) -> None:
+    def _session_said(self, session: Session, message: UseCredential | Proceed | EndSession | Verdict) -> None:
         if isinstance(message, EndSession):
             self._end(session, message.alert)
+            return
+        if isinstance(message, Verdict):
+            if session.state is not State.EXPECT_VERDICT:
+                raise BrokenBroker(f"a verdict for session {session.session_id} in {session.state.name}")
+            self._move(session, State.EXPECT_STEP)
+            self._out(Judge(message))
             return
         handshaking = session.handshaking
         given = self._asked.get(session.session_id)
@@ -294,7 +250,7 @@ class Sessions:
         client's, at the earliest, with the answer to it.
         """
         handshaking = session.handshaking
-        if handshaking is None or session.state is State.EXPECT_STEP:
+        if handshaking is None or session.state in (State.EXPECT_STEP, State.EXPECT_VERDICT):
             return False
         return session.state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED, State.EXPECT_ROLE) or (
             handshaking.start.side is Side.CLIENT and handshaking.first
@@ -369,10 +325,20 @@ class Sessions:
 
     # --- what OpenSSL makes of it ---------------------------------------------------------------------
 
+    def remote_shown(self, shown: RemoteShown) -> None:
+        """A thread has the remote's credential before it, and waits.  The session may be over by now."""
+        session = self._sessions.get(shown.session_id)
+        if session is not None and session.state is State.EXPECT_STEP:
+            self._move(session, State.EXPECT_VERDICT)
+            self._out(Say(shown))
+
     def stepped(self, session_id: int, step: Step) -> None:
         """A step of a handshake is done.  The session may be over by now."""
         session = self._sessions.get(session_id)
-        if session is None or session.state is not State.EXPECT_STEP:
+        if session is None or session.state not in (State.EXPECT_STEP, State.EXPECT_VERDICT):
+            return
+        if session.state is State.EXPECT_VERDICT and step.fault is None:
+            self._fail(session, Code.INTERNAL, 80, "a handshake went on without a verdict")
             return
         if step.fault is not None:
             fault = step.fault

@@ -41,6 +41,7 @@ from tlspool_worker.effects import (
     EndRelay,
     Finish,
     GoOn,
+    Judge,
     Listen,
     Note,
     OpenRelay,
@@ -50,7 +51,8 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.handshakes import Handshakes, Work
+from tlspool_worker.handshakes import Handshakes, Waiting, Work
+from tlspool_worker.inquiry import Inquiry, asks
 from tlspool_worker.lingering import Lingering
 from tlspool_worker.poller import IN, OUT, Poller
 from tlspool_worker.questions import Questions
@@ -82,11 +84,12 @@ _MESSAGES = 64
 class _Cipher:
     """The socket of a session in its handshake."""
 
-    __slots__ = ("handshake", "listening", "sock", "unsent", "watched")
+    __slots__ = ("handshake", "listening", "sock", "unsent", "waiting", "watched")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.handshake: Handshake | None = None
+        self.waiting: Waiting | None = None  # for a handshake that asks the broker
         self.unsent = bytearray()
         self.listening = False
         self.watched = 0
@@ -260,6 +263,8 @@ class Shell:
                 self._go_on(effect.session_id, effect.data)
             case Begin():
                 self._begin(effect)
+            case Judge():
+                self._judge(effect)
             case Adopt():
                 self._adopt(effect.session_id, effect.fd)
             case OpenRelay():
@@ -360,12 +365,23 @@ class Shell:
         chains = fitting(tuple((each.key_kind, each.chain) for each in effect.credentials))
         try:
             context = self._contexts.get(start, chains, effect.trust)
-            handshake = Handshake(context, start, list(effect.credentials), self._keys, self._timeout_ms)
+            check = self._inquiry(effect) if asks(start) else None
+            handshake = Handshake(context, start, list(effect.credentials), self._keys, self._timeout_ms, check)
         except PoolError as error:
             self._core.could_not_step(start.session_id, error.code, error.detail)
             return
         self._ciphers[start.session_id].handshake = handshake
         self._go_on(start.session_id, effect.data)
+
+    def _inquiry(self, effect: Begin) -> Inquiry:
+        self._ciphers[effect.start.session_id].waiting = waiting = Waiting()
+        return Inquiry(effect.start, effect.trust, lambda shown: self._handshakes.ask(waiting, shown))
+
+    def _judge(self, effect: Judge) -> None:
+        waiting = self._ciphers[effect.verdict.session_id].waiting
+        if waiting is None:
+            raise AssertionError(f"session {effect.verdict.session_id} waits for no verdict")
+        waiting.answer(effect.verdict)
 
     def _go_on(self, session_id: int, data: bytes) -> None:
         handshake = self._ciphers[session_id].handshake
@@ -381,6 +397,9 @@ class Shell:
             self._core.stepped(session_id, cipher.handshake.step(data))
 
     def _steps_ready(self, _events: int) -> None:
+        self._handshakes.heard()
+        for shown in self._handshakes.shown():
+            self._core.remote_shown(shown)
         for handshake, result in self._handshakes.finished():
             session_id = self._stepping.pop(handshake)
             if isinstance(handshake, Answering):
@@ -394,6 +413,8 @@ class Shell:
 
     def _drop(self, session_id: int) -> None:
         cipher = self._ciphers.pop(session_id)
+        if cipher.waiting is not None:
+            cipher.waiting.let_go()
         self._poller.forget(cipher.sock.fileno())
         self._lingering.add(cipher.sock, time.monotonic())
 

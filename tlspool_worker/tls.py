@@ -5,7 +5,7 @@ step may take long (a signature), so it runs in a thread, one step at a time.  W
 on as a ``Stream``, which belongs to the loop's thread alone.
 
 The relay's inner loop calls libssl through cryptography's binding, without pyOpenSSL's wrappers: these allocate a
-buffer for each call and raise an exception for "no more".  That is private API, so ``check`` looks for every name
+buffer for each call and raise an exception for "no more".  That is private API, so binding.py looks for every name
 at start.  What was learnt about memory:
 
 * Bytes that came are given to OpenSSL as a read-only BIO on our one buffer, without a copy, and read out before
@@ -30,11 +30,13 @@ from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import parse_untrusted
 from tlspool_common.messages import HandshakeDone, RemoteAuth, Side, StartSession, UseCredential
 from tlspool_common.record import record
-from tlspool_worker import alpn, verify
+from tlspool_worker import alpn, inquiry, showing, verify
 from tlspool_worker.contexts import fitting
 from tlspool_worker.keys import use_key
 from tlspool_worker.tls_errors import (
+    CALLBACK_FAILED,
     CERTIFICATE_VERIFY_FAILED,
+    INVALID_STATUS_RESPONSE,
     NO_ALERT,
     PEER_DID_NOT_RETURN_A_CERTIFICATE,
     Fault,
@@ -64,71 +66,13 @@ _HANDSHAKE, _SERVER_HELLO = 22, 2
 _RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""
 
-_NEEDED = (
-    "BIO_free",
-    "BIO_get_mem_data",
-    "BIO_new",
-    "BIO_new_mem_buf",
-    "BIO_read",
-    "BIO_s_mem",
-    "BIO_set_mem_eof_return",
-    "BIO_write",
-    "ERR_clear_error",
-    "ERR_get_error",
-    "SSL_CTX_clear_mode",
-    "SSL_CTX_set_cert_store",
-    "SSL_CTX_set_alpn_select_cb",
-    "SSL_CTX_set_cert_cb",
-    "SSL_CTX_set_mode",
-    "SSL_CTX_set_verify",
-    "SSL_do_handshake",
-    "SSL_export_keying_material",
-    "SSL_get_certificate",
-    "SSL_get_error",
-    "SSL_get_ex_data_X509_STORE_CTX_idx",
-    "SSL_get_extms_support",
-    "SSL_get_finished",
-    "SSL_get_peer_certificate",
-    "SSL_get_peer_finished",
-    "SSL_get_shutdown",
-    "SSL_read",
-    "SSL_session_reused",
-    "SSL_set_SSL_CTX",
-    "SSL_set_bio",
-    "SSL_set_info_callback",
-    "SSL_set_post_handshake_auth",
-    "SSL_set_verify",
-    "SSL_shutdown",
-    "SSL_state_string_long",
-    "SSL_use_PrivateKey",
-    "SSL_verify_client_post_handshake",
-    "SSL_version",
-    "SSL_write",
-    "X509_STORE_CTX_get_current_cert",
-    "X509_STORE_CTX_get_error",
-    "X509_STORE_CTX_get_error_depth",
-    "X509_STORE_CTX_get_ex_data",
-    "X509_STORE_CTX_set_error",
-    "X509_STORE_up_ref",
-    "X509_free",
-    "X509_up_ref",
-    "X509_verify_cert_error_string",
-    "i2d_X509_bio",
-    "SSL_ERROR_WANT_X509_LOOKUP",
-    "SSL_MODE_RELEASE_BUFFERS",
-    "SSL_OP_NO_RENEGOTIATION",
-)
+_TLS12 = 0x0303
 
+_STATUS_OCSP = 1
+"""TLSEXT_STATUSTYPE_ocsp."""
 
-def check() -> None:
-    """Refuse a version of cryptography that lacks what this module calls.
-
-    Raises:
-        PoolError: PROVIDER_ABSENT, naming what is missing.
-    """
-    missing = [name for name in _NEEDED if not hasattr(lib, name)]
-    if missing:
-        raise PoolError(Code.PROVIDER_ABSENT, f"this version of cryptography lacks {', '.join(missing)}")
+_BAD_STATUS_RECORD = bytes([21, 3, 3, 0, 2, 2, 113])
+"""The alert bad_certificate_status_response of TLS 1.2, before there are keys."""
 
 
 @record
@@ -152,6 +96,7 @@ class Handshake:
         "_connection",
         "_context",
         "_credentials",
+        "_flight",
         "_input",
         "_output",
         "_start",
@@ -166,16 +111,22 @@ class Handshake:
         credentials: list[UseCredential],
         channel: OwnedFd | None,
         timeout_ms: int,
+        check: verify.Check | None = None,
     ) -> None:
+        """Prepare; ``check`` is an Inquiry for a session that asks the broker in the middle."""
+        if inquiry.asks(start) and not isinstance(check, inquiry.Inquiry):
+            raise AssertionError(f"session {start.session_id} asks, and has nobody to ask")
         self._context = context
         self._start = start
         self._credentials = credentials
         self._channel = channel  # held: its number is in the key references
         self._timeout_ms = timeout_ms
+        self._flight: bytearray | None = None  # of the server, if there is a choice of credentials
         self._connection: SSL.Connection | None = None
         self._input = self._output = ffi.NULL
         expected = parse_untrusted(start.remote_name) if start.remote_name else None
-        self._check = verify.Check(expected, start.domain_represents_user)
+        self._check = check or verify.Check(expected, start.domain_represents_user)
+        self._check.staples = {each.chain[0]: each.staple for each in credentials if each.staple}
         self.may_sign = bool(credentials)
 
     @property
@@ -192,19 +143,29 @@ class Handshake:
             connection = self._connection or self._open()
         except PoolError as error:
             return Step(b"", fault=Fault(error.code, 80, error.detail))
+        check, client = self._check, self._start.side is Side.CLIENT
         if data:
             lib.BIO_write(self._input, data, len(data))
-        with verify.Judging(self._check), alpn.Choosing(self._start.alpn):
+            if client:
+                check.heard(data)
+                if self._flight is not None and len(self._flight) < showing.FLIGHT_B:
+                    self._flight += data
+        with verify.Judging(check), alpn.Choosing(self._start.alpn):
             result = lib.SSL_do_handshake(connection._ssl)
             state = lib.SSL_get_error(connection._ssl, result)
         output = self._take_output()
+        if not client:
+            check.heard(output)
         if result == 1:
             return self._done(connection, output)
         if state in (lib.SSL_ERROR_WANT_READ, lib.SSL_ERROR_WANT_WRITE):
-            if self.may_sign and self._start.side is Side.SERVER:
+            if self.may_sign and not client:
                 self.may_sign = _is_retry(output)
             return Step(output)
-        return Step(output, fault=self._fault(output))
+        fault = self._fault(output)
+        if output == _BAD_STATUS_RECORD:
+            output = output[:-1] + bytes([fault.alert])  # refused when the response was there (stapling.ARRIVED)
+        return Step(output, fault=fault)
 
     def stream(self) -> Stream:
         """Return the connection that was made; this object is of no use afterwards."""
@@ -220,8 +181,13 @@ class Handshake:
     def _open(self) -> SSL.Connection:
         start = self._start
         connection = SSL.Connection(self._context, None)
-        for credential in self._usable():
-            self._use_key(connection, credential)
+        usable = self._usable()
+        if start.side is Side.CLIENT and len(usable) > 1:
+            self._flight = bytearray()
+            self._check.show = self._show
+        else:
+            for credential in usable:
+                self._use_key(connection, credential)
         if start.side is Side.SERVER:
             connection.set_accept_state()
         else:
@@ -229,12 +195,26 @@ class Handshake:
                 connection.set_tlsext_host_name(start.sni.encode("ascii", "replace"))
             if protocols := alpn.split(start.alpn):
                 connection.set_alpn_protos(protocols)
+            if start.wants_staple:
+                lib.SSL_set_tlsext_status_type(connection._ssl, _STATUS_OCSP)
             if self._credentials:
                 lib.SSL_set_post_handshake_auth(connection._ssl, 1)  # the server may ask later, too
             connection.set_connect_state()
         self._input, self._output = connection._into_ssl, connection._from_ssl
         self._connection = connection
         return connection
+
+    def _show(self, ssl: Any) -> None:
+        """The server asks for a certificate, and has not been told which: OpenSSL gets the key, or keys, that fit."""
+        flight, self._flight = bytes(self._flight or b""), None
+        schemes = showing.schemes_untrusted(flight) if lib.SSL_version(ssl) <= _TLS12 else None
+        chosen = showing.choose(self._usable(), schemes, showing.authorities_untrusted(ssl))
+        if self._connection is None:
+            raise PoolError(Code.INTERNAL, "a server asks before it was spoken to")
+        self._check.asked = bool(chosen)  # for what cannot be shown
+        for credential in chosen:
+            self._use_key(self._connection, credential)
+        lib.ERR_clear_error()
 
     def _usable(self) -> list[UseCredential]:
         chains = fitting(tuple((each.key_kind, each.chain) for each in self._credentials))
@@ -256,7 +236,7 @@ class Handshake:
         fault = explain(queue)
         check = self._check
         reasons = {reason for library, reason, _, _ in queue if library == 20}
-        if CERTIFICATE_VERIFY_FAILED in reasons and check.code is not None:
+        if check.code is not None and reasons & {CERTIFICATE_VERIFY_FAILED, INVALID_STATUS_RESPONSE, CALLBACK_FAILED}:
             return Fault(check.code, check.alert, check.detail)
         if PEER_DID_NOT_RETURN_A_CERTIFICATE in reasons and len(output) == 7:
             return Fault(fault.code, output[6], fault.detail)  # TLS 1.2 says handshake_failure, and in plaintext

@@ -25,11 +25,15 @@ _ALERT_REASONS = range(1000, 1256)  # SSL_AD_REASON_OFFSET + AlertDescription: a
 
 PEER_DID_NOT_RETURN_A_CERTIFICATE = 199
 CERTIFICATE_VERIFY_FAILED = 134
+INVALID_STATUS_RESPONSE = 328
+CALLBACK_FAILED = 234
 
 # SSL_R number -> (code, alert sent)
 TABLE: dict[int, tuple[Code, int]] = {
     CERTIFICATE_VERIFY_FAILED: (Code.CHAIN_INVALID, 46),  # verify.py knows better
     PEER_DID_NOT_RETURN_A_CERTIFICATE: (Code.CERTIFICATE_MISSING, 116),
+    CALLBACK_FAILED: (Code.INTERNAL, 80),  # verify.Check knows better
+    INVALID_STATUS_RESPONSE: (Code.CHAIN_INVALID, 113),  # inquiry.py knows better
     # no version in common
     166: (Code.NOTHING_SHARED, 70),  # version too high
     191: (Code.NOTHING_SHARED, 70),  # no protocols available

@@ -10,6 +10,8 @@ nothing else in, so the flag takes nothing away from roots.
 
 from __future__ import annotations
 
+import hashlib
+
 from cryptography import x509
 from OpenSSL import crypto
 
@@ -21,17 +23,20 @@ NAMED_ANCHORS = 32
 NAMED_B = 8192
 """Their size.  A TLS 1.2 client signs its transcript, with these in it, and what keyd signs is bounded."""
 
+_BITS = {Side.CLIENT: 1, Side.SERVER: 2}
+
 
 class Generation:
     """One state of the trust database, as this worker sees it."""
 
-    __slots__ = ("_anchors", "_stores", "frozen", "number")
+    __slots__ = ("_anchors", "_sides", "_stores", "frozen", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.frozen = False
         self._anchors: list[tuple[int, crypto.X509]] = []
         self._stores: dict[Side, crypto.X509Store] = {}
+        self._sides: dict[bytes, int] = {}
 
     def add(self, for_sides: int, der: bytes) -> None:
         """Take an anchor.
@@ -43,10 +48,16 @@ class Generation:
             self._anchors.append((for_sides, crypto.load_certificate(crypto.FILETYPE_ASN1, der)))
         except crypto.Error:
             raise ValueError("the anchor is no certificate") from None
+        digest = hashlib.sha256(der).digest()
+        self._sides[digest] = self._sides.get(digest, 0) | for_sides
+
+    def has(self, side: Side, der: bytes) -> bool:
+        """Whether a certificate is an anchor, for chains that are shown to a local client, or to a local server."""
+        return bool(self._sides.get(hashlib.sha256(der).digest(), 0) & _BITS[side])
 
     def _for(self, side: Side) -> list[crypto.X509]:
         """Return the anchors for chains that are shown to a local client, or to a local server."""
-        bit = 1 if side is Side.CLIENT else 2
+        bit = _BITS[side]
         return [certificate for for_sides, certificate in self._anchors if for_sides & bit]
 
     def store(self, side: Side) -> crypto.X509Store:

@@ -18,17 +18,19 @@ certificate is never shown to a server with another name.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography import x509
 from OpenSSL import crypto
 from OpenSSL._util import ffi, lib
 
-from tlspool_common import limits
-from tlspool_common.errors import Code
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, remote_matches
+from tlspool_worker.names import names_untrusted as names_untrusted
+from tlspool_worker.names import subject_untrusted as subject_untrusted
 
-_V_ERR_UNSPECIFIED = 1
+_V_ERR_INVALID_EXTENSION = 41
 _V_ERR_HOSTNAME_MISMATCH = 62
 
 # X509_V_ERR number (openssl/x509_vfy.h) -> (what it means here, the alert that libssl sends for it, ssl/statem_lib.c)
@@ -59,13 +61,25 @@ TABLE: dict[int, tuple[Code, int]] = {
     68: (Code.CHAIN_INVALID, 42),  # CA signature digest too weak
     79: (Code.CHAIN_INVALID, 48),  # invalid CA certificate
 }
-_OTHER = (Code.CHAIN_INVALID, 46)  # a fault of the chain, with certificate_unknown
+OTHER = (Code.CHAIN_INVALID, 46)  # a fault of the chain, with certificate_unknown
 
 
 class Check:
     """What one handshake asks of the remote's credential, and what came of it."""
 
-    __slots__ = ("alert", "asked", "code", "detail", "domain_represents_user", "expected", "leaf", "names", "passed")
+    __slots__ = (
+        "alert",
+        "asked",
+        "code",
+        "detail",
+        "domain_represents_user",
+        "expected",
+        "leaf",
+        "names",
+        "passed",
+        "show",
+        "staples",
+    )
 
     def __init__(self, expected: Donai | None, domain_represents_user: bool) -> None:
         self.expected = expected
@@ -77,14 +91,14 @@ class Check:
         self.names: tuple[str, ...] = ()
         self.passed = False
         self.asked = False  # a client: whether the server asked for our certificate
+        self.show: Callable[[Any], None] | None = None  # a client with several credentials: chooses
+        self.staples: Mapping[bytes, bytes] = {}  # a server: OCSP responses, by its certificates
 
     def fault(self, number: int, depth: int) -> None:
         """Keep the first fault that OpenSSL finds."""
         if self.code is None:
-            self.code, self.alert = TABLE.get(number, _OTHER)
-            text = ffi.string(lib.X509_verify_cert_error_string(number)).decode("ascii", "replace")
-            whose = "the leaf" if depth == 0 else f"certificate {depth + 1} of the chain"
-            self.detail = f"{whose}: {text}"
+            self.code, self.alert = TABLE.get(number, OTHER)
+            self.detail = words(number, depth)
 
     def leaf_passed_untrusted(self, leaf: x509.Certificate) -> bool:
         """The chain is in order; say whether its leaf names whom we expect."""
@@ -97,6 +111,54 @@ class Check:
             return False
         self.passed = self.code is None
         return self.passed
+
+    def seen_untrusted(self, ok: int, store_context: Any) -> int:
+        """Take a call of VERIFY: what it is to return."""
+        depth = lib.X509_STORE_CTX_get_error_depth(store_context)
+        if not ok:
+            self.fault(lib.X509_STORE_CTX_get_error(store_context), depth)
+            return 0
+        if depth:
+            return 1
+        if self.leaf_passed_untrusted(_current_certificate(store_context)):
+            return 1
+        lib.X509_STORE_CTX_set_error(store_context, _V_ERR_HOSTNAME_MISMATCH)
+        return 0
+
+    def cannot(self, error: Exception) -> None:
+        """Fail closed: nobody knows what happened here."""
+        self.passed = False
+        if self.code is None:
+            self.code, self.alert = OTHER
+            self.detail = f"the certificate cannot be judged: {type(error).__name__}"
+
+    def server_asks(self, ssl: Any) -> bool:
+        """The server wants our certificate; say whether to go on.  Called by OpenSSL: raises nothing."""
+        self.asked = True
+        try:
+            if self.show is not None:
+                self.show(ssl)
+        except PoolError as error:
+            self.passed = False
+            self.code, self.alert, self.detail = error.code, 80, error.detail
+        except Exception as error:  # fail closed, whatever it is
+            self.passed = False
+            self.code, self.alert, self.detail = Code.INTERNAL, 80, f"{type(error).__name__}: {error}"
+        return self.code is None
+
+    def heard(self, data: bytes) -> None:
+        """Take note of what the server says; nothing here depends on it."""
+
+    def server_is_done_untrusted(self, _ssl: Any) -> bool:
+        """The server's flight is complete; say whether to go on."""
+        return True
+
+
+def words(number: int, depth: int) -> str:
+    """Say what an X509_V_ERR is about."""
+    text = ffi.string(lib.X509_verify_cert_error_string(number)).decode("ascii", "replace")
+    whose = "the leaf" if depth == 0 else f"certificate {depth + 1} of the chain"
+    return f"{whose}: {text}"
 
 
 class _Current(threading.local):
@@ -158,21 +220,10 @@ def _verify(ok: int, store_context: Any) -> int:
 
 def _judge(check: Check, ok: int, store_context: Any) -> int:
     try:
-        depth = lib.X509_STORE_CTX_get_error_depth(store_context)
-        if not ok:
-            check.fault(lib.X509_STORE_CTX_get_error(store_context), depth)
-            return 0
-        if depth:
-            return 1
-        if check.leaf_passed_untrusted(_current_certificate(store_context)):
-            return 1
-        lib.X509_STORE_CTX_set_error(store_context, _V_ERR_HOSTNAME_MISMATCH)
-        return 0
+        return check.seen_untrusted(ok, store_context)
     except Exception as error:  # fail closed, whatever it is
-        if check.code is None:
-            check.code, check.alert = _OTHER
-            check.detail = f"the certificate cannot be judged: {type(error).__name__}"
-        lib.X509_STORE_CTX_set_error(store_context, _V_ERR_UNSPECIFIED)
+        check.cannot(error)
+        lib.X509_STORE_CTX_set_error(store_context, _V_ERR_INVALID_EXTENSION)
         return 0
 
 
@@ -186,44 +237,3 @@ def _current_certificate(store_context: Any) -> x509.Certificate:
         raise ValueError("OpenSSL has no current certificate")
     lib.X509_up_ref(pointer)
     return crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()
-
-
-def names_untrusted(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Return the names of a certificate as ``dns:``, ``email:`` and ``ip:`` text, at most IDENTITY_NAMES.
-
-    A common name counts for nothing (RFC 9525 section 2).  What is too long or not printable is left out.
-
-    Raises:
-        ValueError: the extensions cannot be read.
-    """
-    try:
-        general = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ()
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise ValueError(f"extensions: {type(error).__name__}") from None
-    found = []
-    for name in general:
-        match name:
-            case x509.DNSName():
-                text = f"dns:{name.value}"
-            case x509.RFC822Name():
-                text = f"email:{name.value}"
-            case x509.IPAddress():
-                text = f"ip:{name.value}"
-            case _:
-                continue
-        if text.isprintable() and len(text.encode()) <= limits.IDENTITY_NAME_B:
-            found.append(text)
-            if len(found) == limits.IDENTITY_NAMES:
-                break
-    return tuple(found)
-
-
-def subject_untrusted(certificate: x509.Certificate) -> str:
-    """Return the subject as RFC 4514 text, cut to SUBJECT_B bytes; '' when it cannot be read."""
-    try:
-        text = certificate.subject.rfc4514_string()
-    except ValueError:
-        return ""
-    return text.encode("utf-8", "replace")[: limits.SUBJECT_B].decode("utf-8", "ignore")

@@ -25,7 +25,7 @@ from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
 from tlspool_common.messages import Party
 from tlspool_common.settings import Settings
-from tlspool_worker import tls
+from tlspool_worker import binding
 from tlspool_worker.exits import Exit
 from tlspool_worker.shell import Shell
 
@@ -34,7 +34,7 @@ def run(channel_fd: OwnedFd, worker_id: int, settings: Settings) -> int:
     """Be a worker; return the exit code.  To be called right after the fork."""
     log = Log("worker", settings.log_level)
     try:
-        tls.check()
+        binding.check()
         broker = channel.from_fd(channel_fd, Party.WORKER, Party.BROKER)
     except (PoolError, channel.ChannelBroken) as error:
         log.error("worker.start", worker=worker_id, detail=str(error))

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 import libstub
+from tests import report
 from tests.fixtures import certs, slowtoken
 from tests.fixtures.fake_keyd import FakeKeyd
 from tests.fixtures.keyd_world import PIN, KeydWorld
@@ -36,25 +37,24 @@ NEEDED = (
     "ldapsearch", "psql", "vsftpd", "prosody", "stunnel4", "tinyproxy", "microsocks", "xinetd",
 )  # fmt: skip
 COMMANDS = Path(sys.executable).parent
-TABLE: list[tuple[str, str, str]] = []
 
 
-def pytest_sessionstart(session):
+@pytest.fixture(scope="session", autouse=True)
+def neighbours():
+    """Fail, and name what is missing, where a test would fail for want of a program."""
     missing = [name for name in NEEDED if not shutil.which(name) and not Path("/usr/sbin", name).exists()]
-    if missing:
-        raise pytest.UsageError(f"these programs are missing: {', '.join(missing)}; run scripts/need test")
-
-
-def pytest_terminal_summary(terminalreporter):
-    if TABLE:
-        terminalreporter.section("sessions with other TLS software")
-        for subject, other, outcome in TABLE:
-            terminalreporter.write_line(f"  {subject:<34} {other:<34} {outcome}")
+    assert not missing, f"these programs are missing: {', '.join(missing)}; run scripts/need test"
 
 
 @pytest.fixture(scope="session")
 def table():
-    return TABLE
+    """Append (subject, other, outcome) to have it printed behind the results."""
+    return Sessions()
+
+
+class Sessions:
+    def append(self, cells: tuple[str, str, str]) -> None:
+        report.row("sessions with other TLS software", *cells)
 
 
 def make_pool(tmp_path_factory, name: str, key_type: str = "ec", *extra: str) -> DevPool:
@@ -204,6 +204,14 @@ class Program:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def await_output(self, pattern: str, seconds: float = 20) -> str:
+        """Wait until the program has said something, and return all that it has said."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, text := self.output()):
+            assert time.monotonic() < deadline, f"{pattern} is not in: {text}"
+            time.sleep(0.02)
+        return text
+
     def stop(self):
         self.process.stdin.close()
         self.process.terminate()
@@ -224,12 +232,6 @@ def listens(port: int) -> bool:
             if fields[1].endswith(wanted) and fields[3] == "0A":
                 return True
     return False
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture

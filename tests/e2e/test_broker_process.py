@@ -296,7 +296,7 @@ def test_the_end(own, tcp, number):
     setting_up = await_message(worker, StartSession).session_id
     process = own.process
     process.send_signal(signal.SIGHUP)
-    own.await_log("event=reload.unsupported")
+    own.await_log("event=reload.done")
     assert own.stop(number) == 0
     assert app.error()[:2] == (2, 604)
     assert app.sock.recv(1) == b""

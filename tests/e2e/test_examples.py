@@ -6,8 +6,9 @@ import ssl
 import pytest
 
 import libstub
-from tests.e2e.conftest import COMMANDS, connect, free_port
+from tests.e2e.conftest import COMMANDS, connect
 from tests.e2e.examples import EXAMPLES, Running, curl, example, run
+from tests.fixtures.ports import free_port
 
 SERVER = "testsrv@tlspool.arpa2.lab"
 

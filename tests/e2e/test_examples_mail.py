@@ -10,7 +10,7 @@ import pytest
 from libstub.adapters.smtp import SMTP
 from tests.e2e.conftest import connect
 from tests.e2e.examples import Running, example, run
-from tests.fixtures.servers import free_port
+from tests.fixtures.ports import free_port
 from tests.fixtures.servers_mail import DOMAIN, PASSWORD, USER, Dovecot, Postfix
 from tests.fixtures.servers_other import Vsftpd
 
@@ -59,7 +59,7 @@ def test_postfix_speaks_starttls_to_aiosmtpd(pool, postfix, mail_server):
     run(pool, "send_mail.py", "localhost", postfix.tls, "starttls", SENDER, "c@elsewhere.example")
     mail_server.await_output(r"from a@tlspool\.arpa2\.lab to \['c@elsewhere\.example'\], TLSv1\.3 TLS_AES_256_GCM")
     mail_server.await_output("This went through TLS of the pool")
-    assert "Verified TLS connection established to localhost" in postfix.output()
+    postfix.await_output("Verified TLS connection established to localhost")
 
 
 def test_smtplib_delivers_to_aiosmtpd(pool, mail_server):

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 import libstub
-from tests.e2e.conftest import Authority, connect, free_port, tlspool
+from tests.e2e.conftest import Authority, connect, tlspool
+from tests.fixtures.ports import free_port
 
 
 @pytest.fixture(scope="module")

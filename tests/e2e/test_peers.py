@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 import libstub
-from tests.e2e.conftest import Authority, await_log, connect, free_port, log_of, make_pool, trust
+from tests.e2e.conftest import Authority, await_log, connect, log_of, make_pool, trust
+from tests.fixtures.ports import free_port
 from tlspool_admin.client import ask
 
 ONE = "testcli@tlspool.arpa2.lab"

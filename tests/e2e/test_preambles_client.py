@@ -14,7 +14,8 @@ import pytest
 from tests.e2e.conftest import connect
 from tests.e2e.test_preambles_server import WAIT_S, Scripted, Stunnel
 from tests.e2e.test_tunnels import Tunnel
-from tests.fixtures.servers import Server, free_port
+from tests.fixtures.ports import free_port
+from tests.fixtures.servers import Server
 from tests.fixtures.servers_mail import DOMAIN, PASSWORD, USER, Dovecot, Postfix
 from tests.fixtures.servers_other import FILE, SUFFIX, Postgres, Prosody, Slapd, Vsftpd
 
@@ -278,4 +279,4 @@ def test_where_connections_come_from_is_told_to_a_server(reach, pair):
             assert sock.recv(100) == b"220 localhost ESMTP\r\n"
             sock.sendall(b"QUIT\r\n")
             assert sock.recv(100).startswith(b"221 ")
-        assert "[127.0.0.7]" in postfix.output()
+        postfix.await_output(r"\[127\.0\.0\.7\]")

@@ -15,7 +15,8 @@ import pytest
 
 from tests.e2e.conftest import connect, readable
 from tests.e2e.test_tunnels import Tunnel
-from tests.fixtures.servers import Server, free_port
+from tests.fixtures.ports import free_port
+from tests.fixtures.servers import Server
 from tests.fixtures.servers_mail import DOMAIN, PASSWORD, USER, Dovecot, Postfix
 from tests.fixtures.servers_other import FILE, SUFFIX, Postgres, Prosody, Slapd, Vsftpd
 
@@ -189,9 +190,7 @@ def test_postfix_delivers_through_the_tunnel(pool, serve, postfix, authority):
         except AssertionError:
             raise AssertionError(other.output()) from None
         assert any("from Postfix to Postfix" in text for text in found)
-        assert (
-            "Verified TLS connection established to localhost" in other.output() or "relay=localhost" in other.output()
-        )
+        other.await_output("Verified TLS connection established to localhost|relay=localhost")
 
 
 def test_bytes_behind_starttls_are_refused(serve, postfix):
@@ -408,7 +407,7 @@ def test_postfix_learns_where_a_client_comes_from(serve, authority, context):
             with smtplib.SMTP("localhost", port, source_address=source, timeout=WAIT_S) as smtp:
                 smtp.starttls(context=context)
                 smtp.ehlo()
-        assert postfix.output().count("[127.0.0.7]") >= 2
+        postfix.await_output(r"\[127\.0\.0\.7\]", times=2)
 
 
 def test_the_backend_learns_who_the_remote_is(pool, serve, scripted, authority):

@@ -12,8 +12,9 @@ import threading
 import pytest
 
 import libstub
-from tests.e2e.conftest import await_log, connect, free_port, log_of, make_pool
+from tests.e2e.conftest import await_log, connect, log_of, make_pool
 from tests.e2e.test_questions import CLIENT, SERVER, both_ends
+from tests.fixtures.ports import free_port
 from tlspool_admin.client import ask as ask_broker
 from tlspool_common.appwire import Cmd, Frame, Starttls, frame_untrusted
 
@@ -167,12 +168,10 @@ def test_openssl_s_server_asks(pool, authority, start, table):
         program.process.stdin.flush()
         assert session.sock.recv(100) == b"and back\n"
         assert session.distinguished_name(local=True)
+        for pattern in ("SSL_do_handshake -> 1", f"CN = {CLIENT}", "afterwards"):
+            program.await_output(pattern)
         session.sock.sendall(b"Q\n")
     program.stop()
-    said = program.output()
-    assert "SSL_do_handshake -> 1" in said
-    assert f"CN = {CLIENT}" in said
-    assert "afterwards" in said
     table.append(("is asked again by its server", "openssl s_server", CLIENT))
 
 

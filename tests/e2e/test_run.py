@@ -12,7 +12,8 @@ import time
 import pytest
 
 from tests.e2e.conftest import COMMANDS, connect
-from tests.fixtures.servers import Server, free_port
+from tests.fixtures.ports import free_port
+from tests.fixtures.servers import Server
 from tests.fixtures.servers_mail import DOMAIN, Postfix
 from tlspool_admin.client import ask
 

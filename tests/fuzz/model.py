@@ -21,6 +21,7 @@ class Stage(Enum):
     HELLO = auto()
     PROPOSED = auto()
     HANDSHAKE = auto()
+    ALERT = auto()
     PLAINTEXT = auto()
     RELAYING = auto()
 
@@ -37,6 +38,8 @@ class Session:
     fork: bool
     detach: bool
     stage: Stage
+    judged: bool | None = None  # whether the expression of its day accepts the remote; None: there was none
+    shown: bool = False  # the remote has shown what it has
     given: bool = False  # the plaintext descriptor came with the answer to a proposal
     cbid: int | None = None
     controller: int | None = None
@@ -214,6 +217,17 @@ class Model:
             return []
         session.stage = Stage.PROPOSED
         return self._call_back(session, "STARTTLS_LOCALID")
+
+    def shows(self, session: Session) -> list[Said]:
+        """The remote shows a certificate to a session that is judged; the application hears nothing of that."""
+        session.shown = True
+        if not session.judged:
+            session.stage = Stage.ALERT
+        return []
+
+    def alerted(self, session: Session) -> list[Said]:
+        """The remote knows that it was refused."""
+        return self._fail(session, Code.VALIDATION_FAILED)
 
     def done(self, session: Session) -> list[Said]:
         """The handshake is over, and well."""

@@ -10,11 +10,12 @@ from collections import Counter
 
 import pytest
 
-from tests.playbook.broker import DEFAULTS, World, credential
+from tests.playbook.broker import DEFAULTS, World, anchor, credential
 from tlspool_broker.events import (
     AdoptWorker,
     FdKind,
     HandOver,
+    HelperSaid,
     KeydSaid,
     KillAsked,
     MasterSaid,
@@ -29,11 +30,14 @@ from tlspool_common.messages import (
     PROTOCOL,
     AskedByRemote,
     ClientHelloSeen,
+    Finding,
     HandshakeDone,
     HandshakeFailed,
     KeyAnswer,
     KeydHello,
     MasterHello,
+    OnlineHello,
+    RemoteShown,
     RemoteTold,
     SessionEnded,
     Side,
@@ -119,8 +123,10 @@ class Monkey(World):
                 self.daemon,
                 self.wait,
                 self.kill,
+                self.edit,
+                self.advise,
             ],
-            [30, 8, 25, 6, 15, 15, 3, 1, 60, 6, 4, 1],
+            [30, 8, 25, 6, 15, 15, 3, 1, 60, 6, 4, 1, 2, 6],
         )[0](session)
 
     def maybe_fd(self):
@@ -266,9 +272,13 @@ class Monkey(World):
         right = {
             "EXPECT_CLIENT_HELLO": ClientHelloSeen,
             "EXPECT_HANDSHAKE": ClientHelloSeen if session.as_server and chance.random() < 0.5 else HandshakeDone,
+            "EXPECT_ADVICE": None,
+            "EXPECT_ALERT": HandshakeFailed,
             "EXPECT_END": SessionEnded,
             "RELAYING": chance.choice([SessionEnded, None, None]),
         }.get(session.state.name)
+        if right is HandshakeDone and session.asks.asks and session.shown is None:
+            right = RemoteShown
         kind = right if chance.random() < 0.995 else chance.choice(list(DEFAULTS))
         if chance.random() < 0.05:
             kind = HandshakeFailed
@@ -281,6 +291,8 @@ class Monkey(World):
             fields["sni"] = session.plan.localid.domain
         if kind is HandshakeDone and chance.random() < 0.2:
             fields |= {"remote_verified": False, "sni": "elsewhere.example"}
+        if kind is RemoteShown and chance.random() < 0.3:
+            fields |= {"fault": chance.choice([402, 404, 413, 65535]), "anchor_sha256": chance.choice([b"", b"x" * 32])}
         if kind is HandshakeFailed:
             fields |= {"code": chance.choice([0, 302, 516, 999, 65535]), "alert": chance.randrange(256)}
         number = session.session_id if chance.random() < 0.99 else chance.randrange(2**64)
@@ -316,6 +328,33 @@ class Monkey(World):
                 born = WorkerBorn(worker_id=chance.randrange(1, 30), pid=1)
                 self.happen(MasterSaid(self.master, born, self.fd().fd))
 
+    def edit(self, _session):
+        """An operator changes what is demanded."""
+        chance = self.chance
+        texts = ["1", "1", "1", "F", "F", "a", "p", "R", "R", "TrO&|", "C", "o~", "D", "?"]
+        names = [("localhost", Side.SERVER), ("me.example", Side.SERVER), ("me.example", Side.CLIENT)]
+        self.records.change(
+            trust=chance.random() < 0.3,
+            expressions={name: chance.choice(texts) for name in names if chance.random() < 0.3},
+            disclosure_expressions={"www.example.com": chance.choice(texts)} if chance.random() < 0.2 else {},
+            trusted=[anchor(3, b"root", chance.choice(["1", "1", "1", "1", "a", "a", "r", "0"]))],
+        )
+
+    def advise(self, _session):
+        """The helper says hello, answers, or goes."""
+        chance = self.chance
+        if self.helper is None:
+            return
+        if not self.core.online._ready and chance.random() < 0.8:
+            self.happen(HelperSaid(self.helper, 0, OnlineHello(protocol=PROTOCOL + (chance.random() < 0.1), pid=1)))
+        elif chance.random() < 0.05:
+            self.helper_goes()
+        else:
+            exchange = next(iter(self.core.online._open), 0) if chance.random() < 0.98 else chance.randrange(1 << 32)
+            crl, ocsp = chance.choice(list(Finding)), chance.choice([Finding.GOOD, *Finding])
+            if exchange or chance.random() < 0.02:
+                self.helper_says(crl, ocsp, exchange=exchange)
+
     def wait(self, _session):
         self.later(self.chance.choice([1, 60, 1100, 5000, 70_000]))
 
@@ -350,6 +389,9 @@ class Monkey(World):
         for post in posts:
             assert post.caller.uid == next(uid for uid, one in self.core.chooser._posts.items() if one is post)
             assert not (post.queue and post.registered and not post.busy)
+        advised = {one.question for one in sessions if one.question}
+        assert {one.state.name for one in sessions if one.question} <= {"EXPECT_ADVICE"}
+        assert advised == {number for number, one in self.core.online._open.items() if one.told is not None}
         asked = {app: connections.get(app).asked for app in self.apps}
         assert {app: cbids for app, cbids in asked.items() if cbids} == {
             post.connection.connection_id: {post.cbid} for post in posts if post.cbid
@@ -394,7 +436,7 @@ def test_anything_in_any_order(no_leaks, seed):
 def test_the_monkey_gets_about(no_leaks):
     """It is no evidence if all it ever gets is the first refusal."""
     reached, rules = set(), set()
-    for seed in range(16):
+    for seed in range(20):
         monkey = Monkey(seed)
         for _ in range(STEPS):
             monkey.step()
@@ -405,4 +447,6 @@ def test_the_monkey_gets_about(no_leaks):
     assert {"localid.chosen", "localid.refused", "session.detached", "session.attached"} <= reached
     assert {"choice.made", "choice.stored", "choice.service_gone", "pin.service_handed_over"} <= reached
     assert {"choice_refused", "choice_timeout", "lidentry_taken", "service_denied", "service_shared"} <= rules
+    assert {"pin.stored", "helper.connected", "helper.lost", "session.asks_online"} <= reached
+    assert {"validation_failed", "validation_undecided", "revoked", "revocation_unknown", "expired"} <= rules
     assert {"callback_timeout", "ctlkey_in_use", "no_keyd", "no_worker", "worker_died", "reqid_in_use"} <= rules

@@ -27,6 +27,7 @@ from tlspool_common.messages import (
     EndSession,
     HandshakeDone,
     HandshakeFailed,
+    RemoteShown,
     SessionEnded,
     Side,
 )
@@ -73,6 +74,7 @@ class BrokerAndModel(RuleBasedStateMachine):
         self.model = Model()
         self.ids = {}
         self.cbids = []
+        self.judged = None
 
     @initialize(target=apps)
     def first(self):
@@ -154,6 +156,8 @@ class BrokerAndModel(RuleBasedStateMachine):
         )
         if not server:
             session.stage = Stage.HANDSHAKE
+        else:
+            session.judged = self.judged
         fields = {"flags": (0x6 if server else 0x9) | extra | (Flag.LOCALID_CHECK if check else 0)}
         fields |= {"localid": "localhost" if server and not check else "", "ctlkey": bytes([key]) * 16}
         fields |= {"remoteid": "" if server else "www.example.com", "service": "fuzz"}
@@ -250,11 +254,34 @@ class BrokerAndModel(RuleBasedStateMachine):
             self._same(self.model.hello(session))
 
     @rule(which=WHICH)
+    def demand(self, which):
+        """An operator changes the expression of our servers.  What was begun goes by the one before."""
+        self.judged = [None, True, False][which % 3]
+        text = {None: "1", True: "F", False: "C"}[self.judged]
+        names = ("localhost", "www.example.com")
+        self.world.records.change(expressions={(name, Side.SERVER): text for name in names})
+
+    def _finish(self, session):
+        """The end of a handshake, or what comes before it."""
+        if session.judged is not None and not session.shown:
+            self._say(session, RemoteShown)
+            self._same(self.model.shows(session))
+        else:
+            self._say(session, HandshakeDone)
+            self._same(self.model.done(session))
+
+    @rule(which=WHICH)
     def done(self, which):
         session = self._one(Stage.HANDSHAKE, which)
         if session:
-            self._say(session, HandshakeDone)
-            self._same(self.model.done(session))
+            self._finish(session)
+
+    @rule(which=WHICH)
+    def alerted(self, which):
+        session = self._one(Stage.ALERT, which)
+        if session:
+            self._say(session, HandshakeFailed)
+            self._same(self.model.alerted(session))
 
     @rule(which=WHICH)
     def failed(self, which):
@@ -288,8 +315,10 @@ class BrokerAndModel(RuleBasedStateMachine):
             self._say(session, ClientHelloSeen)
             self._same(self.model.hello(session))
         elif session.stage is Stage.HANDSHAKE:
-            self._say(session, HandshakeDone)
-            self._same(self.model.done(session))
+            self._finish(session)
+        elif session.stage is Stage.ALERT:
+            self._say(session, HandshakeFailed)
+            self._same(self.model.alerted(session))
         elif answers and session.cbid is not None and session.reqid is not None:
             cmd, localid = "PLAINTEXT_CONNECT", "localhost" if session.server else "me.example"
             if session.stage is Stage.PROPOSED:
@@ -338,7 +367,9 @@ RULES += [
     "answer",
     "late_or_stray",
     "hello",
+    "demand",
     "done",
+    "alerted",
     "failed",
     "ended",
     "killed",
@@ -357,6 +388,7 @@ SETTINGS = settings(
 CODES = {Code.COMMAND_UNKNOWN, Code.CIPHER_FD_MISSING, Code.CTLKEY_IN_USE, Code.CTLKEY_UNKNOWN, Code.CTLKEY_ATTACHED}
 CODES |= {Code.CTLKEY_NOT_YOURS, Code.BAD_CALLBACK_ANSWER, Code.PLAIN_FD_MISSING, Code.LOCALID_REFUSED}
 CODES |= {Code.LOCALID_UNKNOWN, Code.LOCALID_NOT_DISCLOSED, Code.REMOTE_CLOSED, Code.SESSION_KILLED}
+CODES |= {Code.VALIDATION_FAILED}
 
 
 def test_the_broker_says_what_the_model_says(no_leaks):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import itertools
 import os
 from dataclasses import replace
 
 from tlspool_broker.core import BrokerCore
-from tlspool_broker.credentials import Anchor, Credential
+from tlspool_broker.credentials import Anchor, Credential, Pin
 from tlspool_broker.events import (
     AppConnected,
     AppFrame,
@@ -19,6 +21,8 @@ from tlspool_broker.events import (
     Disarm,
     DropFd,
     FdKind,
+    HelperLost,
+    HelperSaid,
     KeydLost,
     KeydSaid,
     MasterLost,
@@ -27,8 +31,10 @@ from tlspool_broker.events import (
     PassedFd,
     PeerId,
     SendApp,
+    SendHelper,
     SendMaster,
     SendWorker,
+    StartHelper,
     Timer,
     TimerFired,
     WorkerLost,
@@ -43,11 +49,15 @@ from tlspool_common.messages import (
     PROTOCOL,
     ClientHelloSeen,
     EndReason,
+    Finding,
     HandshakeDone,
     HandshakeFailed,
     KeydHello,
     KeyKind,
     MasterHello,
+    OnlineHello,
+    RemoteShown,
+    RevocationTold,
     SessionEnded,
     Side,
     SpawnWorkers,
@@ -63,8 +73,12 @@ def credential(name="localhost", kind=KeyKind.EC_P256):
     return Credential(f"pkcs11:object={name}", (name.encode(),), kind, bytes(32))
 
 
+def anchor(sides=3, der=b"root", valexp="1"):
+    return Anchor(sides, der, der.ljust(20, b"."), hashlib.sha256(der).digest(), valexp)
+
+
 class FakeRecords:
-    """Databases in three dictionaries."""
+    """Databases in dictionaries; ``change`` makes another generation, and keeps the one before."""
 
     def __init__(self):
         self.generation = 7
@@ -74,9 +88,29 @@ class FakeRecords:
             ("me.example", Side.CLIENT): [credential("me.example"), credential("me.example", KeyKind.RSA)],
         }
         self.disclosures = {"www.example.com": ["me.example"]}
-        self.trusted = [Anchor(3, b"root"), Anchor(1, b"other")]
+        self.trusted = [anchor(3, b"root"), anchor(1, b"other")]
         self.broken = None
         self.added = []
+        self.expressions = {}
+        self.disclosure_expressions = {}
+        self.stored_pins = {}
+        self.pinned = []
+        self.revoked = {}
+        self.policies = {}
+        self.judges = frozenset()
+        self.past = {}
+
+    def change(self, *, trust=False, **values):
+        """Commit a change of some of the dictionaries."""
+        then = self.past[self.generation] = copy.copy(self)
+        then.at = self.at
+        self.generation += 1
+        if trust:
+            self.trust_generation = self.generation
+        vars(self).update(values)
+
+    def at(self, generation):
+        return self.past[generation]
 
     def _check(self):
         if self.broken:
@@ -103,6 +137,39 @@ class FakeRecords:
         self._check()
         return self.trusted
 
+    def expression(self, donai, side):
+        self._check()
+        return self.expressions.get((str(donai), side), "")
+
+    def judged_identities(self, side):
+        mine = any(one is side and text not in ("", "1") for (_, one), text in self.expressions.items())
+        return mine or any(key.startswith("localid:") for key in self.policies)
+
+    def disclosure_expression(self, remote):
+        return self.disclosure_expressions.get(self.disclosure(remote)[0], "")
+
+    def needs_judging(self, side):
+        self._check()
+        return side in self.judges or any(anchor.valexp != "1" for anchor in self.trusted)
+
+    def pins(self, remote):
+        self._check()
+        return self.stored_pins.get(remote, [])
+
+    def pin_add(self, remote, sha256, author, reason):
+        self._check()
+        self.pinned.append((remote, sha256, author, reason))
+        pins = {**self.stored_pins, remote: [*self.pins(remote), Pin(sha256, remote=remote)]}
+        self.change(trust=True, stored_pins=pins)
+
+    def revocations(self, issuer_key):
+        self._check()
+        return self.revoked.get(issuer_key)
+
+    def crypto_policy(self, service, localid):
+        keys = (f"localid:{localid}", f"service:{service}", "host")
+        return next((self.policies[key] for key in keys if key in self.policies), "")
+
 
 class World:
     """The core, the time, and who is there."""
@@ -120,7 +187,8 @@ class World:
         self.fds = []
         self._numbers = itertools.count(1)
         self._worker_ids = itertools.count(1)
-        self.keyd = self.master = None
+        self.keyd = self.master = self.helper = None
+        self.questions = []
         if keyd:
             self.keyd_comes()
         if workers is not None:
@@ -144,6 +212,10 @@ class World:
                     self.timers.pop(timer, None)
                 case Note():
                     self.notes.append(effect)
+                case StartHelper():
+                    self.helper = effect.helper
+                case SendHelper():
+                    self.questions.append(effect)
             fd = getattr(effect, "fd", None)
             if isinstance(fd, OwnedFd):
                 assert not fd.closed, effect
@@ -213,6 +285,18 @@ class World:
 
     def worker_goes(self, worker, broken=False):
         return self.happen(WorkerLost(worker, "worker has closed its end", broken))
+
+    def helper_comes(self):
+        """The helper that was started says hello."""
+        return self.happen(HelperSaid(self.helper, 0, OnlineHello(protocol=PROTOCOL, pid=44)))
+
+    def helper_goes(self):
+        return self.happen(HelperLost(self.helper, "online has closed its end"))
+
+    def helper_says(self, crl=Finding.NONE, ocsp=Finding.NONE, detail="", *, exchange=None):
+        """The helper answers the last question."""
+        exchange = self.questions[-1].exchange if exchange is None else exchange
+        return self.happen(HelperSaid(self.helper, exchange, RevocationTold(crl=crl, ocsp=ocsp, detail=detail)))
 
     def say(self, session_id, message=None, *, worker=None, **fields):
         """Let the worker of a session say something."""
@@ -323,6 +407,30 @@ DEFAULTS = {
         "remote_names": ("dns:www.example.com", "email:john@example.com"),
         "remote_subject": "CN=www.example.com",
         "remote_sha256": bytes(32),
+    },
+    RemoteShown: {
+        "tls_version": 0x0304,
+        "cipher": "TLS_AES_256_GCM_SHA384",
+        "group": "X25519MLKEM768",
+        "fault": 0,
+        "detail": "",
+        "anchor_sha256": hashlib.sha256(b"root").digest(),
+        "self_signed": False,
+        "names": ("dns:www.example.com", "email:john@example.com"),
+        "subject": "CN=www.example.com",
+        "leaf_sha256": bytes(32),
+        "spki_sha256": bytes(32),
+        "not_after_s": 2_000_000_000,
+        "strengths": ("ec 256 sha256", "ec 384 sha384"),
+        "usages": (),
+        "extensions": (),
+        "links": (f"{b'root'.ljust(20, b'.').hex()} 05",),
+        "crl_urls": ("http://crl.example.com/root.crl",),
+        "ocsp_urls": ("http://ocsp.example.com/",),
+        "must_staple": False,
+        "stapled": Finding.NONE,
+        "stapled_detail": "",
+        "chain": (b"leaf", b"root"),
     },
     HandshakeFailed: {"code": int(Code.REMOTE_CLOSED), "alert": 255, "detail": "it closed"},
     SessionEnded: {"reason": EndReason.CLEAN, "from_remote_b": 10, "to_remote_b": 20, "detail": ""},

@@ -6,6 +6,7 @@ from tests.playbook.broker import CLIENT, SERVER, World
 from tests.playbook.choosing import register
 from tlspool_broker.events import ClosePeer, CloseWorker, KeydSaid, KillAsked, PeerId, SendMaster, StopAsked
 from tlspool_common.appwire import TIMEOUT_INFINITE_MS, Flag
+from tlspool_common.errors import Code
 from tlspool_common.messages import (
     PROTOCOL,
     ClientHelloSeen,
@@ -16,8 +17,10 @@ from tlspool_common.messages import (
     KeyAnswer,
     KeydHello,
     Proceed,
+    RemoteShown,
     RetireWorker,
     SessionEnded,
+    Side,
     StartSession,
 )
 
@@ -27,6 +30,9 @@ def world(no_leaks):
     made = World()
     yield made
     made.close()
+
+
+JUDGED = ("EXPECT_ADVICE", "EXPECT_ALERT")
 
 
 def bring(world, state, app, *, reqid=4, **fields):
@@ -49,6 +55,8 @@ def bring(world, state, app, *, reqid=4, **fields):
         return world.starttls(app, reqid=reqid, **fields)
     if state == "RELAYING":
         return world.relaying(app, reqid=reqid, **fields)
+    if state in JUDGED:
+        world.records.change(expressions={("localhost", Side.SERVER): "R"})
     session_id = world.starttls(app, reqid=reqid, **fields)
     if state == "EXPECT_CLIENT_HELLO":
         return session_id
@@ -56,6 +64,12 @@ def bring(world, state, app, *, reqid=4, **fields):
         world.keyd_goes()
     world.say(session_id, ClientHelloSeen)
     if state in ("EXPECT_HANDSHAKE", "EXPECT_KEYD with a worker"):
+        return session_id
+    if state == "EXPECT_ADVICE":
+        world.say(session_id, RemoteShown)
+        return session_id
+    if state == "EXPECT_ALERT":
+        world.say(session_id, RemoteShown, fault=Code.EXPIRED)
         return session_id
     world.say(session_id, HandshakeDone)
     if state == "EXPECT_PLAINTEXT":
@@ -74,6 +88,8 @@ SETTING_UP = [
     "EXPECT_WORKER",
     "EXPECT_CLIENT_HELLO",
     "EXPECT_HANDSHAKE",
+    "EXPECT_ADVICE",
+    "EXPECT_ALERT",
     "EXPECT_PLAINTEXT",
 ]
 WITHOUT_WORKER = ("EXPECT_CHOICE", "EXPECT_LOCALID", "EXPECT_KEYD", "EXPECT_WORKER")

@@ -95,9 +95,9 @@ def test_anybody_who_verifies_will_do(world, app, session):
 
 
 def test_the_anchors_are_those_of_the_day(world, app, session):
-    world.records.trust_generation = 6
+    world.records.change(trust=True)
     again(world, app)
-    assert asked(world).trust_generation == 6
+    assert asked(world).trust_generation == 8
     assert world.to_worker(TrustBegin)
 
 
@@ -407,3 +407,52 @@ def test_nor_one_of_another_worker(world, app, client):
     assert world.noted("worker.condemned")
     assert world.state(client) == "RELAYING"
     assert world.to_worker(UseCredential) == []
+
+
+# --- expressions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "code"),
+    [
+        ("1", {}, None),
+        ("TF&", {}, None),
+        ("U", {}, None),
+        ("U", {"remote_names": ("dns:example.com",)}, Code.NAME_MISMATCH),
+        ("C", {}, Code.VALIDATION_FAILED),
+        ("P", {}, Code.VALIDATION_FAILED),
+        ("R", {}, Code.VALIDATION_UNDECIDED),  # the chain is not told
+        ("l", {}, Code.VALIDATION_UNDECIDED),
+        ("e", {}, Code.VALIDATION_UNDECIDED),
+        ("p", {}, Code.VALIDATION_UNDECIDED),
+        ("C", NOBODY, Code.CERTIFICATE_MISSING),
+    ],
+)
+def test_an_expression_counts_when_a_remote_is_asked_again(world, app, text, fields, code):
+    session = world.relaying(app, ctlkey=KEY, flags=SERVER | Flag.IGNORE_REMOTEID)
+    world.records.change(expressions={("localhost", Side.SERVER): text})
+    again(world, app)
+    told(world, session, **fields)
+    if code is None:
+        assert world.reply(app)[1].remoteid == "john@example.com"
+        assert world.session(session).generation == 8
+    else:
+        assert world.error(app)[1] == code
+        assert world.session(session).remoteid == ""
+        assert not world.session(session).verified
+    assert world.state(session) == "RELAYING"
+
+
+def test_what_the_trust_database_says_beyond_anchors_is_not_guessed(world, app, session):
+    world.records.change(judges=frozenset(Side))
+    again(world, app)
+    told(world, session)
+    assert world.error(app)[1] == Code.VALIDATION_UNDECIDED
+
+
+def test_a_remote_that_is_asked_again_is_judged_by_the_day_it_was_asked(world, app, session):
+    again(world, app)
+    number = asked(world).question
+    world.records.change(expressions={("localhost", Side.SERVER): "0"})
+    told(world, session, number)
+    assert world.reply(app)[1].remoteid == "john@example.com"

@@ -126,9 +126,9 @@ def test_trust_is_sent_once_for_each_generation_and_worker(world):
     assert world.to_worker(TrustBegin)
     world.starttls(app, reqid=3)
     assert not world.to_worker(TrustBegin)
-    world.records.trust_generation = 6
+    world.records.change(trust=True)
     world.starttls(app, reqid=4)
-    assert world.to_worker(TrustBegin) == [TrustBegin(generation=6)]
+    assert world.to_worker(TrustBegin) == [TrustBegin(generation=8)]
 
 
 def refusal(world, code, com_err, event="command.refused"):

@@ -11,15 +11,23 @@ from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
     ClientHelloSeen,
+    Finding,
     HandshakeDone,
     HandshakeFailed,
+    RemoteShown,
     RetireWorker,
     SessionEnded,
     Side,
 )
 
 S, H = State, Happening
-WAYS = [(state, happening, end) for state, row in TABLE.items() for happening, ends in row.items() for end in ends]
+WAYS = [
+    (state, happening, end)
+    for state, row in TABLE.items()
+    for happening, ends in row.items()
+    for end in State
+    if end in ends
+]
 
 
 def do_worker_found(world, session_id):
@@ -65,6 +73,8 @@ DO = {
     H.LOCALID_REFUSED: lambda world, session_id: answer_localid(world, session_id, ""),
     H.KEYD_JOINED: do_keyd_joined,
     H.WORKER_FOUND: do_worker_found,
+    H.REMOTE_SHOWN: lambda world, session_id: world.say(session_id, RemoteShown),
+    H.ADVISED: lambda world, session_id: world.helper_says(crl=Finding.GOOD),
     H.HELLO_SEEN: lambda world, session_id: world.say(session_id, ClientHelloSeen),
     H.HANDSHAKE_DONE: lambda world, session_id: world.say(session_id, HandshakeDone),
     H.HANDSHAKE_FAILED: lambda world, session_id: world.say(session_id, HandshakeFailed),
@@ -129,6 +139,19 @@ def prepare(world, state, happening, end):
             return session_id
         case S.EXPECT_HANDSHAKE, H.HELLO_SEEN, _:
             return peer(world, app, end)
+        case S.EXPECT_HANDSHAKE, H.REMOTE_SHOWN, _:
+            text = {S.EXPECT_HANDSHAKE: "F", S.EXPECT_ADVICE: "R", S.EXPECT_ALERT: "C"}[end]
+            world.records.change(expressions={("localhost", Side.SERVER): text})
+            return bring(world, "EXPECT_HANDSHAKE", app)
+        case S.EXPECT_ADVICE, H.ADVISED, _:
+            session_id = bring(world, "EXPECT_ADVICE", app)
+            world.helper_comes()
+            return session_id
+        case S.EXPECT_END, H.REMOTE_SHOWN, _:
+            world.records.change(expressions={("localhost", Side.SERVER): "F"})
+            session_id = bring(world, "EXPECT_HANDSHAKE", app)
+            world.happen(KillAsked(session_id))
+            return session_id
         case S.EXPECT_WORKER, H.WORKER_FOUND, S.EXPECT_CLIENT_HELLO:
             return bring(world, "EXPECT_WORKER", app)
         case S.EXPECT_WORKER, H.WORKER_FOUND, _:
@@ -166,7 +189,10 @@ def test_every_way(no_leaks, monkeypatch, state, happening, end):
     session_id = prepare(world, state, happening, end)
     assert world.session(session_id).state is state
     gone.clear()
-    DO[happening](world, session_id)
+    if (state, end) == (S.EXPECT_ADVICE, S.EXPECT_ALERT):
+        world.helper_says(crl=Finding.REVOKED)
+    else:
+        DO[happening](world, session_id)
     if state is end:  # what the worker said before it heard of the end: nothing moves
         assert world.session(session_id).state is end
     else:

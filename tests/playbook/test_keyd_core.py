@@ -73,6 +73,7 @@ def test_tls12():
         ("tls_max_version 1.2", CONTENT, Code.CONTENT_REFUSED),
         ("tls_max_version 1.2", tls12_server_content(), None),
     ],
+    ids=["1.2 where 1.3 is least", "1.3 where 1.3 is least", "1.3 where 1.2 is most", "1.2 where 1.2 is most"],
 )
 def test_content_of_a_version_that_policy_does_not_have(line, content, code):
     play = Play(line, *ONE)

@@ -188,3 +188,17 @@ def test_status_and_title():
         ],
     }
     assert play.core.title == "no broker, 0 workers, 1 of 1 modules open"
+
+
+def test_an_operator_asks_about_a_key():
+    play = Play()
+    play(e.KeyAsked(9, "pkcs11:token=t1;object=a"))
+    (send,) = play.only(e.SendToken)
+    assert send.message == TokenFind(uri="pkcs11:token=t1;object=a")
+    play(e.TokenSaid(send.generation, TokenFound(code=Code.OK, detail="", spki=b"\x30\x00"), send.exchange))
+    assert play.only(e.AnswerKey) == [e.AnswerKey(9, Code.OK, "", b"\x30\x00")]
+
+
+def test_an_operator_asks_about_no_key():
+    play = Play(*TWO)
+    assert [effect.code for effect in play(e.KeyAsked(9, "nonsense"))] == [Code.KEY_URI_MALFORMED]

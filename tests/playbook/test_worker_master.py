@@ -130,3 +130,11 @@ def test_stopping_lets_workers_finish_and_forks_no_more(story):
     effects = without_notes(story.core.handle(StopAsked()))
     assert effects == [m.Kill(101, signal.SIGHUP), m.Kill(102, signal.SIGHUP), m.End()]
     assert story.core.handle(BrokerSaid(SpawnWorkers(count=1))) == []
+
+
+def test_so_many_workers_are_kept_ready_as_the_newest_settings_say(story):
+    story.begun()
+    story.core.keep_warm(4)
+    effects = story.core.handle(BrokerConnected())  # as a new master: those that were introduced are the past
+    assert [effect for effect in effects if isinstance(effect, m.Fork)] == [m.Fork(number) for number in (3, 4, 5, 6)]
+    assert effects[1] == m.SendBroker(MasterHello(protocol=PROTOCOL, pid=77))

@@ -25,6 +25,7 @@ from tlspool_common.messages import (
     TrustBegin,
     UseCredential,
     UseKeyChannel,
+    Verdict,
 )
 from tlspool_worker.effects import (
     Adopt,
@@ -34,6 +35,7 @@ from tlspool_worker.effects import (
     EndRelay,
     Finish,
     GoOn,
+    Judge,
     Listen,
     Note,
     OpenRelay,
@@ -43,6 +45,7 @@ from tlspool_worker.effects import (
 )
 from tlspool_worker.exits import Exit
 from tlspool_worker.sessions import TABLE, BrokenBroker, Sessions, State, alert_record
+from tlspool_worker.shown import Chain, Wire, describe_untrusted
 from tlspool_worker.tls import Step
 from tlspool_worker.tls_errors import Fault
 
@@ -89,6 +92,13 @@ class Play:
         self.take()
         return number
 
+    def asking(self, side=Side.SERVER):
+        """A session whose thread waits for a verdict."""
+        number = self.proceeding(side)
+        self.core.remote_shown(shown(number))
+        self.take()
+        return number
+
     def listening(self):
         """A peer that lets its remote begin."""
         number = self.started(Side.CLIENT, peer=True, listen_ms=200)
@@ -122,6 +132,7 @@ class Play:
             State.EXPECT_PROCEED: lambda: self.started(Side.CLIENT),
             State.EXPECT_ROLE: self.listening,
             State.EXPECT_STEP: self.proceeding,
+            State.EXPECT_VERDICT: self.asking,
             State.EXPECT_REMOTE: self.waiting,
             State.EXPECT_PLAINTEXT: self.done,
             State.RELAYING: self.relaying,
@@ -148,6 +159,15 @@ def facts(number):
         remote_subject="",
         remote_sha256=b"",
     )
+
+
+def shown(number):
+    chain = Chain(ders=(certs.leaf().der, certs.intermediate().der), anchored=False)
+    return describe_untrusted(chain, Wire(session_id=number))
+
+
+def verdict(number, code=Code.OK):
+    return Verdict(session_id=number, code=int(code), detail="")
 
 
 LIVING = [state for state in State if state is not State.OVER]
@@ -203,6 +223,66 @@ def test_a_client_begins_at_once(play):
     assert play.take() == [SendCipher(number, b"hello"), Listen(number)]
     play.core.cipher_came(number, b"\x16\x03\x03flight")
     assert play.take() == [GoOn(number, b"\x16\x03\x03flight")]
+
+
+def test_the_broker_is_asked_in_the_middle_of_a_step(play):
+    number = play.proceeding()
+    play.core.remote_shown(shown(number))
+    assert play.take() == [Say(shown(number))]
+    play.core.broker_said(verdict(number))
+    assert play.take() == [Judge(verdict(number))]
+    play.core.stepped(number, Step(b"finished", facts=facts(number)))
+    assert play.take() == [SendCipher(number, b"finished"), Say(facts(number)), OpenRelay(number)]
+
+
+def test_a_refusal_comes_back_as_a_fault(play):
+    number = play.asking(Side.CLIENT)
+    play.core.broker_said(verdict(number, Code.REVOKED))
+    assert play.take() == [Judge(verdict(number, Code.REVOKED))]
+    play.core.stepped(number, Step(b"alert", fault=Fault(Code.REVOKED, 44, "")))
+    failed = HandshakeFailed(session_id=number, code=int(Code.REVOKED), alert=44, detail="")
+    assert play.take() == [SendCipher(number, b"alert"), Drop(number), Say(failed)]
+
+
+def test_a_thread_that_has_waited_long_enough(play):
+    number = play.asking()
+    play.core.stepped(number, Step(b"alert", fault=Fault(Code.VALIDATION_UNDECIDED, 46, "")))
+    assert play.take()[:2] == [SendCipher(number, b"alert"), Drop(number)]
+    play.core.broker_said(verdict(number))  # crosses that
+    assert play.take() == []
+
+
+@pytest.mark.parametrize("step", [Step(b"flight"), Step(b"", facts=None)])
+def test_nothing_goes_on_without_a_verdict(play, step):
+    number = play.asking()
+    play.core.stepped(number, step)
+    assert play.take()[-1].message.code == Code.INTERNAL
+    assert len(play.core) == 0
+
+
+def test_what_is_shown_too_late(play):
+    number = play.proceeding()
+    play.core.broker_said(EndSession(session_id=number, alert=255))
+    play.take()
+    play.core.remote_shown(shown(number))
+    play.core.broker_said(verdict(number))
+    assert play.take() == []
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.OVER, State.EXPECT_VERDICT)])
+def test_a_verdict_that_nobody_asked_for(play, state):
+    number = play.in_state(state)
+    with pytest.raises(BrokenBroker, match=state.name):
+        play.core.broker_said(verdict(number))
+    with pytest.raises(BrokenBroker, match="not started"):
+        play.core.broker_said(verdict(99))
+
+
+def test_a_second_verdict(play):
+    number = play.asking()
+    play.core.broker_said(verdict(number))
+    with pytest.raises(BrokenBroker):
+        play.core.broker_said(verdict(number))
 
 
 def test_a_fault_is_reported_with_the_alert_on_its_way(play):
@@ -443,7 +523,7 @@ def test_termination(play):
     assert wanted[-1] == Finish(Exit.OK)
     assert len(play.core) == 0
     assert sum(isinstance(effect, EndRelay) for effect in wanted) == 2
-    assert sum(isinstance(effect, Drop) for effect in wanted) == 5
+    assert sum(isinstance(effect, Drop) for effect in wanted) == 6
 
 
 # --- the table -------------------------------------------------------------------------------------------

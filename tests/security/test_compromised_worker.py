@@ -179,7 +179,9 @@ def test_another_key(world, attacker):
     )
 
 
-@pytest.mark.parametrize("secret", [bytes(32), b"", b"\xff" * 32, os.urandom(32)])
+@pytest.mark.parametrize(
+    "secret", [bytes(32), b"", b"\xff" * 32, os.urandom(32)], ids=["zeros", "none", "ones", "random"]
+)
 def test_a_forged_grant(world, attacker, secret):
     key = world.key("ours")
     forged = Grant(

@@ -77,7 +77,7 @@ def test_mistakes_are_named(text, said):
     with pytest.raises(SettingError, match=said) as caught:
         rules(text)
     assert caught.value.code is Code.SETTING_INVALID
-    assert caught.value.detail.startswith("access ")
+    assert [problem.keyword for problem in caught.value.problems] == ["access"]
 
 
 def test_a_name_is_one_rules():

@@ -1,14 +1,19 @@
 """What the broker answers operators, without a socket."""
 
+import asyncio
+import base64
 import os
 
 import pytest
 
+from tests.fixtures import certs
 from tests.playbook.broker import World
 from tlspool_broker.control import Control
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import KillAsked
+from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.messages import KeyAnswer
 
 
 class Lines:
@@ -100,17 +105,91 @@ def test_kill_that_cannot_be(made, fields, code):
 def test_only_changes_are_logged(made):
     _, log, control = made
     control.handle({"cmd": "localid.list"})
-    control.handle({"cmd": "disclose.del", "selector": "x.example"})
+    asyncio.run(control.handle({"cmd": "disclose.del", "selector": "x.example"}))
     assert log.lines == []
-    control.handle(
-        {
-            "cmd": "localid.set",
-            "id": "x.example",
-            "flags": "valexp,server",
-            "records": [{"uri": "1"}],
-            "author": "me",
-        }
-    )
-    assert log.lines == [
-        ("database.changed", {"cmd": "localid.set", "what": "x.example", "author": "me", "generation": 2})
-    ]
+    fields = {"flags": "valexp,server", "records": [{"uri": "1"}], "author": "me", "peer_uid": 7}
+    answer = asyncio.run(control.handle({"cmd": "localid.set", "id": "x.example", **fields}))
+    assert answer == {"generation": 2, "id": "x.example", "records": 1}
+    what = {"cmd": "localid.set", "what": "x.example", "uid": 7, "author": "me", "generation": 2}
+    assert log.lines == [("database.changed", what)]
+    assert control.handle({"cmd": "history"})["history"][0]["uid"] == 7
+
+
+# --- changes, and the keys they name ------------------------------------------------------------------
+
+
+def credential_request(**fields):
+    chain = [base64.b64encode(certs.leaf().der).decode()]
+    records = [{"uri": "pkcs11:object=web", "chain": chain}]
+    return {"cmd": "localid.set", "id": "example.com", "flags": "x509,server", "records": records, **fields}
+
+
+def asking(made, answer):
+    """Run a request with a keyd that answers as it is told."""
+    world, log, _ = made
+    questions = KeyQuestions(lambda event: questions.told(event.number, answer))
+    databases = made[2]._databases
+    return Control(world.core, databases, world.settings, world.happen, log, questions=questions)
+
+
+@pytest.mark.parametrize(
+    ("answer", "strict", "result"),
+    [
+        (KeyAnswer(code=0, detail="", spki=certs.spki(certs.leaf().private)), True, None),
+        (KeyAnswer(code=502, detail="nothing there", spki=b""), False, "502"),
+        (KeyAnswer(code=502, detail="nothing there", spki=b""), True, 502),
+        (KeyAnswer(code=0, detail="", spki=certs.spki(certs.root().private)), False, Code.KEY_UNFIT),
+        (None, False, "608"),
+        (None, True, Code.KEY_UNCHECKED),
+    ],
+)
+def test_keyd_is_asked_about_keys(made, answer, strict, result):
+    made[0].keyd_comes()
+    control = asking(made, answer)
+    if isinstance(result, int):
+        with pytest.raises(PoolError) as caught:
+            asyncio.run(control.handle(credential_request(strict=strict)))
+        assert caught.value.code == result
+        assert made[2].handle({"cmd": "localid.list"})["identities"] == []
+        return
+    answered = asyncio.run(control.handle(credential_request(strict=strict)))
+    assert answered["generation"] == 2
+    warnings = answered.get("warnings", [])
+    assert not warnings if result is None else result in warnings[0]
+
+
+def test_without_keyd_nothing_is_asked(made):
+    made[0].keyd_goes()
+    answered = asyncio.run(asking(made, None).handle(credential_request()))
+    assert "warnings" not in answered
+    with pytest.raises(PoolError) as caught:
+        asyncio.run(asking(made, None).handle(credential_request(strict=True)))
+    assert caught.value.code is Code.KEY_UNCHECKED
+
+
+def test_an_answer_that_comes_too_late(made, monkeypatch):
+    monkeypatch.setattr("tlspool_broker.keyquestions.WAIT_S", 0.01)
+    events = []
+
+    async def ask():
+        questions = KeyQuestions(events.append)
+        answers = await questions.ask(["pkcs11:a", "pkcs11:a", "pkcs11:b"])
+        questions.told(events[0].number, KeyAnswer(code=0, detail="", spki=b""))
+        return answers
+
+    assert asyncio.run(ask()) == {"pkcs11:a": None, "pkcs11:b": None}
+    assert [event.uri for event in events] == ["pkcs11:a", "pkcs11:b"]
+
+
+def test_many_changes_at_a_time_are_one_after_the_other(made):
+    control = made[2]
+
+    async def write():
+        names = [f"n{number}.example" for number in range(50)]
+        requests = [
+            {"cmd": "localid.set", "id": name, "flags": "valexp,server", "records": [{"uri": "1"}]} for name in names
+        ]
+        return await asyncio.gather(*(control.handle(request) for request in requests))
+
+    answers = asyncio.run(write())
+    assert sorted(answer["generation"] for answer in answers) == list(range(2, 52))

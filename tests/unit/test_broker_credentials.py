@@ -1,9 +1,12 @@
 """From what an operator gives to records, and from records to what a handshake can use."""
 
+import hashlib
+
 import pytest
 
 from tests.fixtures import certs
 from tlspool_broker import credentials, records
+from tlspool_broker.credentials import Anchor
 from tlspool_broker.records import LocalRecord, TrustRecord
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
@@ -11,6 +14,10 @@ from tlspool_common.messages import KeyKind
 
 URI = "pkcs11:object=web"
 BOTH = records.X509 | records.CLIENT | records.SERVER
+
+
+def anchor_of(value):
+    return credentials.anchor_of(b"key", records.decode_trust_untrusted(value))
 
 
 def refused(code, text, function, *args):
@@ -53,27 +60,27 @@ def test_anchors():
     root, other = certs.root().der, certs.intermediate().der
     key, value = credentials.trust_value(BOTH, "1", root)
     assert key == certs.root().key_identifier
-    assert credentials.anchor_sides(records.decode_trust_untrusted(value)) == 3
-    _, value = credentials.trust_value(records.X509 | records.SERVER, "0", root)
-    assert credentials.anchor_sides(records.decode_trust_untrusted(value)) == 0
+    sha256 = hashlib.sha256(root).digest()
+    assert anchor_of(value) == Anchor(3, root, b"key", sha256, "1", False)
+    _, value = credentials.trust_value(records.X509 | records.SERVER, "TI&", root)
+    assert anchor_of(value) == Anchor(2, root, b"key", sha256, "TI&", False)
     refused(Code.RECORD_MALFORMED, "no root", credentials.trust_value, BOTH, "1", other)
     _, value = credentials.trust_value(BOTH | records.TRUST_NOT_ROOT, "1", other)
-    assert credentials.anchor_sides(records.decode_trust_untrusted(value)) == 3
-    refused(Code.NOT_SUPPORTED_YET, "expression", credentials.trust_value, BOTH, "TI&", root)
+    assert anchor_of(value).may_be_no_root
+    refused(Code.RECORD_MALFORMED, "expression", credentials.trust_value, BOTH, "TI", root)
     refused(Code.RECORD_MALFORMED, "client, server", credentials.trust_value, records.X509, "1", root)
     refused(Code.NOT_SUPPORTED_YET, "only x509", credentials.trust_value, BOTH | records.TRUST_PINNED, "1", root)
 
 
 def test_anchors_of_other_tools():
     root, other = certs.root().der, certs.intermediate().der
-    assert credentials.anchor_sides(TrustRecord(BOTH | records.TRUST_REVOKED, "1", root)) == 0
-    assert credentials.anchor_sides(TrustRecord(BOTH | records.TRUST_PINNED, "1", root)) == 0
-    assert credentials.anchor_sides(TrustRecord(records.X509, "1", root)) == 0
-    refused(Code.NOT_SUPPORTED_YET, "not used", credentials.anchor_sides, TrustRecord(BOTH, "TI&", root))
-    refused(Code.RECORD_MALFORMED, "no root", credentials.anchor_sides, TrustRecord(BOTH, "1", other))
+    assert credentials.anchor_of(b"", TrustRecord(records.X509, "1", root)) is None
+    assert credentials.anchor_of(b"", TrustRecord(BOTH | records.TRUST_NOT_ROOT_OLD, "1", other)).may_be_no_root
+    refused(Code.RECORD_MALFORMED, "TI", credentials.anchor_of, b"", TrustRecord(BOTH, "TI", root))
+    refused(Code.RECORD_MALFORMED, "no root", credentials.anchor_of, b"", TrustRecord(BOTH, "1", other))
 
 
 def test_expressions():
     credentials.check_expression("x.example", "1")
     refused(Code.LOCALID_UNKNOWN, "never", credentials.check_expression, "x.example", "0")
-    refused(Code.NOT_SUPPORTED_YET, "TI&", credentials.check_expression, "x.example", "TI&")
+    credentials.check_expression("x.example", "TI&")

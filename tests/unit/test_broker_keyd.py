@@ -5,12 +5,12 @@ import itertools
 import pytest
 
 from tests.playbook.broker import credential
-from tlspool_broker.events import Out, PeerId, WorkerNumber
+from tlspool_broker.events import AskKeyd, ClosePeer, KeyTold, Out, PeerId, WorkerNumber
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common import grants, limits
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.messages import PROTOCOL, KeydHello, Side
+from tlspool_common.messages import PROTOCOL, KeyAnswer, KeydHello, KeyQuestion, Side
 from tlspool_common.settings import parse_untrusted
 
 SECRET = b"s" * 32
@@ -62,3 +62,57 @@ def test_the_secret_goes_with_keyd(keyd, out):
         grants.unseal_untrusted(SECRET, keyd.grant(1, Side.CLIENT, WORKER, credential(), None))
     assert caught.value.code is Code.GRANT_REFUSED
     assert [effect.event for effect in out.take() if hasattr(effect, "event")] == ["keyd.connected", "keyd.lost"]
+
+
+# --- questions of operators ---------------------------------------------------------------------------
+
+ANSWER = KeyAnswer(code=0, detail="", spki=b"spki")
+
+
+def of(out, *kinds):
+    return [effect for effect in out.take() if isinstance(effect, kinds)]
+
+
+def test_questions_are_answered_in_any_order(keyd, out):
+    workers = Workers(out, parse_untrusted(""))
+    out.take()
+    keyd.ask(5, "pkcs11:object=a")
+    keyd.ask(6, "pkcs11:object=b")
+    assert of(out, AskKeyd) == [
+        AskKeyd(PeerId(1), 5, KeyQuestion(uri="pkcs11:object=a")),
+        AskKeyd(PeerId(1), 6, KeyQuestion(uri="pkcs11:object=b")),
+    ]
+    assert not keyd.said(PeerId(1), ANSWER, workers, 6)
+    assert not keyd.said(PeerId(1), ANSWER, workers, 5)
+    assert of(out, KeyTold) == [KeyTold(6, ANSWER), KeyTold(5, ANSWER)]
+    assert keyd.present
+
+
+def test_nobody_waits_for_a_keyd_that_is_gone(keyd, out):
+    workers = Workers(out, parse_untrusted(""))
+    keyd.ask(5, "pkcs11:object=a")
+    keyd.lost(PeerId(1), "gone")
+    keyd.ask(6, "pkcs11:object=a")
+    assert of(out, KeyTold) == [KeyTold(5, None), KeyTold(6, None)]
+    hello = KeydHello(protocol=PROTOCOL, pid=1, grant_secret=SECRET)
+    assert keyd.said(PeerId(2), hello, workers)
+    keyd.ask(7, "pkcs11:object=a")
+    assert keyd.said(PeerId(3), hello, workers)
+    assert of(out, KeyTold) == [KeyTold(7, None)], "its successor was not asked"
+
+
+def test_a_keyd_that_answers_what_nobody_asked_is_sent_away(keyd, out):
+    workers = Workers(out, parse_untrusted(""))
+    keyd.ask(5, "pkcs11:object=a")
+    assert not keyd.said(PeerId(1), ANSWER, workers, 4)
+    assert not keyd.present
+    assert of(out, ClosePeer, KeyTold) == [ClosePeer(PeerId(1)), KeyTold(5, None)]
+
+
+def test_there_are_not_too_many_questions(keyd, out, monkeypatch):
+    monkeypatch.setattr("tlspool_broker.keyd._QUESTIONS", 2)
+    out.take()
+    for number in range(3):
+        keyd.ask(number, "pkcs11:object=a")
+    keyd.ask(9, "pkcs11:object=" + "a" * limits.KEY_URI_B)
+    assert of(out, KeyTold) == [KeyTold(2, None), KeyTold(9, None)]

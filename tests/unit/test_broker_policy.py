@@ -7,12 +7,13 @@ import pytest
 from tests.playbook.broker import FakeRecords, broken_database, credential
 from tlspool_broker import policy
 from tlspool_broker.events import FdKind, PassedFd
-from tlspool_broker.policy import Plan
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan
 from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import TABLE, Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import parse_untrusted
 from tlspool_common.messages import EndReason, HandshakeDone, RemoteAuth, SessionEnded, Side
+from tlspool_common.policies import POLICIES
 from tlspool_common.settings import parse_untrusted as settings
 
 SERVER, CLIENT = 0x6, 0x9
@@ -202,18 +203,22 @@ def test_timeouts(asked, ms):
     assert policy.handshake_timeout_ms(Starttls(timeout_ms=asked), SETTINGS) == ms
 
 
-def test_what_a_worker_is_told_is_what_the_settings_say():
-    config = settings(
-        "tls_min_version 1.3\ntls_groups X25519\ntls_ciphers12 A\ntls_ciphersuites13 B\ntls_sigalgs ed25519\n"
-    )
-    plan = policy.make_plan(
-        Starttls(flags=CLIENT | Flag.DOMAIN_REPRESENTS_USER, remoteid="j@example.com"), FakeRecords()
-    )
-    start = policy.start_message(7, plan, b"\x02h2", 3, config)
+def test_what_a_worker_is_told():
+    request = Starttls(flags=CLIENT | Flag.DOMAIN_REPRESENTS_USER, remoteid="j@example.com")
+    plan = policy.make_plan(request, FakeRecords())
+    modern = POLICIES["modern"]
+    start = policy.start_message(7, plan, b"\x02h2", 3, modern, Asks(True, False, True))
     assert (start.session_id, start.trust_generation, start.alpn) == (7, 3, b"\x02h2")
-    assert (start.tls_min, start.tls_max, start.groups, start.sigalgs) == (0x0304, 0x0304, "X25519", "ed25519")
-    assert (start.ciphers_tls12, start.ciphersuites_tls13) == ("A", "B")
+    assert (start.tls_min, start.tls_max, start.groups, start.sigalgs) == (
+        0x0304,
+        0x0304,
+        modern.groups,
+        modern.sigalgs,
+    )
+    assert (start.ciphers_tls12, start.ciphersuites_tls13) == (modern.ciphers_tls12, modern.ciphersuites_tls13)
     assert (start.remote_name, start.sni, start.domain_represents_user) == ("j@example.com", "example.com", True)
+    assert (start.asks, start.tells_chain, start.wants_staple, start.peer) == (True, False, True, False)
+    assert not policy.start_message(7, plan, b"", 3, modern, NOTHING_ASKED, 300).asks
 
 
 def plan(side=Side.SERVER, auth=RemoteAuth.REQUIRE, localid="localhost", expected=None, represents=False):
@@ -294,6 +299,14 @@ def test_who_the_remote_is(a_plan, the_facts, outcome):
         assert policy.judge_remote(a_plan, the_facts) == outcome
 
 
+def test_another_name_than_the_expected_one_that_was_accepted():
+    expects = plan(expected="www.example.org")
+    assert code_of(policy.judge_remote, expects, facts()) is Code.NAME_MISMATCH
+    assert policy.judge_remote(expects, facts(), accepted=True) == "www.example.com"
+    assert policy.judge_remote(expects, facts(names=()), accepted=True) == ""
+    assert policy.judge_remote(plan(expected="www.example.com"), facts(), accepted=True) == "www.example.com"
+
+
 @pytest.mark.parametrize("reason", EndReason)
 def test_ends_before_there_is_a_plaintext(reason):
     expected = {EndReason.REMOTE_RESET: 304, EndReason.REMOTE_ALERT: 302}.get(reason, 303)
@@ -303,10 +316,12 @@ def test_ends_before_there_is_a_plaintext(reason):
 
 def test_alerts_are_of_tls():
     """RFC 8446 section 6: those with a meaning for the remote, and none for the others."""
-    known = {48, 49, 80, 112, 116, policy.NO_ALERT}
+    known = {42, 44, 45, 46, 48, 49, 71, 80, 112, 116, policy.NO_ALERT}
     assert {policy.alert_for(code) for code in TABLE} == known
     assert policy.alert_for(Code.CALLER_GONE) == policy.NO_ALERT
     assert policy.alert_for(Code.CHAIN_UNTRUSTED) == 48  # unknown_ca
+    assert policy.alert_for(Code.REVOKED) == 44  # certificate_revoked
+    assert policy.alert_for(Code.NOT_POST_QUANTUM) == 71  # insufficient_security
     assert policy.alert_for(Code.BAD_CALLBACK_ANSWER) == 49  # access_denied: the application said no
 
 

@@ -20,8 +20,14 @@ from tlspool_broker.events import (
     Clock,
     Disarm,
     DropFd,
+    HelperLost,
+    HelperNumber,
+    HelperSaid,
     Note,
     SendApp,
+    SendHelper,
+    StartHelper,
+    StopHelper,
     Timer,
     TimerFired,
     WorkerLost,
@@ -33,8 +39,11 @@ from tlspool_common.appwire import Frame
 from tlspool_common.channel import pair
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import (
+    AskRevocation,
     ClientHelloSeen,
+    OnlineHello,
     Party,
+    RevocationTold,
     SessionEnded,
 )
 from tlspool_common.settings import parse_untrusted
@@ -364,3 +373,57 @@ async def test_the_title_says_how_many_and_not_too_often():
         await until(lambda: len(written) == 3)
         assert written == ["tlspool-broker: 0 sessions", "tlspool-broker: 999 sessions", "tlspool-broker: 1 session"]
         made.close()
+
+
+# --- the helper -------------------------------------------------------------------------------------
+
+HELPER = HelperNumber(3)
+QUESTION = AskRevocation(wants=1, chain=(), crl_urls=(), ocsp_urls=(), deadline_ms=2000)
+
+
+def starts(made, core):
+    """Have the helper started."""
+    core.answers.append([StartHelper(HELPER)])
+    made.happened(TimerFired(Timer(Clock.IDLE)))
+
+
+@on_loop
+async def test_a_helper_is_started_asked_and_stopped():
+    with shell() as (made, core, log):
+        starts(made, core)
+        await until(lambda: any(isinstance(event, HelperSaid) for event in core.seen))
+        hello = next(event for event in core.seen if isinstance(event, HelperSaid))
+        assert (hello.helper, type(hello.message)) == (HELPER, OnlineHello)
+        pid = hello.message.pid
+        core.answers.append([SendHelper(HELPER, 77, QUESTION), SendHelper(HelperNumber(2), 78, QUESTION)])
+        made.happened(TimerFired(Timer(Clock.IDLE)))
+        await until(lambda: isinstance(core.seen[-1], HelperSaid) and core.seen[-1].exchange == 77)
+        assert isinstance(core.seen[-1].message, RevocationTold)
+        core.answers.append([StopHelper(HelperNumber(2)), StopHelper(HELPER), SendHelper(HELPER, 79, QUESTION)])
+        made.happened(TimerFired(Timer(Clock.IDLE)))
+        await until(lambda: log.of("helper.gone"))
+        assert log.of("helper.gone") == [{"pid": pid, "status": 0}]
+        assert not any(isinstance(event, HelperLost) for event in core.seen)
+
+
+@on_loop
+async def test_a_helper_that_dies_is_reaped_and_missed():
+    with shell() as (made, core, log):
+        starts(made, core)
+        await until(lambda: any(isinstance(event, HelperSaid) for event in core.seen))
+        os.kill(next(event.message.pid for event in core.seen if isinstance(event, HelperSaid)), 9)
+        await until(lambda: isinstance(core.seen[-1], HelperLost) and log.of("helper.gone"))
+        assert core.seen[-1].helper == HELPER
+        assert log.of("helper.gone")[0]["status"] == -9
+
+
+@on_loop
+async def test_a_helper_that_cannot_be_started():
+    def fails(fd, _wishes):
+        fd.close()
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with pytest.MonkeyPatch.context() as patch, shell() as (made, core, _):
+        patch.setattr(borders, "spawn", fails)
+        starts(made, core)
+        assert core.seen[-1].reason == "it cannot be started: Resource temporarily unavailable"

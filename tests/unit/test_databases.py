@@ -33,6 +33,12 @@ def flagged(flags: int, rest: bytes) -> bytes:
     return struct.pack("!I", flags) + rest
 
 
+def anchors_of(databases) -> set[tuple[int, bytes, str]]:
+    found = databases.anchors()
+    assert len({(one.sha256, one.valexp) for one in found}) == len(found)
+    return {(one.for_sides, one.der, one.valexp) for one in found}
+
+
 @pytest.fixture
 def reports():
     return []
@@ -71,7 +77,8 @@ def test_what_is_set_is_there_and_is_the_format(databases, tmp_path) -> None:
 
 def test_files_are_for_the_broker_alone(databases, tmp_path) -> None:
     assert stat.S_IMODE((tmp_path / "db").stat().st_mode) == 0o700
-    for name in ("localid.db", "disclose.db", "trust.db", "generation.db", "log.0000000001"):
+    ours = ("policy.db", "history.db", "generation.db", "log.0000000001")
+    for name in ("localid.db", "disclose.db", "trust.db", *ours):
         assert stat.S_IMODE((tmp_path / "db" / name).stat().st_mode) == 0o600, name
 
 
@@ -114,8 +121,8 @@ def test_deletion_by_role_and_whole(databases) -> None:
         (X509_BOTH, URI, [certs.leaf(kind="p521").der], Code.RECORD_MALFORMED, "none of RSA"),
         (X509_BOTH | records.LOCAL_NO_PKCS11, URI, [certs.leaf().der], Code.NOT_SUPPORTED_YET, "noP11"),
         (records.PGP | records.CLIENT, URI, [], Code.NOT_SUPPORTED_YET, "pgp"),
-        (records.VALEXP | records.CLIENT, "TI", [], Code.RECORD_MALFORMED, "values left"),
-        (records.VALEXP | records.CLIENT, "TI&", [], Code.NOT_SUPPORTED_YET, "TI&"),
+        (records.VALEXP | records.CLIENT, "TI", [], Code.RECORD_MALFORMED, "2 values are left"),
+        (records.VALEXP | records.CLIENT, "TX&", [], Code.RECORD_MALFORMED, "X"),
         (records.VALEXP | records.CLIENT, "1", [certs.leaf().der], Code.RECORD_MALFORMED, "no certificate"),
     ],
 )
@@ -225,7 +232,7 @@ def test_files_of_an_earlier_pool(tmp_path, reports) -> None:
         [
             (key, flagged(0x301, b"1\0" + root)),
             (key, flagged(0x401, b"1\0" + struct.pack("!II", 1, 2))),
-            (key, flagged(0x801, b"1\0")),
+            (hashlib.sha256(leaf).digest(), flagged(0x801, b"1\0")),
             (b"\xaa\xbb\xcc\xdd\xee\xff", flagged(0x10101, b"1\0" + middle)),
         ],
     )
@@ -241,7 +248,7 @@ def test_files_of_an_earlier_pool(tmp_path, reports) -> None:
         assert len(databases.credentials(parse_untrusted("needs.arpa2.lab"), Side.CLIENT)) == 1
         assert databases.disclosed(parse_untrusted("john@mail.arpa2.lab")) == [str(client)], "testsrv is not there"
         assert databases.disclosed(parse_untrusted("mail.arpa2.lab")) == ["tlspool.arpa2.lab"]
-        assert set(databases.anchors()) == {Anchor(3, root), Anchor(1, middle)}
+        assert anchors_of(databases) == {(3, root, "1"), (1, middle, "1")}
         assert databases.generation == 1
         assert reports == []
 
@@ -340,6 +347,7 @@ def test_malformed_records_are_named_and_harm_no_other(tmp_path, reports) -> Non
 
 def test_malformed_anchors_and_disclosures(tmp_path, reports) -> None:
     root, middle = certs.root().der, certs.intermediate().der
+    x, z = certs.make("x", ca=True).der, certs.make("z", ca=True).der
     legacy_databases.write(
         tmp_path,
         "trust.db",
@@ -348,26 +356,33 @@ def test_malformed_anchors_and_disclosures(tmp_path, reports) -> None:
             (b"\x01", flagged(0x301, b"1\0garbage")),
             (b"\x01", flagged(0x101, b"1\0" + root)),
             (b"\x02", flagged(0x301, b"1\0" + middle)),
-            (b"\x03", flagged(0x301, b"TI&\0" + certs.make("x", ca=True).der)),
+            (b"\x03", flagged(0x301, b"TI&\0" + x)),
+            (b"\x03", flagged(0x301, b"TI\0" + x)),
             (b"\x04", flagged(0x001, b"1\0" + certs.make("y", ca=True).der)),
-            (b"\x05", flagged(0x301, b"0\0" + certs.make("z", ca=True).der)),
+            (b"\x05", flagged(0x301, b"0\0" + z)),
             (b"\x06", flagged(0x201, b"1\0" + root)),
         ],
     )
     legacy_databases.write(tmp_path, "disclose.db", [(b".", b"\0condition"), (b".", b"\xff"), (b".", b"example.com")])
     legacy_databases.write(tmp_path, "localid.db", [(b"example.com", flagged(0x101, b"1\0"))])
     databases = Databases(tmp_path, report=reports.append)
-    assert databases.anchors() == [Anchor(3, root)], "for clients under one key and for servers under another"
-    assert databases.anchors() == [Anchor(3, root)]
+    assert anchors_of(databases) == {
+        (3, root, "1"),  # for clients under one key and for servers under another
+        (3, x, "TI&"),
+        (3, z, "0"),
+    }
+    assert len(databases.anchors()) == 3
     assert [(error.code, error.detail.partition(":")[0]) for error in reports] == [
         (Code.RECORD_MALFORMED, "trust 01"),
         (Code.RECORD_MALFORMED, "trust 01"),
         (Code.RECORD_MALFORMED, "trust 02"),
-        (Code.NOT_SUPPORTED_YET, "trust 03"),
+        (Code.RECORD_MALFORMED, "trust 03"),
     ]
     reports.clear()
     assert databases.disclosed(parse_untrusted("anything.example")) == ["example.com"]
-    assert [error.detail.partition(":")[0] for error in reports] == ["disclose ."] * 2
+    assert [error.detail.partition(":")[0] for error in reports] == ["disclose ."]
+    # What may have been meant to keep somebody out keeps everybody out.
+    refused(Code.RECORD_MALFORMED, databases.disclosure_expression, parse_untrusted("anything.example"))
     databases.close()
 
 
@@ -441,26 +456,24 @@ def test_only_known_identities_are_disclosed(databases) -> None:
 def test_anchors(databases, tmp_path) -> None:
     root, other = certs.root(), certs.make("Other root", ca=True, number=8)
     assert databases.trust_set(0x301, "1", [root.der, other.der]) == [root.key_identifier, other.key_identifier]
-    assert set(databases.anchors()) == {Anchor(3, root.der), Anchor(3, other.der)}
+    assert anchors_of(databases) == {(3, root.der, "1"), (3, other.der, "1")}
+    [found] = [one for one in databases.anchors() if one.der == root.der]
+    assert found == Anchor(3, root.der, root.key_identifier, hashlib.sha256(root.der).digest(), "1", False)
     databases.trust_set(0x201, "0", [root.der])
-    assert set(databases.anchors()) == {Anchor(1, root.der), Anchor(3, other.der)}
+    assert anchors_of(databases) == {(2, root.der, "0"), (1, root.der, "1"), (3, other.der, "1")}
     assert [(record.flags, record.valexp) for record in databases.trust_get(root.key_identifier)] == [
         (0x201, "0"),
         (0x101, "1"),
     ]
     assert databases.trust_del(root.key_identifier, 0x101) == 1
-    assert databases.anchors() == [Anchor(3, other.der)]
-    assert databases.trust_del(other.key_identifier) == 1
+    assert anchors_of(databases) == {(2, root.der, "0"), (3, other.der, "1")}
+    assert databases.trust_del(other.key_identifier) == databases.trust_del(root.key_identifier) == 1
     assert databases.anchors() == []
     databases.trust_set(0x301, "1", [root.der])
     databases.close()
-    assert (
-        legacy_databases.read(tmp_path / "db", "trust.db", root.key_identifier)
-        == [
-            flagged(0x301, b"1\0" + root.der),
-            flagged(0x201, b"0\0" + root.der),
-        ][:1]
-    )
+    assert legacy_databases.read(tmp_path / "db", "trust.db", root.key_identifier) == [
+        flagged(0x301, b"1\0" + root.der),
+    ]
 
 
 def test_pins_and_revocations_stay_when_anchors_change(tmp_path) -> None:
@@ -485,7 +498,7 @@ def test_an_anchor_may_be_filed_under_another_key(databases) -> None:
     [
         (0x001, "1", certs.root().der, Code.RECORD_MALFORMED),
         (0x301, "", certs.root().der, Code.RECORD_MALFORMED),
-        (0x301, "TI&", certs.root().der, Code.NOT_SUPPORTED_YET),
+        (0x301, "TI", certs.root().der, Code.RECORD_MALFORMED),
         (0x301, "1", b"garbage", Code.RECORD_MALFORMED),
         (0x301, "1", certs.intermediate().der, Code.RECORD_MALFORMED),
         (0x401, "1", certs.root().der, Code.NOT_SUPPORTED_YET),
@@ -500,7 +513,8 @@ def test_what_is_not_trusted(databases, flags, valexp, der, code) -> None:
 
 def test_notroot_lets_a_chain_end_early(databases) -> None:
     databases.trust_set(0x1101, "1", [certs.intermediate().der])
-    assert databases.anchors() == [Anchor(1, certs.intermediate().der)]
+    assert anchors_of(databases) == {(1, certs.intermediate().der, "1")}
+    assert databases.anchors()[0].may_be_no_root
 
 
 # --- generation, settings, recovery -------------------------------------------------------------------
@@ -523,7 +537,9 @@ def test_the_generation_counts_changes_and_survives(databases) -> None:
 def test_settings_name_the_files(tmp_path) -> None:
     settings = parse_settings(f"dbenv_dir {tmp_path}/env\ndb_localid ../here.db\ndb_trust {tmp_path}/there.db\n")
     Databases.from_settings(settings).close()
-    assert {path.name for path in tmp_path.glob("**/*.db")} == {"here.db", "there.db", "disclose.db", "generation.db"}
+    assert {path.name for path in tmp_path.glob("**/*.db")} == {
+        "here.db", "there.db", "disclose.db", "generation.db", "history.db", "policy.db",
+    }  # fmt: skip
 
 
 def test_nothing_leaks(tmp_path, no_leaks) -> None:

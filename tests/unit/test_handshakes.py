@@ -5,10 +5,15 @@ import select
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import pytest
 
-from tlspool_worker.handshakes import Handshakes
+from tests.fixtures import certs
+from tlspool_common.messages import Verdict
+from tlspool_worker import handshakes
+from tlspool_worker.handshakes import Handshakes, Waiting
+from tlspool_worker.shown import Chain, Wire, describe_untrusted
 
 
 class Step:
@@ -36,6 +41,7 @@ def results(handshakes, count):
     found = []
     while len(found) < count:
         assert select.select([handshakes], [], [], 10)[0]
+        handshakes.heard()
         found += handshakes.finished()
     return found
 
@@ -81,6 +87,124 @@ def test_an_idle_thread_holds_nothing(made):
     del step
     gc.collect()
     assert gone() is None
+
+
+# --- threads that wait for the broker ---------------------------------------------------------------------
+
+
+class Asking:
+    """Stands for a handshake that asks the broker."""
+
+    def __init__(self, made, number):
+        self.made, self.number, self.waiting = made, number, Waiting()
+
+    def step(self, _data):
+        shown = replace(SHOWN, session_id=self.number)
+        return self.made.ask(self.waiting, shown)
+
+
+SHOWN = describe_untrusted(Chain(ders=(certs.leaf().der,), anchored=False), Wire())
+
+
+def until_shown(made, count, done=None):
+    found = []
+    while len(found) < count:
+        assert select.select([made], [], [], 10)[0]
+        made.heard()
+        found += [shown.session_id for shown in made.shown()]
+        finished = made.finished()
+        assert done is not None or finished == []
+        (done if done is not None else []).extend(finished)
+    return found
+
+
+def verdict(number):
+    return Verdict(session_id=number, code=0, detail="")
+
+
+def test_a_thread_that_asks_gets_its_answer(made):
+    asking = Asking(made, 7)
+    made.submit(asking, b"")
+    assert until_shown(made, 1) == [7]
+    asking.waiting.answer(verdict(7))
+    assert results(made, 1) == [(asking, verdict(7))]
+
+
+def test_threads_that_ask_delay_nobody():
+    made = Handshakes(1)
+    asking = [Asking(made, number) for number in range(5)]
+    for one in asking:
+        made.submit(one, b"")
+    step = Step("fine")
+    step.go.set()
+    made.submit(step, b"")
+    done = []
+    assert sorted(until_shown(made, 5, done)) == [0, 1, 2, 3, 4]
+    assert (done or results(made, 1)) == [(step, ("fine", b""))]
+    assert len(made._threads) == 6
+    for one in asking:
+        one.waiting.answer(verdict(one.number))
+    assert dict(results(made, 5)) == {one: verdict(one.number) for one in asking}
+    until_s = time.monotonic() + 10
+    while len(made._threads) > 1 and time.monotonic() < until_s:
+        time.sleep(0.005)
+    assert len(made._threads) == 1  # the others have ended
+    made.submit(step, b"again")
+    assert results(made, 1) == [(step, ("fine", b"again"))]
+    made.close(5)
+
+
+def test_there_are_bounds_to_that(monkeypatch):
+    monkeypatch.setattr(handshakes, "ASKING", 2)
+    made = Handshakes(1)
+    asking = [Asking(made, number) for number in range(4)]
+    for one in asking:
+        made.submit(one, b"")
+    assert until_shown(made, 3) == [0, 1, 2]
+    assert len(made._threads) == 3
+    for one in asking:
+        one.waiting.let_go()
+    assert dict(results(made, 4)) == dict.fromkeys(asking)
+    made.close(5)
+
+
+def test_no_thread_is_overheard(made):
+    """One that asks while others are looked at makes the descriptor readable again."""
+    first, second = Asking(made, 1), Asking(made, 2)
+    made.submit(first, b"")
+    assert select.select([made], [], [], 10)[0]
+    made.heard()
+    assert [shown.session_id for shown in made.shown()] == [1]
+    made.submit(second, b"")
+    assert select.select([made], [], [], 10)[0]  # between the two looks
+    assert made.finished() == []
+    assert until_shown(made, 1) == [2]
+    for one in (first, second):
+        one.waiting.let_go()
+    results(made, 2)
+
+
+def test_a_session_that_ends_lets_its_thread_go(made):
+    early, late = Asking(made, 1), Asking(made, 2)
+    early.waiting.let_go()  # before it has come to wait
+    made.submit(early, b"")
+    made.submit(late, b"")
+    found = []
+    while len(found) < 2:
+        assert select.select([made], [], [], 10)[0]
+        made.heard()
+        if any(shown.session_id == 2 for shown in made.shown()):
+            late.waiting.let_go()
+        found += made.finished()
+    assert dict(found) == {early: None, late: None}
+
+
+def test_nobody_waits_for_ever(made, monkeypatch):
+    monkeypatch.setattr(handshakes, "VERDICT_S", 0.01)
+    asking = Asking(made, 1)
+    made.submit(asking, b"")
+    until_shown(made, 1)
+    assert results(made, 1) == [(asking, None)]
 
 
 def test_threads_that_wait_are_left_behind():

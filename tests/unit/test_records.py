@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures import certs
 from tlspool_broker import records
-from tlspool_broker.records import LocalRecord, TrustRecord
+from tlspool_broker.records import Disclosed, LocalRecord, TrustRecord
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 
@@ -68,13 +68,40 @@ def test_malformed_trust_records(value: bytes, why: str) -> None:
     assert why in refused(records.decode_trust_untrusted, value)
 
 
-@pytest.mark.parametrize("value", [b"", b"\0valexp", b"\xff", b"a\nb"])
+@pytest.mark.parametrize("value", [b"", b"\0", b"\0\xff", b"\xff", b"a\nb"])
 def test_malformed_disclosures(value: bytes) -> None:
     refused(records.decode_disclosure_untrusted, value)
 
 
 def test_a_disclosure_is_text() -> None:
-    assert records.decode_disclosure_untrusted("jö@example.com".encode()) == "jö@example.com"
+    value = "jö@example.com".encode()
+    assert records.decode_disclosure_untrusted(value) == Disclosed("jö@example.com")
+    assert Disclosed("jö@example.com").encode() == value
+
+
+def test_or_an_expression_for_the_selector() -> None:
+    assert records.decode_disclosure_untrusted(b"\0TI&") == Disclosed(expression="TI&")
+    assert Disclosed(expression="TI&").encode() == b"\0TI&"
+
+
+@pytest.mark.parametrize("key", ["host", "service:smtp", "localid:john@example.com", "localid:müller@example.com"])
+def test_what_a_policy_is_assigned_to(key: str) -> None:
+    records.check_policy_key(key)
+
+
+@pytest.mark.parametrize("key", ["", "Host", "service:", "service:a b", "localid:", "localid:" + "x" * 200, "x:y"])
+def test_what_no_policy_is_assigned_to(key: str) -> None:
+    refused(records.check_policy_key, key)
+
+
+@pytest.mark.parametrize("value", [b"", b"Modern", b"\xff", b"x" * 65, b"a b"])
+def test_malformed_policies(value: bytes) -> None:
+    refused(records.decode_policy_untrusted, value)
+
+
+@given(st.lists(st.sampled_from(["1", "TI&", "e~"]), min_size=1, max_size=4))
+def test_expressions_are_conjoined(texts: list[str]) -> None:
+    records.check_valexp(records.conjoined(texts))
 
 
 def test_flags_of_malformed_records_are_known() -> None:

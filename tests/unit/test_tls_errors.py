@@ -23,6 +23,8 @@ MEANT = {
     118: "no suitable signature algorithm",
     123: "bad signature",
     134: "certificate verify failed",
+    328: "invalid status response",
+    234: "callback failed",
     146: "data length too long",
     149: "digest check failed",
     155: "https proxy request",

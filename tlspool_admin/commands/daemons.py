@@ -5,26 +5,34 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tlspool_admin.catalog import help_of
 from tlspool_admin.client import NotReachable, ask
-from tlspool_admin.options import common, run_dir
-from tlspool_admin.table import objects, print_json, show, table
+from tlspool_admin.options import ask_broker, common, run_dir
+from tlspool_admin.table import clean, objects, print_json, print_warnings, show, table, texts, warn
 
 _DAEMONS = {"broker": "broker.sock", "worker": "worker.sock", "keyd": "keyd.sock"}
 
 _LISTS = {
-    # command: (socket, request, list in the answer, help, when it is empty)
-    "sessions": ("broker.sock", "sessions", "sessions", "list the sessions of the pool", "there are no sessions"),
-    "workers": ("worker.sock", "status", "workers", "list the worker processes", "there are no workers"),
-    "keys": ("keyd.sock", "keys", "keys", "list the private keys on the tokens", "there are no keys"),
+    # command: (socket, request, list in the answer, when it is empty)
+    "sessions": ("broker.sock", "sessions", "sessions", "there are no sessions"),
+    "workers": ("worker.sock", "status", "workers", "there are no workers"),
+    "keys": ("keyd.sock", "keys", "keys", "there are no keys"),
 }
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the four commands."""
-    parser = subparsers.add_parser("status", parents=[common()], help="ask all three daemons how they are")
+    parser = subparsers.add_parser("status", parents=[common()], help=help_of("status"))
     parser.set_defaults(run=run_status)
-    for name, (_, _, _, text, _) in _LISTS.items():
-        subparsers.add_parser(name, parents=[common()], help=text).set_defaults(run=run, command=name)
+    for name in _LISTS:
+        one = subparsers.add_parser(name, parents=[common()], help=help_of(name))
+        one.set_defaults(run=run, command=name)
+        if name == "sessions":
+            actions = one.add_subparsers(dest="action", metavar="list|kill")
+            actions.add_parser("list", parents=[common()], help="list them (the default)")
+            kill = actions.add_parser("kill", parents=[common()], help="end a session at once")
+            kill.add_argument("session", metavar="SESSION", type=_number, help="its number")
+            kill.set_defaults(run=run_kill)
 
 
 def run_status(args: argparse.Namespace) -> int:
@@ -36,7 +44,8 @@ def run_status(args: argparse.Namespace) -> int:
         try:
             answer = ask(directory / socket_name, {"cmd": "status"})
         except NotReachable as error:
-            print(f"tlspool: {name}: {error}", file=sys.stderr)
+            print(f"tlspool: {name}: {clean(error)}", file=sys.stderr)
+            answers[name] = {"ok": False, "error": str(error)}
             code = 1
             continue
         answers[name] = answer
@@ -50,11 +59,30 @@ def run_status(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Ask one daemon for a list."""
-    socket_name, request, name, _, empty = _LISTS[args.command]
+    socket_name, request, name, empty = _LISTS[args.command]
     answer = ask(run_dir(args) / socket_name, {"cmd": request})
     if args.json:
         print_json(answer)
         return 0
+    for trouble in texts(answer.get("troubles")):
+        warn(trouble, "trouble")
     rows = objects(answer.get(name))
     print(table(rows) if rows else empty)
     return 0
+
+
+def run_kill(args: argparse.Namespace) -> int:
+    """End a session."""
+    answer = ask_broker(args, "kill", session=args.session)
+    if args.json:
+        print_json(answer)
+        return 0
+    print_warnings(answer)
+    print(f"session {args.session}: ended")
+    return 0
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a session; `tlspool sessions` lists them")
+    return int(text)

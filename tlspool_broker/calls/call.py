@@ -9,11 +9,12 @@ from tlspool_broker.access import Access
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.events import PassedFd
+from tlspool_broker.explain import Explain
 from tlspool_broker.keyd import Keyd
-from tlspool_broker.policy import Records
 from tlspool_broker.questions import Questions
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.sessions import Sessions
+from tlspool_broker.snapshot import Snapshots
 from tlspool_common.appwire import Frame
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
@@ -25,7 +26,7 @@ class Desk:
     """The parts of the broker."""
 
     settings: Settings
-    records: Records
+    snapshots: Snapshots
     connections: Connections
     sessions: Sessions
     access: Access
@@ -33,6 +34,7 @@ class Desk:
     reauth: Reauth
     keyd: Keyd
     chooser: Chooser
+    explain: Explain
 
 
 @dataclass(slots=True)

@@ -8,6 +8,9 @@ from tlspool_common.appwire import Facility, Flag, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import Side
 
+_BY_DATABASES = frozenset({Code.LOCALID_UNKNOWN, Code.LOCALID_NOT_DISCLOSED, Code.RECORD_MALFORMED})
+"""What is refused for what the databases say, and not for what the request does."""
+
 
 def handle(desk: Desk, call: Call) -> None:
     """Check the request, and open a session; the reply comes from there.
@@ -20,19 +23,32 @@ def handle(desk: Desk, call: Call) -> None:
     if request.flags & Flag.RENEGOTIATE:
         _ask_again(desk, call, request)
         return
+    try:
+        _begin(desk, call, request)
+    except PoolError as error:
+        caller, generation = call.connection.caller, desk.snapshots.newest
+        desk.explain.turned_away(caller, request, generation if error.code in _BY_DATABASES else 0, error)
+        raise
+
+
+def _begin(desk: Desk, call: Call, request: Starttls) -> None:
     alpn = call.connection.alpn.pop(request.ctlkey, b"")
     policy.check_form(request.flags, call.passed, desk.settings)
     desk.sessions.admit(call.connection, request.ctlkey)
     allowed = desk.access.for_session(call.connection.caller, request.service)
+    records = desk.snapshots.take()
     undecided = desk.chooser.plan(call.connection.caller, request)
-    plan = undecided or policy.make_plan(request, desk.records, allowed)
-    is_peer = policy.is_peer(request.flags)
-    as_server = policy.make_plan(request, desk.records, allowed, Side.SERVER) if is_peer else None
+    by_name = bool(desk.settings.default_localid)
+    plan = undecided or policy.make_plan(request, records, allowed, named_by_client=by_name)
+    as_server = None
+    if policy.is_peer(request.flags):
+        as_server = policy.make_plan(request, records, allowed, Side.SERVER, named_by_client=by_name)
     desk.sessions.open(
         call.connection,
         call.frame.reqid,
         request,
         plan,
+        records,
         call.take_fd(),
         alpn,
         as_server,

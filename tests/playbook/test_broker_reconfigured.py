@@ -1,0 +1,109 @@
+"""The configuration is read again while sessions are there: what begins from now on goes by the new one."""
+
+import pytest
+
+from tests.playbook.broker import World
+from tlspool_broker.events import (
+    Clock,
+    Disarm,
+    Out,
+    Reconfigured,
+    SendHelper,
+    SendMaster,
+    StartHelper,
+    StopHelper,
+    Timer,
+    TimerFired,
+)
+from tlspool_broker.online import Online
+from tlspool_common.messages import PROTOCOL, AskRevocation, Finding, OnlineHello, RevocationTold, SpawnWorkers
+from tlspool_common.settings import Part, parse_untrusted
+
+
+def reconfigure(world, text):
+    return world.happen(Reconfigured(parse_untrusted(text, Part.BROKER)))
+
+
+def world_of(text=""):
+    return World(text)
+
+
+def test_all_parts_see_the_new_settings_and_what_needs_a_restart_stays():
+    world = world_of("max_sessions 5\n")
+    settings = world.settings
+    object.__setattr__(settings, "part", Part.BROKER)
+    reconfigure(world, "max_sessions 6\ndbenv_dir /other\naccess a deny\nworkers_per_application 7\n")
+    assert settings.max_sessions == 6
+    assert str(settings.dbenv_dir) == "/var/lib/tlspool/db"
+    assert [row["rule"] for row in world.core.access.rows()] == ["a", "-"]
+    assert world.core.workers._per_owner == 7
+
+
+def test_more_warm_workers_are_asked_for_at_once():
+    world = world_of("workers 2\n")
+    world.happen(TimerFired(Timer(Clock.SPAWN)))  # it has waited for the workers of a new master
+    reconfigure(world, "workers 5\n")
+    [wanted] = [effect.message for effect in world.effects if isinstance(effect, SendMaster)]
+    assert wanted == SpawnWorkers(count=3)
+
+
+SETTINGS = "online yes\n"
+ASK = AskRevocation(wants=1, chain=(b"x",), crl_urls=(), ocsp_urls=(), deadline_ms=1000)
+TOLD = RevocationTold(crl=Finding.GOOD, ocsp=Finding.NONE, detail="")
+
+
+@pytest.fixture
+def helper():
+    """Online, with what comes out of it; ``helper.take()``."""
+    out = Out()
+    out.now_ms = 1_000_000
+    online = Online(out, parse_untrusted(SETTINGS), lambda: 1_700_000_000.0)
+    online.take = lambda: [effect for effect in out.take() if not isinstance(effect, Disarm)]
+    return online
+
+
+def started(helper, told=lambda _told: None):
+    number = helper.ask(ASK, told)
+    start = next(effect for effect in helper.take() if isinstance(effect, StartHelper))
+    helper.said(start.helper, 0, OnlineHello(protocol=PROTOCOL, pid=1))
+    assert any(isinstance(effect, SendHelper) for effect in helper.take())
+    return start.helper, number
+
+
+def test_an_idle_helper_ends_and_the_next_question_starts_another(helper):
+    first, number = started(helper)
+    helper.said(first, number, TOLD)
+    helper.reconfigured(parse_untrusted("online_private yes\n"))
+    assert helper.take() == [StopHelper(first)]
+    second, _ = started(helper)
+    assert second != first
+
+
+def test_a_busy_one_answers_first(helper):
+    answers = []
+    first, number = started(helper, answers.append)
+    helper.reconfigured(parse_untrusted("online_private yes\n"))
+    assert helper.take() == []
+    helper.said(first, number, TOLD)
+    assert answers == [TOLD]
+    assert helper.take()[-1] == StopHelper(first)
+    second, number = started(helper)
+    helper.said(second, number, TOLD)
+    assert not any(isinstance(effect, StopHelper) for effect in helper.take())
+
+
+def test_nobody_is_asked_when_the_network_is_off(helper):
+    helper.reconfigured(parse_untrusted("online no\n"))
+    assert helper.ask(ASK, lambda _told: None) == 0
+    helper.reconfigured(parse_untrusted("online no\ncrl_file /a\n"))
+    assert helper.ask(ASK, lambda _told: None) != 0
+
+
+def test_the_core_replaces_the_helper_only_for_its_own_settings(monkeypatch):
+    world = world_of("")
+    seen = []
+    monkeypatch.setattr(world.core.online, "reconfigured", seen.append)
+    reconfigure(world, "max_sessions 9\n")
+    assert seen == []
+    reconfigure(world, "max_sessions 9\nonline_ports 80 8080\n")
+    assert len(seen) == 1

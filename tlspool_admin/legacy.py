@@ -1,0 +1,242 @@
+"""The tools of earlier pools: their names and the order of their arguments, and what they are documented to do.
+
+    tlspool-localid-set CONF [user@]fqdn FLAGS [P11URI PUBFILE]...     no pair: delete
+    tlspool-localid-get CONF [user@]fqdn FLAGS [OUTFILE]
+    tlspool-disclose-set CONF SELECTOR [[user@]fqdn]...                no identity: delete
+    tlspool-disclose-get CONF SELECTOR
+    tlspool-trust-set CONF FLAGS HEXKEY VALEXP [INFILE]                no file: delete
+    tlspool-trust-get CONF FLAGS HEXKEY [OUTFILE]
+    tlspool-db-have CONF
+    tlspool-configvar [-c CONF] VAR...
+
+They are the operations of ``tlspool``, so they check, are recorded, and can be undone like those.  As before,
+everything that goes wrong, bad usage too, is exit status 1.  What differs on purpose is in docs/command.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tlspool_admin import files, where
+from tlspool_admin.operations import operate
+from tlspool_admin.table import clean, objects, print_warnings, texts, words
+from tlspool_common.errors import Code, PoolError
+
+_CONFIG_B = 1024 * 1024
+_TYPES = frozenset(("x509", "pgp", "srp", "kerberos", "valexp"))
+_SAME = {"x.509": "x509", "openpgp": "pgp", "krb5": "kerberos", "cli": "client", "srv": "server"}
+
+Tool = Callable[[argparse.Namespace, Sequence[str]], int]
+
+
+def _main(name: str, usage: str, least: int, most: int | None, tool: Tool, argv: Sequence[str] | None) -> int:
+    """Run a tool whose first argument is the configuration."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if any(word in ("-h", "--help") for word in given[:1]):
+        print(f"usage: {name} {usage}")
+        return 0
+    if len(given) < least or (most is not None and len(given) > most):
+        print(f"usage: {name} {usage}", file=sys.stderr)
+        return 1
+    args = argparse.Namespace(config=Path(given[0]), json=False)
+    try:
+        return tool(args, given[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except PoolError as error:
+        print(f"{name}: {clean(str(error))}", file=sys.stderr)
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"{name}: {clean(text)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _kind(flags: str, *, bits: Sequence[str] = ()) -> set[str]:
+    """Return what makes records the same kind: the word for their type, and some bits."""
+    given = {_SAME.get(word.strip().lower(), word.strip().lower()) for word in flags.split(",")}
+    return {word for word in given if word in _TYPES or word in bits}
+
+
+# --- localid ------------------------------------------------------------------------------------------
+
+
+def localid_set(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-localid-set``."""
+    return _main("tlspool-localid-set", "CONF [user@]fqdn FLAGS [P11URI PUBFILE]...", 3, None, _localid_set, argv)
+
+
+def _localid_set(args: argparse.Namespace, given: Sequence[str]) -> int:
+    identity, flags, *pairs = given
+    if len(pairs) % 2:
+        raise PoolError(Code.FIELD_MALFORMED, "give a PUBFILE behind each P11URI (for valexp: /dev/null)")
+    if not pairs:
+        answer = operate(args, "localid.del", id=identity, flags=flags)
+        print_warnings(answer)
+        return 0
+    is_expression = "valexp" in _kind(flags)
+    records = []
+    for uri, name in zip(pairs[::2], pairs[1::2], strict=True):
+        empty = is_expression and not Path(name).read_bytes()
+        records.append({"uri": uri, "chain": [] if empty else files.certificates_of(Path(name))})
+    print_warnings(operate(args, "localid.set", id=identity, flags=flags, records=records))
+    return 0
+
+
+def localid_get(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-localid-get``."""
+    return _main("tlspool-localid-get", "CONF [user@]fqdn FLAGS [OUTFILE]", 3, 4, _localid_get, argv)
+
+
+def _localid_get(args: argparse.Namespace, given: Sequence[str]) -> int:
+    answer = operate(args, "localid.get", id=given[0])
+    print_warnings(answer)
+    kind = _kind(given[1])
+    found = [one for one in objects(answer.get("records")) if kind <= set(texts(one.get("flags")))]
+    for record in found:
+        uri = record.get("uri", record.get("expression"))
+        print(f"{words(record.get('flags'))} {clean(uri)} {clean(record.get('credential_b'))} bytes")
+    if found and len(given) == 3:
+        chain = [_binary(one.get("der")) for one in objects(found[0].get("chain"))]
+        Path(given[2]).write_bytes(b"".join(chain))
+    return 0 if found else 1
+
+
+def _binary(value: object) -> bytes:
+    try:
+        return base64.b64decode(str(value), validate=True)
+    except binascii.Error:
+        raise PoolError(Code.RECORD_MALFORMED, "the broker's answer is no base64") from None
+
+
+# --- disclose -----------------------------------------------------------------------------------------
+
+
+def disclose_set(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-disclose-set``."""
+    return _main("tlspool-disclose-set", "CONF SELECTOR [[user@]fqdn]...", 2, None, _disclose_set, argv)
+
+
+def _disclose_set(args: argparse.Namespace, given: Sequence[str]) -> int:
+    if len(given) > 1:
+        print_warnings(operate(args, "disclose.set", selector=given[0], ids=list(given[1:])))
+    else:
+        operate(args, "disclose.del", selector=given[0])
+    return 0
+
+
+def disclose_get(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-disclose-get``."""
+    return _main("tlspool-disclose-get", "CONF SELECTOR", 2, 2, _disclose_get, argv)
+
+
+def _disclose_get(args: argparse.Namespace, given: Sequence[str]) -> int:
+    answer = operate(args, "disclose.get", selector=given[0])
+    print_warnings(answer)
+    for step in objects(answer.get("walk")):
+        print(f"{clean(step.get('selector'))}: {'present' if step.get('present') else 'absent'}")
+    ids = texts(answer.get("ids"))
+    for identity in ids:
+        print(clean(identity))
+    return 0 if ids else 1
+
+
+# --- trust --------------------------------------------------------------------------------------------
+
+
+def trust_set(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-trust-set``."""
+    return _main("tlspool-trust-set", "CONF FLAGS HEXKEY VALEXP [INFILE]", 4, 5, _trust_set, argv)
+
+
+def _trust_set(args: argparse.Namespace, given: Sequence[str]) -> int:
+    flags, key, expression = given[:3]
+    if len(given) == 3:
+        print_warnings(operate(args, "trust.del", key=key, flags=flags))
+        return 0
+    path = Path(given[3])
+    if _kind(flags, bits=("revoke", "pinned")) & {"revoke", "pinned"}:
+        data: object = base64.b64encode(path.read_bytes()).decode()
+    else:
+        data = files.certificates_of(path)
+    print_warnings(operate(args, "trust.set", flags=flags, key=key, valexp=expression, data=data))
+    return 0
+
+
+def trust_get(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-trust-get``."""
+    return _main("tlspool-trust-get", "CONF FLAGS HEXKEY [OUTFILE]", 3, 4, _trust_get, argv)
+
+
+def _trust_get(args: argparse.Namespace, given: Sequence[str]) -> int:
+    answer = operate(args, "trust.get", key=given[1])
+    print_warnings(answer)
+    bits = {"revoke", "pinned"}
+    kind = _kind(given[0], bits=tuple(bits))
+    found = []
+    for one in objects(answer.get("records")):
+        flags = set(texts(one.get("flags")))
+        if kind <= flags and kind & bits == flags & bits:
+            found.append(one)
+    for record in found:
+        data = _binary(record.get("data"))
+        print(f"{words(record.get('flags'))} {clean(record.get('valexp'))} {len(data)} bytes")
+    if found and len(given) == 3:
+        Path(given[2]).write_bytes(_binary(found[0].get("data")))
+    return 0 if found else 1
+
+
+# --- the rest -----------------------------------------------------------------------------------------
+
+
+def db_have(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-db-have``."""
+    return _main("tlspool-db-have", "CONF", 1, 1, _db_have, argv)
+
+
+def _db_have(args: argparse.Namespace, _given: Sequence[str]) -> int:
+    operate(args, "disclose.list")  # whoever answers has opened them, or made them
+    return 0
+
+
+def configvar(argv: Sequence[str] | None = None) -> int:
+    """Run ``tlspool-configvar``."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    path: Path | None = None
+    if given[:1] == ["-c"] and len(given) > 1:
+        path, given = Path(given[1]), given[2:]
+    if not given or given[0].startswith("-"):
+        print("usage: tlspool-configvar [-c CONF] VAR...", file=sys.stderr)
+        return 1
+    path = where.config_path(path)
+    try:
+        with path.open("rb") as file:
+            values = values_untrusted(file.read(_CONFIG_B))
+    except OSError as error:
+        print(f"tlspool-configvar: {clean(str(path))}: {error.strerror}", file=sys.stderr)
+        return 1
+    code = 0
+    for name in given:
+        if name in values:
+            print(clean(values[name]))
+        else:
+            print(f"tlspool-configvar: {clean(name)} is not in {clean(str(path))}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def values_untrusted(data: bytes) -> dict[str, str]:
+    """Return the last value of each keyword of a file."""
+    found: dict[str, str] = {}
+    for line in data.decode("utf-8", "replace").split("\n"):
+        keyword, blank, value = line.partition(" ")
+        if blank and keyword and not keyword.startswith("#"):
+            found[keyword] = value
+    return found

@@ -1,0 +1,305 @@
+"""Why sessions were accepted or refused: the last of them, with everything that was weighed.
+
+For operators only.  An application hears a code; what is in here may name identities, anchors and certificates of
+others.  It is kept in memory, bounded, and gone when the broker ends: for evidence there is the log.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+from tlspool_broker import policy
+from tlspool_broker.events import Caller
+from tlspool_broker.session import Session
+from tlspool_broker.validation.judgement import Judgement, Line
+from tlspool_common.appwire import Starttls
+from tlspool_common.codec import BadFrame, decode_untrusted, encode
+from tlspool_common.errors import TABLE, Code, PoolError
+from tlspool_common.messages import BY_MESSAGE, Finding, RemoteShown
+
+KEPT = 1000
+"""Sessions that can be explained: with ten lines each some MiB."""
+
+LISTED = 20
+"""Sessions in a list, unless more are asked for."""
+
+_FIELDS = {
+    Code.CHAIN_UNTRUSTED: "issuer",
+    Code.SELF_SIGNED: "issuer",
+    Code.EXPIRED: "validity.notAfter",
+    Code.NOT_YET_VALID: "validity.notBefore",
+    Code.NAME_MISMATCH: "subjectAltName",
+    Code.WRONG_PURPOSE: "extendedKeyUsage",
+    Code.CHAIN_INVALID: "basicConstraints, keyUsage, nameConstraints or signature",
+    Code.REVOKED: "serialNumber",
+    Code.REVOCATION_UNKNOWN: "cRLDistributionPoints, authorityInfoAccess",
+    Code.PIN_UNMATCHED: "the whole certificate",
+    Code.KEY_WEAK: "subjectPublicKeyInfo, signatureAlgorithm",
+}
+"""What of a certificate to look at, in the words of RFC 5280."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What there is to say about one session, or about one that was refused before it was one (``session`` 0)."""
+
+    session: int
+    at_s: float
+    caller: str
+    uid: int
+    service: str
+    side: str
+    localid: str
+    wanted: str
+    remoteid: str
+    generation: int
+    accepted: bool
+    state: str
+    code: Code
+    detail: str
+    rule: str
+    judged: bool
+    trace: tuple[Line, ...]
+    missing: tuple[str, ...]
+    shown: RemoteShown | None
+    dry: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one sentence."""
+        who = f"session {self.session} of {self.caller}" if self.session else f"a request of {self.caller}"
+        who = "such a session" if self.dry else who
+        as_whom = f" as {self.side} {self.localid}" if self.localid else f" as {self.side}" if self.side else ""
+        was = "would be" if self.dry else "was"
+        what = f"{who}{f' for {self.service}' if self.service else ''}{as_whom} {was}"
+        by = f"by generation {self.generation}" if self.generation else "before the databases were asked"
+        if self.accepted:
+            remote = self.remoteid or "a remote that need not say who it is"
+            why = "every expression holds" if self.judged else "its chain leads to a trust anchor and its name is right"
+            return f"{what} accepted {by} with {remote}" + (f": {why}" if self.remoteid else "")
+        detail = f": {self.detail}" if self.detail else ""
+        where = "" if self.dry else f" in {self.state}"
+        return f"{what} refused {by}{where}: [{self.code.value}] {TABLE[self.code].happened}{detail}"
+
+    def row(self) -> dict[str, object]:
+        """Return a line of a list."""
+        return {
+            "session": self.session,
+            "at_s": round(self.at_s, 3),
+            "outcome": "accepted" if self.accepted else "undecided" if self.missing else "refused",
+            "code": int(self.code),
+            "caller": self.caller,
+            "service": self.service,
+            "localid": self.localid,
+            "remoteid": self.remoteid or self.wanted,
+            "rule": self.rule,
+            "sentence": self.sentence,
+        }
+
+    def as_json(self) -> dict[str, object]:
+        """Return everything."""
+        return {
+            **self.row(),
+            "remoteid": self.remoteid,
+            "wanted": self.wanted,
+            "uid": self.uid,
+            "side": self.side,
+            "generation": self.generation,
+            "state": self.state,
+            "what": TABLE[self.code].happened if self.code is not Code.OK else "",
+            "remedy": TABLE[self.code].remedy if self.code is not Code.OK else "",
+            "detail": self.detail,
+            "field": _FIELDS.get(self.code, ""),
+            "judged": self.judged,
+            "missing": "".join(self.missing),
+            "trace": [line.as_json() for line in self.trace],
+            "remote": None if self.shown is None else shown_json(self.shown),
+        }
+
+
+class Explain:
+    """The last accounts."""
+
+    def __init__(self, unix_time_s: Callable[[], float]) -> None:
+        self._unix_time_s = unix_time_s
+        self._accounts: deque[Account] = deque(maxlen=KEPT)
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def accepted(self, session: Session) -> None:
+        """A session begins to relay."""
+        self._accounts.append(account(session, self._unix_time_s()))
+
+    def refused(self, session: Session, error: PoolError) -> None:
+        """A session has failed, for whatever reason."""
+        self._accounts.append(account(session, self._unix_time_s(), error))
+
+    def turned_away(self, caller: Caller, request: Starttls, generation: int, error: PoolError) -> None:
+        """A STARTTLS has not become a session; generation 0: the databases had no part in that."""
+        sides = policy.sides_of(request.flags)
+        self._accounts.append(
+            Account(
+                session=0,
+                at_s=self._unix_time_s(),
+                caller=caller.label,
+                uid=caller.uid,
+                service=request.service,
+                side=sides[0].name.lower() if sides else "",
+                localid=request.localid,
+                wanted=request.remoteid,
+                remoteid="",
+                generation=generation,
+                accepted=False,
+                state="starttls",
+                code=error.code,
+                detail=error.detail,
+                rule=error.code.name.lower(),
+                judged=False,
+                trace=(),
+                missing=(),
+                shown=None,
+            )
+        )
+
+    def listed(self, count: int = LISTED) -> list[dict[str, object]]:
+        """Return the last ones, the newest first."""
+        return [one.row() for one, _ in zip(reversed(self._accounts), range(count), strict=False)]
+
+    def get(self, session: int | None) -> Account:
+        """Return the account of a session; None: the last one.
+
+        Raises:
+            PoolError: SESSION_UNKNOWN.
+        """
+        for one in reversed(self._accounts):
+            if session is None or one.session == session:
+                return one
+        which = "none yet" if session is None else f"{session}, of the last {len(self._accounts)}"
+        raise PoolError(Code.SESSION_UNKNOWN, which)
+
+
+def account(session: Session, at_s: float, error: PoolError | None = None, *, dry: bool = False) -> Account:
+    """Return what there is to say about a session."""
+    judged = session.judgement
+    code = Code.OK if error is None else error.code
+    return Account(
+        session=int(session.session_id),
+        at_s=at_s,
+        caller=session.caller.label,
+        uid=session.caller.uid,
+        service=session.request.service,
+        side=session.plan.side.name.lower(),
+        localid=str(session.plan.localid or ""),
+        wanted=str(session.plan.expected or ""),
+        remoteid=session.remoteid if error is None else "",
+        generation=session.generation,
+        accepted=error is None,
+        state=session.state.name.lower(),
+        code=code,
+        detail="" if error is None else error.detail,
+        rule=_rule(judged, code),
+        judged=judged is not None,
+        trace=judged.trace if judged is not None else (),
+        missing=judged.missing if judged is not None and code is Code.VALIDATION_UNDECIDED else (),
+        shown=None if session.shown is None else replace(session.shown, chain=()),
+        dry=dry,
+    )
+
+
+def _rule(judged: Judgement | None, code: Code) -> str:
+    if code is Code.OK:
+        return ""
+    if judged is not None and judged.outcome is not True and judged.code is code:
+        return judged.rule
+    return code.name.lower()
+
+
+def _values(shown: RemoteShown) -> dict[str, object]:
+    return {field.name: getattr(shown, field.name) for field in fields(shown)}
+
+
+def shown_json(shown: RemoteShown) -> dict[str, object]:
+    """Return what a remote has shown as programs read it: octets in hexadecimal, findings by name."""
+    found: dict[str, object] = {}
+    for name, value in _values(shown).items():
+        if name in ("session_id", "chain"):
+            continue
+        if isinstance(value, bytes):
+            found[name] = value.hex()
+        elif isinstance(value, Finding):
+            found[name] = value.name.lower()
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+_DEFAULTS: dict[str, object] = {
+    "session_id": 0,
+    "tls_version": 0x0304,
+    "cipher": "TLS_AES_256_GCM_SHA384",
+    "group": "",
+    "fault": 0,
+    "detail": "",
+    "anchor_sha256": b"",
+    "self_signed": False,
+    "names": (),
+    "subject": "",
+    "leaf_sha256": b"",
+    "spki_sha256": b"",
+    "not_after_s": 0,
+    "strengths": (),
+    "usages": (),
+    "extensions": (),
+    "links": (),
+    "crl_urls": (),
+    "ocsp_urls": (),
+    "must_staple": False,
+    "stapled": Finding.NONE,
+    "stapled_detail": "",
+    "chain": (),
+}
+
+
+def shown_untrusted(given: Mapping[str, object]) -> RemoteShown:
+    """Read what ``shown_json`` writes; what is left out is as if the certificate did not have it.
+
+    Raises:
+        PoolError: FIELD_MALFORMED.
+    """
+    values = dict(_DEFAULTS)
+    for name, value in given.items():
+        if name not in _DEFAULTS or name in ("session_id", "chain"):
+            raise PoolError(Code.FIELD_MALFORMED, f"remote.{name}; there are {', '.join(shown_names())}")
+        values[name] = _value_untrusted(name, value, _DEFAULTS[name])
+    message = RemoteShown(**values)  # type: ignore[arg-type]
+    try:  # the border's own bounds
+        return decode_untrusted(RemoteShown, encode(BY_MESSAGE[RemoteShown].code, 0, message))
+    except BadFrame as error:
+        raise PoolError(Code.FIELD_MALFORMED, f"remote: {error}") from None
+
+
+def shown_names() -> list[str]:
+    """Return the names of what can be said of a remote."""
+    return [name for name in _DEFAULTS if name not in ("session_id", "chain")]
+
+
+def _value_untrusted(name: str, value: object, like: object) -> object:
+    try:
+        if isinstance(like, Finding) and isinstance(value, str):
+            return Finding[value.upper()]
+        if isinstance(like, bytes) and isinstance(value, str):
+            return bytes.fromhex(value)
+        if isinstance(like, tuple) and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+    except (KeyError, ValueError):
+        pass
+    else:
+        if isinstance(like, bool | str) and type(value) is type(like):
+            return value
+        if type(like) is int and type(value) is int and 0 <= value < 1 << 64:
+            return value
+    kind = "words" if isinstance(like, tuple) else type(like).__name__
+    raise PoolError(Code.FIELD_MALFORMED, f"remote.{name}: {str(value)[:60]!r} is no {kind}")

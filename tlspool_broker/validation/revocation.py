@@ -1,0 +1,121 @@
+"""Revocation: what lists and responders say of a chain.
+
+* Revoked beats everything: whoever says so, and however old the list is.
+* A stored list vouches for what is not on it while it is in date, and it has to be there for each certificate.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+
+from tlspool_broker.validation.facts import Answer, Context, Facts, Online, is_longer
+from tlspool_common.errors import Code
+from tlspool_common.messages_judging import Finding, RemoteShown
+
+
+def lists(facts: Facts, shown: RemoteShown, wants_proof: bool) -> Answer:
+    """Answer ``R``, or without proof ``r``.
+
+    Raises:
+        PoolError: what the databases raise.
+    """
+    revoked = _revoked(facts, shown)
+    if revoked:
+        return Answer(False, revoked, Code.REVOKED)
+    stored = _vouched_for(facts, shown)
+    if stored:
+        return Answer(True, stored)
+    return _asked(facts.context, lambda online: online.crl, "revocation list", wants_proof)
+
+
+def responder(facts: Facts, shown: RemoteShown, wants_proof: bool) -> Answer:
+    """Answer ``O``, or without proof ``o``.
+
+    Raises:
+        PoolError: what the databases raise.
+    """
+    revoked = _revoked(facts, shown)
+    if revoked:
+        return Answer(False, revoked, Code.REVOKED)
+    if shown.stapled is Finding.GOOD:
+        return Answer(True, shown.stapled_detail or "the stapled OCSP response says good")
+    # RFC 7633 section 4.2.3.1: who promises a staple and brings none is not simply one without a responder.
+    broken = shown.must_staple and facts.context.staple_wanted and shown.stapled is Finding.NONE
+    online = _asked(facts.context, lambda found: found.ocsp, "OCSP responder", wants_proof or broken)
+    if online.value is not True or facts.context.online is None or facts.context.online.ocsp is Finding.GOOD:
+        if broken and online.value is False:
+            return Answer(False, "the certificate promises a stapled OCSP response, and there is none", online.code)
+        return online
+    if shown.stapled is Finding.BAD:
+        return Answer(False, shown.stapled_detail or "the stapled OCSP response is bad", Code.REVOCATION_UNKNOWN)
+    return online
+
+
+def _revoked(facts: Facts, shown: RemoteShown) -> str:
+    """Return what says that something in the chain is revoked; '' when nothing does."""
+    for place, line in enumerate(shown.links):
+        issuer, serial = _link_untrusted(line)
+        stored = facts.context.stored.revocations(issuer) if issuer else None
+        if stored is not None and not stored.serials.isdisjoint(_octets(serial)):
+            whose = "" if place == 0 else f" (certificate {place + 1} of the chain)"
+            return f"serial {serial}{whose} is on the list of {day(stored.this_update_s)}"
+    if shown.stapled is Finding.REVOKED:
+        return shown.stapled_detail or "the stapled OCSP response says revoked"
+    online = facts.context.online
+    if online is not None and Finding.REVOKED in (online.crl, online.ocsp):
+        return online.detail or f"the {'list' if online.crl is Finding.REVOKED else 'OCSP responder'} says revoked"
+    return ""
+
+
+def _vouched_for(facts: Facts, shown: RemoteShown) -> str:
+    """Return which stored list speaks for each certificate of the chain, in date; '' when one is without."""
+    if is_longer(shown):
+        return ""
+    dates = []
+    for line in shown.links:
+        issuer, serial = _link_untrusted(line)
+        stored = facts.context.stored.revocations(issuer) if issuer and serial else None
+        if stored is None or not stored.this_update_s <= facts.context.now_s <= stored.next_update_s:
+            return ""
+        dates.append(stored.this_update_s)
+    return f"the list of {day(min(dates))} does not have it" if dates else ""
+
+
+def _asked(context: Context, what: Callable[[Online], Finding], name: str, wants_proof: bool) -> Answer:
+    online = context.online
+    if online is None:
+        return Answer(None, f"no {name} has been asked yet", Code.REVOCATION_UNKNOWN)
+    finding = what(online)
+    why = online.detail or f"{name}: {finding.name.lower()}"
+    if finding is Finding.GOOD:
+        return Answer(True, why)
+    passes = not wants_proof and finding is not Finding.BAD
+    return Answer(passes, why, Code.REVOCATION_UNKNOWN)
+
+
+def _link_untrusted(line: str) -> tuple[bytes, str]:
+    """Return the issuer's key identifier, and the serial in hexadecimal; b'' and '' for what is not there."""
+    issuer, _, serial = line.partition(" ")
+    try:
+        key = b"" if issuer == "-" else bytes.fromhex(issuer)
+        int(serial or "0", 16)
+    except ValueError:
+        return b"", ""
+    return key, serial
+
+
+def _octets(serial: str) -> set[bytes]:
+    """Return the content octets of a serial number, as short as they have to be (X.690 section 8.3)."""
+    if not serial:
+        return set()
+    number = int(serial, 16)
+    return {number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)}
+
+
+def day(seconds: int) -> str:
+    """Return a date for people."""
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return "a day that no calendar has"

@@ -1,0 +1,72 @@
+"""One session of a worker: its state, and which may follow which.
+
+sessions.py has the theory, and makes the changes.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from tlspool_common.messages import Side, StartSession, UseCredential
+from tlspool_worker.client_hello import HelloReader
+from tlspool_worker.symmetry import Symmetry
+from tlspool_worker.trust import Generation
+
+CREDENTIALS = 4
+"""Credentials for one session: one for each kind of key there is."""
+
+
+class State(Enum):
+    """What a session expects."""
+
+    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
+
+    EXPECT_CLIENT_HELLO = auto()
+    EXPECT_PROCEED = auto()
+    EXPECT_ROLE = auto()
+    EXPECT_STEP = auto()
+    EXPECT_VERDICT = auto()
+    EXPECT_REMOTE = auto()
+    EXPECT_PLAINTEXT = auto()
+    RELAYING = auto()
+    OVER = auto()
+
+
+_S = State
+TABLE: dict[State, frozenset[State]] = {
+    _S.EXPECT_CLIENT_HELLO: frozenset({_S.EXPECT_PROCEED, _S.OVER}),
+    _S.EXPECT_PROCEED: frozenset({_S.EXPECT_ROLE, _S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_ROLE: frozenset({_S.EXPECT_PROCEED, _S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_STEP: frozenset({_S.EXPECT_VERDICT, _S.EXPECT_REMOTE, _S.EXPECT_PLAINTEXT, _S.OVER}),
+    _S.EXPECT_VERDICT: frozenset({_S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_REMOTE: frozenset({_S.EXPECT_PROCEED, _S.EXPECT_STEP, _S.OVER}),
+    _S.EXPECT_PLAINTEXT: frozenset({_S.RELAYING, _S.OVER}),
+    _S.RELAYING: frozenset({_S.OVER}),
+    _S.OVER: frozenset(),
+}
+
+
+class Handshaking:
+    """What is known of a session until its handshake is done."""
+
+    __slots__ = ("credentials", "data", "first", "hello", "start", "symmetry", "trust")
+
+    def __init__(self, start: StartSession, trust: Generation) -> None:
+        self.start = start
+        self.trust = trust
+        self.hello: HelloReader | None = HelloReader() if start.side is Side.SERVER else None
+        self.credentials: list[UseCredential] = []
+        self.first = True  # nothing of the remote has been seen by OpenSSL
+        self.symmetry: Symmetry | None = Symmetry() if start.peer else None
+        self.data = b""  # of a peer: what the remote has said and nobody has looked at yet
+
+
+class Session:
+    """One session.  Small: a worker has thousands, and most of them relay."""
+
+    __slots__ = ("handshaking", "session_id", "state")
+
+    def __init__(self, session_id: int, state: State, handshaking: Handshaking) -> None:
+        self.session_id = session_id
+        self.state = state
+        self.handshaking: Handshaking | None = handshaking
