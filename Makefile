@@ -2,13 +2,15 @@
 # make test    install what is missing, run every test
 # make check   formatting, lint, types, and whether the generated documents are current
 # make bench   our tunnel beside stunnel, haproxy and hitch, in one run
+# make fuzz    the recogniser and a whole pool, for twenty minutes
+# make soak    a broker killed 200 times while it writes, and policy edited under load, for ten minutes
 # make venv    only the virtual environment, with the commands in .venv/bin
 # make clean   remove what the above have made
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench fuzz venv need-demo need-test need-bench clean docs
+.PHONY: demo test check bench fuzz soak venv need-demo need-test need-bench clean docs
 
 demo: need-demo venv
 	@$(BIN)/python examples/demo.py
@@ -28,6 +30,11 @@ bench: need-bench .venv/.tests
 fuzz: need-test .venv/.tests
 	$(BIN)/python tests/fuzz/fuzz_recognise.py --runs 10000000
 	$(BIN)/python -m tests.fuzz.fuzz_applications --minutes 10
+
+soak: need-test .venv/.tests
+	$(BIN)/python -m tests.crash_databases --kills 200
+	$(BIN)/python -m tests.crash_databases --kills 200 --broker
+	$(BIN)/python -m tests.e2e.live_edit --seconds 60
 
 docs: .venv/.tests
 	$(BIN)/python docs/generate.py

@@ -180,13 +180,15 @@ def policies_page() -> str:
         "has no version left makes handshakes fail with error 705; in the configuration it is refused when it is read.\n"
         "* `quantum_proof_encryption` adds `q` to the validation of every policy, `quantum_proof_authentication` adds `Q`. "
         "Without `tls_policy` they choose `pq-required`.\n"
-        "* A server that leaves it to its client's server name which identity it has, is under the policy of its service, or "
-        "of the host: versions and groups are settled before that name is known. To put one identity under a policy of its "
-        "own, name the identity in the application, or give it a service of its own.\n"
+        "* A server that leaves it to its client's server name which identity it has, or to its application's answer, is under "
+        "the policy of the identity that it becomes: versions, groups and all else are settled after the name is known. Who "
+        "asks for a name whose policy has no version in common with it gets the alert `protocol_version`, and others do not.\n"
+        "* An application chooses the name of its service, and so among policies that are assigned to services. Where that "
+        "must not make it weaker, assign policies to identities, or let `tls_min_version` be the floor.\n"
         "\n## What they consist of\n\nLists are in OpenSSL's syntax: most preferred first; `?` before a name lets a library do "
         "without that does not know it; `*` marks groups that a client sends a key share for; `/` ends a class, from which a "
-        "server takes what it can before it looks at the next. An empty list is the library's own, which with OpenSSL 4.0 "
-        "begins with X25519MLKEM768.\n"
+        "server takes what it can before it looks at the next. Where the configuration sets a list to nothing, it is the "
+        "library's own, which has more in it than any policy.\n"
     )
     for policy in policies.POLICIES.values():
         out.append(f"\n### {policy.name}\n\n| | |\n|---|---|\n")

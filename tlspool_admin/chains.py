@@ -36,7 +36,7 @@ def load_untrusted(der: bytes) -> x509.Certificate:
         with _silence():
             found = x509.load_der_x509_certificate(der)
             _ = found.subject.rfc4514_string(), found.issuer, found.not_valid_before_utc, found.not_valid_after_utc
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError, x509.InvalidVersion) as error:
         raise PoolError(Code.RECORD_MALFORMED, f"no DER certificate: {error}") from None
     return found
 

@@ -158,7 +158,7 @@ def _der(data: bytes, name: str, password: Passwords) -> Contents:
 
     try:
         x509.load_der_x509_crl(data)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, x509.InvalidVersion):
         return Contents((data,))
     return Contents(lists=(data,))
 

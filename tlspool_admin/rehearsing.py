@@ -16,11 +16,7 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import Side
 from tlspool_worker.rehearsal import rehearse_untrusted
 
-_GROUP = "X25519MLKEM768"
-"""What two pools agree on, as most do that are up to date."""
-
-_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
-_CIPHERS = {"1.2": "ECDHE-ECDSA-AES256-GCM-SHA384", "1.3": "TLS_AES_256_GCM_SHA384"}
+_VERSIONS = {"": 0, "1.2": 0x0303, "1.3": 0x0304}
 
 
 def described(args: argparse.Namespace, path: Path, side: str) -> dict[str, object]:
@@ -37,8 +33,7 @@ def described(args: argparse.Namespace, path: Path, side: str) -> dict[str, obje
         shown = rehearse_untrusted(chain, anchors(args, side), Side[side.upper()])
     except ValueError as error:
         raise PoolError(Code.RECORD_MALFORMED, f"{path}: {error}") from None
-    group = args.group or (_GROUP if args.tls == "1.3" else "X25519")
-    handshake = {"tls_version": _VERSIONS[args.tls], "cipher": _CIPHERS[args.tls], "group": group}
+    handshake = {"tls_version": _VERSIONS[args.tls], "cipher": args.cipher, "group": args.group}
     return {**shown_json(shown), **handshake}
 
 

@@ -29,7 +29,7 @@ from tlspool_broker import passed, start
 from tlspool_broker.control import Control
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
-from tlspool_broker.events import Reconfigured, StopAsked
+from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.listener import Listener
 from tlspool_broker.shell import Shell
 from tlspool_broker.title import Title
@@ -113,6 +113,7 @@ async def _serve(
     ]
     log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation)
     title.changed()
+    shell.happened(Began())
     systemd.notify("READY=1")
 
     await stop.wait()

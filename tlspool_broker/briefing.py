@@ -6,11 +6,11 @@ from tlspool_broker import crypto, policy
 from tlspool_broker.events import Out, SendWorker
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.online import Online
-from tlspool_broker.policy import Records
+from tlspool_broker.policy import Asks, Plan, Records, Terms
 from tlspool_broker.session import Session
 from tlspool_broker.workers import Worker
 from tlspool_common.fd import OwnedFd
-from tlspool_common.messages import Proceed, Side, TrustAnchor, TrustBegin, UseCredential
+from tlspool_common.messages import Proceed, Side, StartSession, TrustAnchor, TrustBegin, UseCredential
 from tlspool_common.policies import CryptoPolicy
 from tlspool_common.settings import Settings
 
@@ -40,20 +40,72 @@ def start(
     session: Session,
     worker: Worker,
     trust_generation: int,
-    parameters: CryptoPolicy,
+    terms: Terms,
     crypt: OwnedFd,
     settings: Settings,
 ) -> None:
-    """Hand the socket of a session to a worker, with the policy it is under."""
+    """Hand the socket of a session to a worker, with the policy it is under, or will be unless its client says more."""
     listen_ms = policy.listen_ms(session.request.ctlkey, settings) if session.as_server is not None else None
-    message = policy.start_message(
-        session.session_id, session.plan, session.alpn, trust_generation, parameters, session.asks, listen_ms
+    message = start_message(
+        session.session_id, session.plan, session.alpn, trust_generation, terms, session.asks, listen_ms
     )
     out(SendWorker(worker.number, message, crypt))
 
 
+def start_message(
+    session_id: int,
+    plan: Plan,
+    alpn: bytes,
+    trust_generation: int,
+    terms: Terms,
+    asks: Asks,
+    listen_ms: int | None = None,
+) -> StartSession:
+    """Return what the worker is told; ``listen_ms`` is for a peer."""
+    agreed = terms.crypto
+    return StartSession(
+        session_id=session_id,
+        side=plan.side,
+        remote_auth=plan.remote_auth,
+        trust_generation=trust_generation,
+        tls_min=agreed.tls_min,
+        tls_max=agreed.tls_max,
+        groups=agreed.groups,
+        ciphers_tls12=agreed.ciphers_tls12,
+        ciphersuites_tls13=agreed.ciphersuites_tls13,
+        sigalgs=agreed.sigalgs,
+        alpn=alpn,
+        sni=plan.sni,
+        remote_name=str(plan.expected or ""),
+        domain_represents_user=plan.domain_represents_user,
+        peer=listen_ms is not None,
+        listen_ms=listen_ms or 0,
+        asks=asks.asks,
+        tells_chain=asks.tells_chain,
+        wants_staple=asks.wants_staple,
+        names_anchors=terms.names_anchors,
+    )
+
+
+def proceed_message(session_id: int, terms: Terms | None) -> Proceed:
+    """Return what lets a handshake go on; ``terms`` if they are not those it was started with."""
+    if terms is None:
+        return Proceed(session_id=session_id)
+    agreed = terms.crypto
+    return Proceed(
+        session_id=session_id,
+        tls_min=agreed.tls_min,
+        tls_max=agreed.tls_max,
+        groups=agreed.groups,
+        ciphers_tls12=agreed.ciphers_tls12,
+        ciphersuites_tls13=agreed.ciphersuites_tls13,
+        sigalgs=agreed.sigalgs,
+        names_anchors=terms.names_anchors,
+    )
+
+
 def parameters_of(session: Session, settings: Settings) -> CryptoPolicy:
-    """Return what the handshake may agree on.  A server that its client names is under the policy of its service.
+    """Return what the handshake may agree on, by what is known of who we are.
 
     Raises:
         PoolError: SETTING_INVALID, or the databases cannot be read.
@@ -61,8 +113,10 @@ def parameters_of(session: Session, settings: Settings) -> CryptoPolicy:
     return crypto.choose(settings, session.records, session.request.service, str(session.plan.localid or ""))
 
 
-def give_credentials(out: Out, session: Session, worker: Worker, keyd: Keyd, online: Online) -> None:
-    """Say who we are, with a grant for each chain, and let the handshake go on."""
+def give_credentials(
+    out: Out, session: Session, worker: Worker, keyd: Keyd, online: Online, terms: Terms | None
+) -> None:
+    """Say who we are, with a grant for each chain, and let the handshake go on, under these terms."""
     side = session.plan.side
     for credential in session.plan.credentials:
         grant = keyd.grant(session.session_id, side, worker, credential, session.deadline_ms)
@@ -74,4 +128,6 @@ def give_credentials(out: Out, session: Session, worker: Worker, keyd: Keyd, onl
             staple=online.staple(credential.chain) if side is Side.SERVER else b"",
         )
         out(SendWorker(worker.number, message))
-    out(SendWorker(worker.number, Proceed(session_id=session.session_id)))
+    others = None if terms == session.terms else terms
+    session.terms = terms
+    out(SendWorker(worker.number, proceed_message(session.session_id, others)))

@@ -22,7 +22,8 @@ from tlspool_common import limits
 from tlspool_common.identity import Donai, remote_matches
 from tlspool_common.messages import KeyKind
 
-_EXTENSION_ERRORS = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_EXTENSION_ERRORS = (ValueError, TypeError, OverflowError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNREADABLE = (ValueError, TypeError, OverflowError, x509.InvalidVersion)
 _CURVES = {"secp256r1": KeyKind.EC_P256, "secp384r1": KeyKind.EC_P384}
 
 
@@ -38,7 +39,7 @@ def load(der: bytes, name: str = "the certificate") -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(der)
         # The library reads these when asked; from here on they are known to be readable.
         _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except ValueError:
+    except _UNREADABLE:
         raise malformed(f"{name} is no DER certificate") from None
     return certificate
 

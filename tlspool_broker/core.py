@@ -27,6 +27,7 @@ from tlspool_broker.events import (
     AppConnected,
     AppFrame,
     AppGone,
+    Began,
     Clock,
     ClosePeer,
     Effect,
@@ -158,6 +159,8 @@ class BrokerCore:
                     self.sessions.kill(session, "operator")
             case Reconfigured(newer):
                 self._reconfigured(newer)
+            case Began():
+                self.online.began()
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()

@@ -75,7 +75,15 @@ def load(data: bytes) -> RevocationList:
             raise malformed(f"more than {limits.REVOKED_SERIALS} revoked serials")
         serials = frozenset(serial_of(one.serial_number) for one in crl)
         this_s, next_s = _seconds(crl.last_update_utc), _seconds(crl.next_update_utc)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+        UnsupportedAlgorithm,
+    ):
         raise malformed("that is no certificate revocation list, DER or PEM") from None
     issuer_key = b""
     for extension in extensions:

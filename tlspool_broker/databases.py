@@ -31,11 +31,11 @@ from tlspool_broker.history import By, Change, Place, Values
 from tlspool_broker.past import Past
 from tlspool_broker.reading import Reading, Report
 from tlspool_broker.records import Disclosed, LocalRecord, TrustRecord
-from tlspool_broker.trustdata import Pin
 from tlspool_broker.trustindex import TrustIndex
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai
+from tlspool_common.messages import Side
 from tlspool_common.settings import Settings
 
 __all__ = ["Anchor", "Credential", "Databases", "Entry", "Name"]
@@ -309,21 +309,18 @@ class Databases(Reading):
         """As Edit has it."""
         return self.change(lambda edit: edit.trust_del(key, flags))
 
-    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str) -> None:
-        """Pin a certificate for a remote; pins of that remote which may be replaced, are.  Safe as disclose_add is.
+    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str, side: Side) -> None:
+        """Pin a certificate for a remote in our role, by first use; safe as disclose_add is.
 
         Raises:
-            PoolError: PINS_FULL.
+            PoolError: PIN_UNMATCHED, another certificate has been pinned meanwhile; PINS_FULL.
         """
         now_s = self._now_s()
 
         def work(edit: Edit) -> None:
-            for pin in edit.pins(remote):
-                if pin.is_replaceable(now_s) and pin.sha256 != sha256:
-                    edit.unpin(remote, pin.sha256)
-            edit.pin(Pin(sha256, remote=remote))
+            edit.pin_first(remote, sha256, side, now_s)
 
-        self.change(work, By(command="trust.pin", author=author, reason=reason), durable=False)
+        self.change(work, By(command=ledger.FIRST_USE, author=author, reason=reason), durable=False)
 
     # --- policy ---------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Would this remote be accepted?  The answer a session would get by the databases as they are now, without a session.
 
-Nothing is asked of the network: what it would say may be given (``findings``), and what is left open is told.
+Nothing is asked of the network: what it would say may be given (``findings``), and so may what a handshake would agree
+on (``tls_version``, ``cipher``, ``group``).  What is left open is not known, and the answer says so letter by letter.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ _SIDES = {
     "client": (Side.CLIENT, Flag.LOCALROLE_CLIENT | Flag.REMOTEROLE_SERVER),
     "server": (Side.SERVER, Flag.LOCALROLE_SERVER | Flag.REMOTEROLE_CLIENT),
 }
-_TLS13, _TEXT_B = 0x0304, 127
+_TEXT_B = 127
 _NOBODY = Caller(uid=-1, gid=-1, pid=0, command="dry run")
 
 
 def run(judging: Judging, snapshots: Snapshots, fields: Mapping[str, object], at_s: float) -> Account:
-    """Answer for these fields: side, service, localid, remoteid, flags, remote (RemoteShown), findings.
-
-    Without ``remote`` it is a remote that shows nothing; ``tls_version``, ``cipher`` and ``group`` may be given then.
+    """Answer for these fields: side, service, localid, remoteid, flags, remote (RemoteShown), findings, and of the
+    handshake tls_version, cipher, group.  Without ``remote`` it is a remote that shows nothing.
 
     Raises:
         PoolError: FIELD_MALFORMED, IDENTITY_MALFORMED; or what the databases raise.
@@ -110,8 +110,8 @@ def _request_untrusted(fields: Mapping[str, object]) -> tuple[Starttls, Side]:
     ), side
 
 
-def _text_untrusted(fields: Mapping[str, object], name: str) -> str:
-    value = fields.get(name, "")
+def _text_untrusted(fields: Mapping[str, object], name: str, default: str = "") -> str:
+    value = fields.get(name, default)
     if not isinstance(value, str) or not value.isprintable() or len(value.encode(errors="replace")) > _TEXT_B:
         raise PoolError(Code.FIELD_MALFORMED, f"{name}: {_shown(value)} is no text of at most {_TEXT_B} bytes")
     return value
@@ -127,11 +127,9 @@ def _number_untrusted(fields: Mapping[str, object], name: str, default: int) -> 
 def _done_untrusted(session: Session, fields: Mapping[str, object]) -> HandshakeDone:
     """Return the end of the handshake that a session would have had."""
     shown = session.shown
-    if shown is None:
-        version = _number_untrusted(fields, "tls_version", _TLS13)
-        cipher, group = _text_untrusted(fields, "cipher"), _text_untrusted(fields, "group")
-    else:
-        version, cipher, group = shown.tls_version, shown.cipher, shown.group
+    version = _number_untrusted(fields, "tls_version", shown.tls_version if shown is not None else 0)
+    cipher = _text_untrusted(fields, "cipher", shown.cipher if shown is not None else "")
+    group = _text_untrusted(fields, "group", shown.group if shown is not None else "")
     return HandshakeDone(
         session_id=0,
         tls_version=version,

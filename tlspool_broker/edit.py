@@ -20,6 +20,7 @@ from tlspool_broker.trustindex import TrustIndex
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai
+from tlspool_common.messages import Side
 
 LocalEntries = Sequence[tuple[str, Sequence[bytes]]]
 """Credentials: PKCS #11 URI and chain with the leaf first.  For the type VALEXP: expression, and no chain."""
@@ -90,9 +91,9 @@ class Edit:
         if expression is None:
             first = _expressions(self.view.values(Name.DISCLOSE, key))
         else:
-            first = [Disclosed(expression=expression).encode()] if expression else []
             if expression:
                 records.check_valexp(expression)
+            first = [Disclosed(expression=expression).encode()] if expression else []
         self.view.replace(Name.DISCLOSE, key, [*first, *(text.encode() for text in texts)])
 
     def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
@@ -204,6 +205,33 @@ class Edit:
             return False
         self.view.replace(Name.TRUST, pin.sha256, new)
         return True
+
+    def pin_first(self, remote: str, sha256: bytes, side: Side, now_s: int) -> None:
+        """Pin a certificate by first use: for our role only, as remotes of the other one have not been met.
+
+        Pins of that remote which may be replaced go, as far as this role is concerned.  What was judged some time
+        ago is looked at again: of two first uses at a time only one is the first.
+
+        Raises:
+            PoolError: PIN_UNMATCHED, another certificate has been pinned meanwhile; PINS_FULL.
+        """
+        found = self.pins(remote)
+        own = [pin for pin in found if pin.for_sides & side]
+        if any(pin.sha256 == sha256 and not pin.is_over(now_s) for pin in own):
+            return
+        if own and not any(pin.is_replaceable(now_s) and not pin.is_over(now_s) for pin in own):
+            raise PoolError(Code.PIN_UNMATCHED, f"{own[0].sha256.hex()[:16]} is pinned for {remote} meanwhile")
+        for pin in own:
+            if pin.is_replaceable(now_s):
+                self._unpin(pin)
+                if left := pin.for_sides & ~side:
+                    self.pin(replace(pin, for_sides=left))
+        same = [pin for pin in self.pins(remote) if pin.sha256 == sha256]
+        # Who has it pinned for the other role has said for how long.
+        new = same[0] if same else Pin(sha256, remote=remote, for_sides=0)
+        self.pin(replace(new, for_sides=new.for_sides | side))
+        if self._more_pins > 0 and self._trusted().pin_count + self._more_pins > limits.FIRST_USE_PINS:
+            raise PoolError(Code.PINS_FULL, f"{limits.FIRST_USE_PINS} of them by first use")
 
     def unpin(self, remote: str, sha256: bytes | None = None) -> int:
         """Remove the pins of a remote, or one of them; return how many."""

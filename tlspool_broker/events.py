@@ -277,6 +277,11 @@ class Reconfigured:
 
 
 @record
+class Began:
+    """The broker is ready: what it needs later may be started."""
+
+
+@record
 class StopAsked:
     """The broker is to end; sessions that relay go on without it."""
 
@@ -297,6 +302,7 @@ Event = (
     | KeyAsked
     | KillAsked
     | Reconfigured
+    | Began
     | StopAsked
 )
 

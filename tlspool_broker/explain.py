@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from tlspool_broker import policy
 from tlspool_broker.events import Caller
-from tlspool_broker.session import Session
+from tlspool_broker.session import Session, State
+from tlspool_broker.validation.facts import without_chain
 from tlspool_broker.validation.judgement import Judgement, Line
 from tlspool_common.appwire import Starttls
 from tlspool_common.codec import BadFrame, decode_untrusted, encode
@@ -41,6 +42,22 @@ _FIELDS = {
 """What of a certificate to look at, in the words of RFC 5280."""
 
 
+_WHEN = {
+    State.EXPECT_CHOICE: "while its identity was being chosen",
+    State.EXPECT_LOCALID: "when the application was asked for its identity",
+    State.EXPECT_KEYD: "while it waited for the key daemon",
+    State.EXPECT_WORKER: "while it waited for a worker",
+    State.EXPECT_CLIENT_HELLO: "before the remote had said what it wants",
+    State.EXPECT_HANDSHAKE: "in the handshake",
+    State.EXPECT_ADVICE: "in the handshake, while others were asked about the certificate",
+    State.EXPECT_ALERT: "in the handshake",
+    State.EXPECT_PLAINTEXT: "after the handshake",
+}
+"""When something has gone wrong, for people; a session that is refused has not come further than that."""
+
+_WORDS = {state.name.lower(): f" {words}" for state, words in _WHEN.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """What there is to say about one session, or about one that was refused before it was one (``session`` 0)."""
@@ -60,28 +77,39 @@ class Account:
     code: Code
     detail: str
     rule: str
-    judged: bool
-    trace: tuple[Line, ...]
+    judgement: Judgement | None
     missing: tuple[str, ...]
     shown: RemoteShown | None
     dry: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything but the chain and the name was weighed."""
+        return self.judgement is not None
+
+    @property
+    def trace(self) -> tuple[Line, ...]:
+        """What was weighed, put into words: few sessions are ever asked about."""
+        return self.judgement.trace if self.judgement is not None else ()
 
     @property
     def sentence(self) -> str:
         """All of it in one sentence."""
         who = f"session {self.session} of {self.caller}" if self.session else f"a request of {self.caller}"
         who = "such a session" if self.dry else who
-        as_whom = f" as {self.side} {self.localid}" if self.localid else f" as {self.side}" if self.side else ""
+        whom = " ".join(word for word in (self.side, self.localid) if word)
         was = "would be" if self.dry else "was"
-        what = f"{who}{f' for {self.service}' if self.service else ''}{as_whom} {was}"
+        what = f"{who}{f' for {self.service}' if self.service else ''}{f' as {whom}' if whom else ''} {was}"
         by = f"by generation {self.generation}" if self.generation else "before the databases were asked"
         if self.accepted:
             remote = self.remoteid or "a remote that need not say who it is"
             why = "every expression holds" if self.judged else "its chain leads to a trust anchor and its name is right"
             return f"{what} accepted {by} with {remote}" + (f": {why}" if self.remoteid else "")
         detail = f": {self.detail}" if self.detail else ""
-        where = "" if self.dry else f" in {self.state}"
-        return f"{what} refused {by}{where}: [{self.code.value}] {TABLE[self.code].happened}{detail}"
+        if self.dry and self.missing:
+            return f"whether {what} accepted {by} cannot be told yet{detail}"
+        when = "" if self.dry else _WORDS.get(self.state, "")
+        return f"{what} refused {by}{when}: [{self.code.value}] {TABLE[self.code].happened}{detail}"
 
     def row(self) -> dict[str, object]:
         """Return a line of a list."""
@@ -157,8 +185,7 @@ class Explain:
                 code=error.code,
                 detail=error.detail,
                 rule=error.code.name.lower(),
-                judged=False,
-                trace=(),
+                judgement=None,
                 missing=(),
                 shown=None,
             )
@@ -201,10 +228,9 @@ def account(session: Session, at_s: float, error: PoolError | None = None, *, dr
         code=code,
         detail="" if error is None else error.detail,
         rule=_rule(judged, code),
-        judged=judged is not None,
-        trace=judged.trace if judged is not None else (),
+        judgement=judged,
         missing=judged.missing if judged is not None and code is Code.VALIDATION_UNDECIDED else (),
-        shown=None if session.shown is None else replace(session.shown, chain=()),
+        shown=None if session.shown is None else without_chain(session.shown),
         dry=dry,
     )
 
@@ -238,8 +264,8 @@ def shown_json(shown: RemoteShown) -> dict[str, object]:
 
 _DEFAULTS: dict[str, object] = {
     "session_id": 0,
-    "tls_version": 0x0304,
-    "cipher": "TLS_AES_256_GCM_SHA384",
+    "tls_version": 0,
+    "cipher": "",
     "group": "",
     "fault": 0,
     "detail": "",

@@ -19,17 +19,18 @@ expression, an anchor that has one, pins or revocations in the databases.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from tlspool_broker import crypto
-from tlspool_broker.briefing import NEVER
+from tlspool_broker.briefing import NEVER, parameters_of
 from tlspool_broker.credentials import Anchor
 from tlspool_broker.events import Out, SendWorker
 from tlspool_broker.online import Online
-from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records, Terms
 from tlspool_broker.session import Happening, Session, State
-from tlspool_broker.validation import expression, facts, judgement, predicates
+from tlspool_broker.validation import expression, facts, judgement, predicates, revocation
 from tlspool_broker.validation.facts import Context, Facts
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.waits import bound_wait
@@ -48,6 +49,7 @@ from tlspool_common.messages import (
     Verdict,
     prose,
 )
+from tlspool_common.record import record
 from tlspool_common.settings import Settings
 
 ALERT_MS = 5_000
@@ -58,10 +60,18 @@ GRACE_MS = 250
 
 _ALWAYS = ("", "1")
 _OF_LISTS, _OF_RESPONDERS = frozenset("Rr"), frozenset("Oo")
-_REVOKED = Source("revocations", "r")
+_REVOKED = Source("revocations", "r", waives=False)
 
 _UNTOLD: dict[str, bool | None] = dict.fromkeys("LlEeRrOoQp")
 """What is about the chain, or about first use, and so not known of a remote that is asked again."""
+
+
+@record
+class _Anchors:
+    """The trust anchors of one generation, by certificate, and the letters that matter to them, by our role."""
+
+    by_sha256: Mapping[bytes, Sequence[Anchor]]
+    letters: Mapping[Side, AbstractSet[str]]
 
 
 class Judging:
@@ -72,7 +82,7 @@ class Judging:
         self._settings = settings
         self._online = online
         self._unix_time_s = unix_time_s
-        self._anchors: dict[int, dict[bytes, list[Anchor]]] = {}
+        self._anchors: dict[int, _Anchors] = {}
 
     # --- before the handshake -------------------------------------------------------------------------
 
@@ -94,14 +104,36 @@ class Judging:
         trust = any(records.needs_judging(side) for side in sides)
         if not open_ended and not trust and all(text in _ALWAYS for text in texts):
             return NOTHING_ASKED
-        if trust:
-            texts += [anchor.valexp for anchor in records.anchors() if any(anchor.for_sides & side for side in sides)]
         letters = expression.needs(texts)
+        if trust:
+            letters = letters.union(*(self._anchors_of(records).letters[side] for side in sides))
+        if letters & predicates.SLOW:
+            self._online.want()
         slow = bool(letters & predicates.SLOW) or open_ended
         return Asks(True, slow, bool(letters & _OF_RESPONDERS) and session.plan.side is Side.CLIENT)
 
-    def _sources(self, session: Session, plan: Plan) -> list[Source]:
-        """Return the expressions that do not depend on the remote's credential."""
+    def terms(self, session: Session) -> Terms:
+        """Return what a handshake is under, by what is known of who we are.
+
+        Raises:
+            PoolError: POLICY_UNKNOWN, POLICY_EMPTY; or what the databases raise.
+        """
+        names_anchors = True
+        if session.asks.asks and session.plan.side is Side.SERVER:
+            names_anchors = judgement.needs_anchor(self._sources(session, session.plan))
+        return Terms(parameters_of(session, self._settings), names_anchors)
+
+    def _sources(self, session: Session, plan: Plan) -> tuple[Source, ...]:
+        """Return the expressions that do not depend on the remote's credential.
+
+        They are found out once for each plan: a session that has begun goes on under the configuration of that time.
+        """
+        known = session.sources
+        if known is None or known[0] is not plan or known[1] is not session.records:
+            known = session.sources = plan, session.records, self._look_up_sources(session, plan)
+        return known[2]
+
+    def _look_up_sources(self, session: Session, plan: Plan) -> tuple[Source, ...]:
         records, request = session.records, session.request
         found = []
         if plan.localid is not None and (plan.side is Side.SERVER or plan.credentials):
@@ -112,9 +144,9 @@ class Judging:
             if text:
                 found.append(Source(f"disclose {records.disclosure(remote)[0]}", text))
         parameters = crypto.choose(self._settings, records, request.service, str(plan.localid or ""))
-        found.append(Source(f"crypto policy {parameters.name}", parameters.expression))
+        found.append(Source(f"crypto policy {parameters.name}", parameters.expression, waives=False))
         found.append(Source("setting validation", self._settings.validation))
-        return [source for source in found if source.text]
+        return tuple(source for source in found if source.text)
 
     # --- in the handshake -----------------------------------------------------------------------------
 
@@ -125,7 +157,7 @@ class Judging:
         if judged.outcome is None and judged.slow and self._ask(session, shown, judged):
             session.judgement = judged
             session.move(Happening.REMOTE_SHOWN, State.EXPECT_ADVICE)
-            bound_wait(self._out, session, self._settings.validation_wait_s * 1000)
+            self._bound_advice(session)
             self._out.note("debug", "session.asks_online", session=session.session_id, letters="".join(judged.slow))
             return
         self._decide(session, judged, Happening.REMOTE_SHOWN)
@@ -146,8 +178,15 @@ class Judging:
         )
         if wait_ms <= 0 or not shown.chain:
             return False
-        session.question = self._online.ask(message, lambda told: self._advised(session, told))
+        session.question = self._online.ask(
+            message, lambda told: self._advised(session, told), lambda: self._bound_advice(session)
+        )
         return session.question != 0
+
+    def _bound_advice(self, session: Session) -> None:
+        """Bound the wait for the helper's answer, and for the helper itself if it starts only now."""
+        if session.state is State.EXPECT_ADVICE:
+            bound_wait(self._out, session, self._settings.validation_wait_s * 1000 + self._online.start_left_ms)
 
     def _advised(self, session: Session, told: RevocationTold | None) -> None:
         """The helper has answered, or will not."""
@@ -173,6 +212,9 @@ class Judging:
     def _decide(self, session: Session, judged: Judgement, happening: Happening) -> None:
         """Tell the worker."""
         session.judgement = judged
+        if session.shown is not None:
+            # Nobody is asked about the certificates again, and there may be 100 KiB of them in each of many sessions.
+            session.shown = facts.without_chain(session.shown)
         code, detail = (Code.OK, "") if judged.outcome else (judged.code, judged.detail)
         worker = session.worker
         if worker is None:
@@ -180,7 +222,8 @@ class Judging:
         self._out(SendWorker(worker.number, Verdict(session_id=session.session_id, code=code, detail=prose(detail))))
         if judged.outcome:
             session.move(happening, State.EXPECT_HANDSHAKE)
-            bound_wait(self._out, session)
+            if happening is Happening.ADVISED:
+                bound_wait(self._out, session)
         else:
             session.refusal = PoolError(code, detail)
             session.move(happening, State.EXPECT_ALERT)
@@ -196,8 +239,8 @@ class Judging:
         """
         plan, shown = session.plan, session.shown
         if session.asks.asks:
-            said = b"" if shown is None else shown.leaf_sha256
-            if said != done.remote_sha256:
+            said = (b"", (), False) if shown is None else (shown.leaf_sha256, shown.names, True)
+            if said[:2] != (done.remote_sha256, done.remote_names) or done.remote_verified > said[2]:
                 raise PoolError(
                     Code.INTERNAL, f"session {session.session_id}: the remote has shown another certificate"
                 )
@@ -253,12 +296,16 @@ class Judging:
             stapled_detail="",
             chain=(),
         )
-        judged = judgement.judge(sources, facts.from_shown(shown, self._context(session)), _UNTOLD)
+        judged = judgement.judge(sources, facts.from_shown(shown, self._context(session, sources)), _UNTOLD)
         if not judged.outcome:
             raise PoolError(judged.code, judged.detail)
 
     def begins(self, session: Session) -> None:
-        """A session begins to relay: what it was let in for the first time with is pinned."""
+        """A session is about to relay: what it was let in for the first time with is pinned.
+
+        Raises:
+            PoolError: PIN_UNMATCHED, it was not the first; PINS_FULL, and a first use that is forgotten is none.
+        """
         judged, shown = session.judgement, session.shown
         if judged is None or shown is None or not judged.pin:
             return
@@ -269,8 +316,10 @@ class Judging:
         }
         try:
             reason = f"first use, by session {session.session_id} of {session.caller.label}"
-            session.records.pin_add(judged.pin, shown.leaf_sha256, "tlspool-broker", reason)
+            session.records.pin_add(judged.pin, shown.leaf_sha256, "tlspool-broker", reason, session.plan.side)
         except PoolError as error:
+            if error.code in (Code.PIN_UNMATCHED, Code.PINS_FULL):
+                raise
             # The session was accepted all the same; the next one is another first use.
             self._out.note("error", "pin.not_stored", code=int(error.code), detail=error.detail, **fields)
             return
@@ -281,21 +330,20 @@ class Judging:
     def consider(self, session: Session, done: HandshakeDone | None = None) -> Judgement:
         """Judge by what is known of a session; whatever keeps the databases from answering refuses."""
         try:
-            found = self._facts(session, done)
-            sources = self._sources(session, session.plan)
-            if found.shown is not None:
-                sources += self._of_anchor(session.records, session.plan.side, found.shown)
-                revoked = predicates.answer("r", found)
-                if revoked.value is False and revoked.code is Code.REVOKED:
-                    sources.append(_REVOKED)
+            sources = [*self._sources(session, session.plan)]
+            if session.shown is not None and session.plan.remote_auth is not RemoteAuth.IGNORE:
+                sources += self._of_anchor(session.records, session.plan.side, session.shown)
+            found = self._facts(session, done, sources)
+            if found.revoked:
+                sources.append(_REVOKED)
             return judgement.judge(sources, found, {})
         except PoolError as error:
             if error.code is Code.INTERNAL:
                 raise
             return Judgement(False, error.code, error.detail, ())
 
-    def _facts(self, session: Session, done: HandshakeDone | None) -> Facts:
-        context, shown = self._context(session), session.shown
+    def _facts(self, session: Session, done: HandshakeDone | None, sources: Iterable[Source]) -> Facts:
+        context, shown = self._context(session, sources), session.shown
         if shown is None:
             if done is None:
                 raise PoolError(Code.INTERNAL, f"session {session.session_id}: there is nothing to judge")
@@ -303,12 +351,14 @@ class Judging:
         found = facts.from_shown(explained(session.records, session.plan.side, shown), context)
         if session.advice is not None:
             found = found.told(session.advice)
+        found = found.with_revoked(revocation.revoked(found))
         return found if done is None else found.finished(done)
 
-    def _context(self, session: Session) -> Context:
+    def _context(self, session: Session, sources: Iterable[Source]) -> Context:
         plan, records = session.plan, session.records
         sides = 0
-        if plan.localid is not None and plan.credentials:
+        asks_sides = any("S" in source.text or "C" in source.text for source in sources)
+        if asks_sides and plan.localid is not None and plan.credentials:
             other = Side.SERVER if plan.side is Side.CLIENT else Side.CLIENT
             try:
                 sides = plan.side | (other if records.credentials(plan.localid, other) else 0)
@@ -328,18 +378,28 @@ class Judging:
 
     def _of_anchor(self, records: Records, side: Side, shown: RemoteShown) -> list[Source]:
         """Return the expressions of the anchor that a chain ends at."""
+        known = self._anchors_of(records).by_sha256.get(shown.anchor_sha256, ())
+        ends = [anchor for anchor in known if anchor.for_sides & side]
+        if not ends and (shown.fault == Code.OK or shown.anchor_sha256.strip(b"\0")):
+            # A chain that is in order ends at one of them, and so under its expression.
+            where = shown.anchor_sha256.hex()[:16] or "nowhere"
+            return [Source(f"trust {where}, which is no anchor", NEVER, waives=False)]
+        return [Source(f"trust {anchor.key.hex()[:16]}", anchor.valexp, waives=False) for anchor in ends]
+
+    def _anchors_of(self, records: Records) -> _Anchors:
         found = self._anchors.get(records.trust_generation)
         if found is None:
-            found = {}
-            for anchor in records.anchors():
-                found.setdefault(anchor.sha256, []).append(anchor)
+            anchors = records.anchors()
+            by_sha256: dict[bytes, list[Anchor]] = {}
+            for anchor in anchors:
+                by_sha256.setdefault(anchor.sha256, []).append(anchor)
+            letters = {
+                side: expression.needs(anchor.valexp for anchor in anchors if anchor.for_sides & side) for side in Side
+            }
             while len(self._anchors) > 1:
                 del self._anchors[min(self._anchors)]
-            self._anchors[records.trust_generation] = found
-        ends = [anchor for anchor in found.get(shown.anchor_sha256, ()) if anchor.for_sides & side]
-        if not ends and shown.anchor_sha256.strip(b"\0"):
-            return [Source(f"trust {shown.anchor_sha256.hex()[:16]}, which is no anchor", NEVER)]
-        return [Source(f"trust {anchor.key.hex()[:16]}", anchor.valexp) for anchor in ends]
+            found = self._anchors[records.trust_generation] = _Anchors(by_sha256, letters)
+        return found
 
 
 def _news(shown: RemoteShown, done: HandshakeDone) -> bool:

@@ -3,6 +3,7 @@
 generation.db    generation   U64    the number of the current state
                  trust        U64    the generation that last changed an anchor
                  oldest       U64    the oldest record of the history
+                 first uses   U64    how many generations strangers have made, by trust on first use
 history.db       U64                 history.py
 """
 
@@ -14,9 +15,13 @@ from tlspool_broker import history, records
 from tlspool_broker.entries import Name
 from tlspool_broker.environment import View
 from tlspool_broker.history import By, Change, Values
+from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 
-GENERATION, TRUST, OLDEST = b"generation", b"trust", b"oldest"
+GENERATION, TRUST, OLDEST, FIRST_USES = b"generation", b"trust", b"oldest", b"first uses"
+
+FIRST_USE = "trust.pin"
+"""The command of a change that nobody has asked for."""
 
 _DROPPED_AT_ONCE = 100
 """Oldest records of the history that one change drops: more than one only when the history is to be shorter."""
@@ -24,10 +29,24 @@ _DROPPED_AT_ONCE = 100
 _COUNT = struct.Struct("!Q")
 
 
+_MOST = 1 << 48
+"""A number beyond that was never counted: nobody changes something a million times a second for nine years."""
+
+
 def count(view: View, key: bytes, default: int = 1) -> int:
-    """Return one of the numbers."""
+    """Return one of the numbers.
+
+    Raises:
+        PoolError: DATABASE, what is there is none: to count from 1 again would give old numbers to new states.
+    """
     values = view.values(Name.GENERATION, key)
-    return int(_COUNT.unpack(values[0])[0]) if values and len(values[0]) == _COUNT.size else default
+    if not values:
+        return default
+    found = int(_COUNT.unpack(values[0])[0]) if len(values) == 1 and len(values[0]) == _COUNT.size else 0
+    if not 0 < found < _MOST:
+        what = f"generation.db is damaged: {key.decode()} is {values[0][:16].hex() or 'empty'}"
+        raise PoolError(Code.DATABASE, f"{what}; restore it, or move it and history.db away")
+    return found
 
 
 def oldest(view: View) -> int:
@@ -40,6 +59,12 @@ def close_generation(view: View, by: By, time_s: int, keep: int) -> None:
     changes = dict(view.changes)
     if not changes:
         return
+    # Strangers who have themselves pinned, each in a generation, must not push out what operators have done.
+    first_uses = count(view, FIRST_USES, 0)
+    if by.uid == history.NOBODY and by.command == FIRST_USE:
+        first_uses += 1
+        view.replace(Name.GENERATION, FIRST_USES, [_COUNT.pack(first_uses)])
+    keep += min(first_uses, limits.PINS)
     first = oldest(view)
     generation = count(view, GENERATION) + 1
     change = Change(generation, time_s, by, changes)

@@ -15,6 +15,7 @@ from tlspool_broker.history import Change, Place, Values
 from tlspool_broker.reading import Reading, Report, Source
 from tlspool_broker.trustindex import TrustIndex
 from tlspool_common.identity import Donai
+from tlspool_common.messages import Side
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class Present(Protocol):
     def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
         """Disclose one more identity, in the present."""
 
-    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str) -> None:
+    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str, side: Side) -> None:
         """Pin a certificate, in the present."""
 
 
@@ -125,6 +126,6 @@ class Past(Reading):
         """Disclose one more identity, in the present."""
         return self._present.disclose_add(selector, localid, first=first, move=move)
 
-    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str) -> None:
+    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str, side: Side) -> None:
         """Pin a certificate, in the present."""
-        self._present.pin_add(remote, sha256, author, reason)
+        self._present.pin_add(remote, sha256, author, reason, side)

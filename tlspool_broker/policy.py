@@ -28,7 +28,7 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import Donai, best_name, parse_untrusted, remote_matches
 from tlspool_common.messages import EndReason as Reason
-from tlspool_common.messages import HandshakeDone, RemoteAuth, SessionEnded, Side, StartSession
+from tlspool_common.messages import HandshakeDone, RemoteAuth, SessionEnded, Side
 from tlspool_common.policies import CryptoPolicy
 from tlspool_common.record import record
 from tlspool_common.settings import Settings
@@ -76,6 +76,8 @@ _ALERTS = {
     Code.DATABASE: _INTERNAL_ERROR,
     Code.CALLBACK_TIMEOUT: _INTERNAL_ERROR,
     Code.STOPPING: _INTERNAL_ERROR,
+    Code.POLICY_UNKNOWN: _INTERNAL_ERROR,
+    Code.POLICY_EMPTY: _INTERNAL_ERROR,
     Code.INTERNAL: _INTERNAL_ERROR,
 }
 
@@ -119,6 +121,20 @@ class Asks:
 
 
 NOTHING_ASKED = Asks()
+
+
+@record
+class Terms:
+    """What a handshake is under.  A server that its client names may be under others after the ClientHello.
+
+    Attributes:
+        names_anchors: a server says whom it trusts when it asks for a certificate.  A client that has only others
+            shows none then.
+    """
+
+    crypto: CryptoPolicy
+    names_anchors: bool = True
+
 
 Allowed = Callable[[Side, Donai | None], None]
 """Raises ACCESS_DENIED when the caller may not be this identity in this role; None is a client without one."""
@@ -323,39 +339,6 @@ def listen_ms(ctlkey: bytes, settings: Settings) -> int:
     It follows from the control key, of which every session has another, so that two peers seldom speak at once.
     """
     return int(settings.peer_listen_s * 500 * (1 + zlib.crc32(ctlkey) / 0xFFFFFFFF))
-
-
-def start_message(
-    session_id: int,
-    plan: Plan,
-    alpn: bytes,
-    trust_generation: int,
-    crypto: CryptoPolicy,
-    asks: Asks,
-    listen_ms: int | None = None,
-) -> StartSession:
-    """Return what the worker is told; ``listen_ms`` is for a peer."""
-    return StartSession(
-        session_id=session_id,
-        side=plan.side,
-        remote_auth=plan.remote_auth,
-        trust_generation=trust_generation,
-        tls_min=crypto.tls_min,
-        tls_max=crypto.tls_max,
-        groups=crypto.groups,
-        ciphers_tls12=crypto.ciphers_tls12,
-        ciphersuites_tls13=crypto.ciphersuites_tls13,
-        sigalgs=crypto.sigalgs,
-        alpn=alpn,
-        sni=plan.sni,
-        remote_name=str(plan.expected or ""),
-        domain_represents_user=plan.domain_represents_user,
-        peer=listen_ms is not None,
-        listen_ms=listen_ms or 0,
-        asks=asks.asks,
-        tells_chain=asks.tells_chain,
-        wants_staple=asks.wants_staple,
-    )
 
 
 def identity_for(plan: Plan, sni: str, settings: Settings, records: Records, allowed: Allowed) -> Plan:

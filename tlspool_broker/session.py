@@ -14,6 +14,8 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
   program is registered for that.  What is to be ``stored`` of the choice is, when the session begins to relay.
 * In EXPECT_LOCALID the application is asked who we are, once or several times (proposals.py).  It may give the
   plaintext descriptor with its answer (``plain``): then it is not asked for it again.
+* Which crypto policy a server is under may follow from who it is, and that from the name its client asks for.  A worker
+  is told what is known so far (``terms``), and with the credentials what has become of it.
 * Everything is decided by one snapshot of the databases (``records``, snapshot.py), whose number is ``generation``.
 * A session that is judged (judging.py) has its worker describe what the remote shows, once, and wait (``shown``).  The
   answer is a Verdict.  In EXPECT_ADVICE somebody else is asked first, and nobody but this session waits for that.
@@ -45,8 +47,8 @@ from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, Note, SessionId
-from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records
-from tlspool_broker.validation.judgement import Judgement
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records, Terms
+from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.workers import Worker
 from tlspool_common.appwire import Details, Flag, Starttls, Verified
 from tlspool_common.errors import Code, PoolError
@@ -187,6 +189,9 @@ SAID: dict[type[Message], Happening] = {
 }
 """What a message of the worker means."""
 
+LAST_WORDS = frozenset({Happening.HANDSHAKE_FAILED, Happening.ENDED})
+"""After one of these a worker has nothing more to say about a session."""
+
 # Why a session fails when what it expects has not come in time, unless the handshake's timeout is over too.
 _OVERDUE = {
     _S.EXPECT_CHOICE: Code.HANDSHAKE_TIMEOUT,
@@ -236,6 +241,8 @@ class Session:
     proposals: tuple[str, ...] = ()
     hello_sni: str = ""
     asks: Asks = NOTHING_ASKED
+    terms: Terms | None = None
+    sources: tuple[Plan, Records, tuple[Source, ...]] | None = None
     shown: RemoteShown | None = None
     advice: RevocationTold | None = None
     question: int = 0

@@ -14,16 +14,7 @@ from tlspool_broker.choice import Stored
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.ctlkeys import ControlKeys
-from tlspool_broker.events import (
-    Arm,
-    Disarm,
-    DropFd,
-    OfSession,
-    Out,
-    PassedFd,
-    SendWorker,
-    SessionId,
-)
+from tlspool_broker.events import Arm, Disarm, DropFd, OfSession, Out, PassedFd, SendWorker, SessionId
 from tlspool_broker.explain import Explain
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd, RandomBytes
@@ -31,7 +22,7 @@ from tlspool_broker.online import Online
 from tlspool_broker.policy import Plan, Records
 from tlspool_broker.proposals import Proposals
 from tlspool_broker.room import Room
-from tlspool_broker.session import SAID, Happening, Session, State
+from tlspool_broker.session import LAST_WORDS, SAID, Happening, Session, State
 from tlspool_broker.waits import KEYD_WAIT_MS, WORKER_WAIT_MS, Waits, bound_wait, timer_of
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.appwire import Cmd, Flag, Frame, Starttls
@@ -210,8 +201,8 @@ class Sessions:
     def _start(self, session: Session, worker: Worker) -> None:
         """Hand a session to a worker."""
         try:
-            parameters = briefing.parameters_of(session, self._settings)
             session.asks = self._judging.asks(session)
+            terms = session.terms = self._judging.terms(session)
             trust_generation = briefing.share_trust(self._out, worker, session.records)
         except PoolError as error:
             self._fail(session, error)
@@ -222,7 +213,7 @@ class Sessions:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has no socket any more")
         session.worker = worker
         worker.sessions[session.session_id] = None
-        briefing.start(self._out, session, worker, trust_generation, parameters, crypt, self._settings)
+        briefing.start(self._out, session, worker, trust_generation, terms, crypt, self._settings)
         if session.plan.side is Side.CLIENT:
             self._go_on(session, worker, Happening.WORKER_FOUND)
         else:
@@ -234,10 +225,15 @@ class Sessions:
         if session.plan.credentials and not self._keyd.present:
             session.move(happening, State.EXPECT_KEYD)
             self._await_keyd(session)
-        else:
-            session.move(happening, State.EXPECT_HANDSHAKE)
-            briefing.give_credentials(self._out, session, worker, self._keyd, self._online)
-            bound_wait(self._out, session)
+            return
+        try:
+            terms = self._judging.terms(session) if session.plan.side is Side.SERVER else session.terms
+        except PoolError as error:
+            self._fail(session, error)
+            return
+        session.move(happening, State.EXPECT_HANDSHAKE)
+        briefing.give_credentials(self._out, session, worker, self._keyd, self._online, terms)
+        bound_wait(self._out, session)
 
     # --- others come and go ---------------------------------------------------------------------------
 
@@ -276,7 +272,7 @@ class Sessions:
         """
         happening = SAID[type(message)]
         session = self._by_id.get(SessionId(message.session_id))
-        if session is None and message.session_id <= self._last_id and happening in _LAST_WORDS:
+        if session is None and message.session_id <= self._last_id and happening in LAST_WORDS:
             return  # an EndSession of ours crossed the end
         if session is None or session.worker is not worker or not session.allows(happening):
             state = session.state.name if session else "no session"
@@ -301,7 +297,7 @@ class Sessions:
                 self._fail(session, policy.lost_before_plaintext(message), happening, "")
 
     def _said_at_end(self, session: Session, message: OfSession, happening: Happening) -> None:
-        if happening not in _LAST_WORDS:
+        if happening not in LAST_WORDS:
             return  # said before it heard of the end
         if session.established_ms:
             words = message if isinstance(message, SessionEnded) else session.lost("it spoke of a handshake")
@@ -366,14 +362,20 @@ class Sessions:
         if exchange is None or worker is None:
             self._out(DropFd(plain))
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
+        try:
+            self._judging.begins(session)
+        except PoolError as error:
+            self._out(DropFd(plain))
+            self._fail(session, error)
+            return
         session.move(happening, State.RELAYING)
         session.established_ms = self._out.now_ms
         self._out(Disarm(timer_of(session)))
         self._out(SendWorker(worker.number, PlainConnected(session_id=session.session_id), plain))
         if session.stored is not None:
             self._chooser.store(session, session.stored)
-        self._judging.begins(session)
         self._explain.accepted(session)
+        session.shown = session.judgement = session.advice = None  # they are of no use to a session that relays
         self._connections.finish(exchange, Cmd.STARTTLS, session.echo().to_payload())
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
@@ -495,6 +497,3 @@ class Sessions:
         self._room.leave(session.caller.uid)
         if session.worker is not None:
             self._workers.release(session.worker, session.session_id)
-
-
-_LAST_WORDS = frozenset({Happening.HANDSHAKE_FAILED, Happening.ENDED})

@@ -82,9 +82,9 @@ class Snapshot:
         """Return the pins of a remote."""
         return self._then().pins(remote)
 
-    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str) -> None:
+    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str, side: Side) -> None:
         """Change the databases as they are now."""
-        self._live.pin_add(remote, sha256, author, reason)
+        self._live.pin_add(remote, sha256, author, reason, side)
 
     def revocations(self, issuer_key: bytes) -> Revocations | None:
         """Return what an issuer had revoked."""

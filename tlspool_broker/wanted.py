@@ -53,8 +53,8 @@ class Records(Protocol):
     def pins(self, remote: str) -> list[Pin]:
         """Return the pins of a remote identity."""
 
-    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str) -> None:
-        """Pin a certificate for a remote identity, in the place of one that may be replaced."""
+    def pin_add(self, remote: str, sha256: bytes, author: str, reason: str, side: Side) -> None:
+        """Pin a certificate for a remote identity in our role, in the place of one that may be replaced."""
 
     def revocations(self, issuer_key: bytes) -> Revocations | None:
         """Return what an issuer, by its key identifier, has revoked; None when nobody has told."""

@@ -16,6 +16,7 @@ import array
 import os
 import socket
 from collections import deque
+from contextlib import suppress
 from types import TracebackType
 
 from tlspool_common import limits
@@ -94,6 +95,10 @@ class Channel:
     def wants_write(self) -> bool:
         """Whether frames wait for the socket to become writable."""
         return bool(self._queue)
+
+    def aside(self) -> Aside:
+        """Return a second way to send, for other threads."""
+        return Aside(self._sock.dup(), self._outgoing)
 
     def close(self) -> None:
         """Close the socket and whatever is still queued."""
@@ -224,6 +229,45 @@ class Channel:
         message = decode_untrusted(row.message, frame)
         self._seen.add(code)
         return Received(message, exchange, fds)
+
+
+class Aside:
+    """Sends what goes out of a channel from any thread: a message goes at once, or not at all.
+
+    It has a descriptor of its own, so that nothing that becomes of the channel can make a thread write to another
+    file.  Who gives up the channel must ``shut`` this, or the other end would not notice.
+    """
+
+    def __init__(self, sock: socket.socket, outgoing: dict[type[Message], Row]) -> None:
+        self._sock = sock
+        self._outgoing = outgoing
+
+    def send(self, message: Message) -> bool:
+        """Send a message without descriptor; say whether it went out.
+
+        Raises:
+            BadFrame: the message does not fit the table; nothing was sent.
+        """
+        row = self._outgoing.get(type(message))
+        if row is None or row.fds:
+            raise BadFrame(f"{type(message).__name__} is not to be sent like this")
+        frame = encode(row.code, 0, message)
+        if len(frame) > limits.FRAME_B:
+            raise BadFrame(f"{type(message).__name__} makes a frame of {len(frame)} bytes")
+        try:
+            self._sock.send(frame, _SENDING)
+        except OSError:  # full or over: the channel is to find out, in its own thread
+            return False
+        return True
+
+    def shut(self) -> None:
+        """Send no more, and let the other end know."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the descriptor.  No thread may be sending."""
+        self._sock.close()
 
 
 def fds_of(control: list[tuple[int, int, bytes]]) -> list[OwnedFd]:

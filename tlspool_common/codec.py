@@ -14,6 +14,9 @@ is one byte, 0 or 1.  Nothing may follow the last field: there are no optional t
 
 The bound of each field is part of its annotation (``Annotated[bytes, 1024]``), is checked in both
 directions, and is the only place where it is written down.
+
+A long message may have fields that are often the same as in an earlier one: those from its REPEATS on, as far as the
+last one.  What these fields are in bytes, and the other way round, is remembered, up to a bound; nothing else changes.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 HEADER = struct.Struct("!HI")
@@ -200,16 +204,57 @@ def _pair_for(hint: Any) -> tuple[Writer, Reader]:
     raise TypeError(f"no wire form for {hint!r}")
 
 
-_PLANS: dict[type, tuple[tuple[str, Writer, Reader], ...]] = {}
+Plan = tuple[tuple[str, Writer, Reader], ...]
+
+_PLANS: dict[type, Plan] = {}
 
 
-def plan(kind: type) -> tuple[tuple[str, Writer, Reader], ...]:
+def plan(kind: type) -> Plan:
     """Return (field name, writer, reader) for each field of a message class, in wire order."""
     made = _PLANS.get(kind)
     if made is None:
         hints = get_type_hints(kind, include_extras=True)
         made = _PLANS[kind] = tuple((field.name, *_pair_for(hints[field.name])) for field in fields(kind))
     return made
+
+
+REMEMBERED, REMEMBERED_B = 256, 8 * 1024
+"""Repeated ends of messages of one class, each way, and the longest of them: some MiB at most."""
+
+
+class _Repeats:
+    """The end of a message class that repeats itself, and what is remembered of it.
+
+    Values that are equal are written alike, and bytes that are equal read alike, so nothing gets old.
+    """
+
+    __slots__ = ("head", "read", "tail", "values", "written")
+
+    def __init__(self, whole: Plan, first: str) -> None:
+        names = [name for name, _, _ in whole]
+        at = names.index(first)
+        self.head, self.tail = whole[:at], whole[at:]
+        self.values: Callable[[object], tuple[Any, ...]] = attrgetter(*names[at:])
+        self.written: dict[tuple[tuple[Any, ...], tuple[type, ...]], bytes] = {}
+        self.read: dict[bytes, dict[str, Any]] = {}
+
+
+_REPEATS: dict[type, _Repeats | None] = {}
+
+
+def _repeats(kind: type) -> _Repeats | None:
+    try:
+        return _REPEATS[kind]
+    except KeyError:
+        first = getattr(kind, "REPEATS", "")
+        made = _REPEATS[kind] = _Repeats(plan(kind), first) if first else None
+        return made
+
+
+def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(known) >= REMEMBERED:
+        known.clear()  # cheaper than to keep account of what was used last, and as good on the whole
+    known[key] = value
 
 
 def encode(code: int, exchange: int, message: object) -> bytes:
@@ -219,13 +264,36 @@ def encode(code: int, exchange: int, message: object) -> bytes:
         BadFrame: a field is out of its bounds; the text names message and field.
     """
     out = bytearray(HEADER.pack(code, exchange))
+    repeats = _repeats(type(message))
+    if repeats is None:
+        _write(message, plan(type(message)), out)
+        return bytes(out)
+    _write(message, repeats.head, out)
+    values = repeats.values(message)
+    try:  # with the types: 1 and True are equal, and not the same in all fields
+        key = values, tuple(map(type, values))
+        known = repeats.written.get(key)
+    except TypeError:  # a list, perhaps: the writer knows whether that will do
+        _write(message, repeats.tail, out)
+        return bytes(out)
+    if known is None:
+        begin = len(out)
+        _write(message, repeats.tail, out)
+        known = bytes(out[begin:])
+        if len(known) <= REMEMBERED_B:
+            _remember(repeats.written, key, known)
+    else:
+        out += known
+    return bytes(out)
+
+
+def _write(message: object, some: Plan, out: bytearray) -> None:
     name = ""
     try:
-        for name, write, _ in plan(type(message)):
+        for name, write, _ in some:
             write(getattr(message, name), out)
     except BadFrame as bad:
         raise BadFrame(f"{type(message).__name__}.{name}: {bad}") from None
-    return bytes(out)
 
 
 def header_untrusted(frame: bytes | memoryview) -> tuple[int, int]:
@@ -247,14 +315,28 @@ def decode_untrusted(kind: type[M], frame: bytes | memoryview) -> M:
         BadFrame: any field is short, beyond its bound or malformed, or bytes are left over.
     """
     data = bytes(frame)  # bytes are not copied
-    at = HEADER.size
     values: dict[str, Any] = {}
+    repeats = _repeats(kind)
+    if repeats is None:
+        _read(kind, plan(kind), data, HEADER.size, values, is_end=True)
+        return kind(**values)
+    end = data[_read(kind, repeats.head, data, HEADER.size, values) :]
+    known = repeats.read.get(end)
+    if known is None:
+        known = {}
+        _read(kind, repeats.tail, end, 0, known, is_end=True)
+        if len(end) <= REMEMBERED_B:
+            _remember(repeats.read, end, known)
+    return kind(**values, **known)
+
+
+def _read(kind: type, some: Plan, data: bytes, at: int, values: dict[str, Any], *, is_end: bool = False) -> int:
     name = ""
     try:
-        for name, _, read in plan(kind):
+        for name, _, read in some:
             values[name], at = read(data, at)
     except BadFrame as bad:
         raise BadFrame(f"{kind.__name__}.{name}: {bad}") from None
-    if at != len(data):
+    if is_end and at != len(data):
         raise BadFrame(f"{kind.__name__}: {len(data) - at} bytes left over")
-    return kind(**values)
+    return at

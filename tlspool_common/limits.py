@@ -89,6 +89,9 @@ GRANT_LIFE_S = 300
 PINS = 100_000
 """Pins of all remotes: trust on first use adds one for each that comes, and anybody can make up identities."""
 
+FIRST_USE_PINS = 90_000
+"""Of these by first use; the rest is for operators, who can pin when strangers have filled all that they can."""
+
 REVOKED_SERIALS = 500_000
 """Revoked certificates of one issuer: the largest public lists have some 300 000, of 20 octets each."""
 

@@ -349,6 +349,7 @@ class StartSession(Message):
     asks: bool = False  # describe what the remote shows (RemoteShown), and let the broker decide on it (Verdict)
     tells_chain: bool = False  # with certificates, for who has to ask the network about them
     wants_staple: bool = False  # client: ask the server for an OCSP response (RFC 6066 section 8)
+    names_anchors: bool = True  # server: say in its CertificateRequest whom it trusts (RFC 8446 section 4.2.4)
 
 
 @named_record
@@ -379,9 +380,20 @@ class UseCredential(Message):
 
 @named_record
 class Proceed(Message):
-    """Go on with the handshake with the credentials given so far (a client may have none)."""
+    """Go on with the handshake with the credentials given so far (a client may have none).
+
+    A server may turn out to be under another policy than it was started with, by the name that its client has asked
+    for.  Then all of what follows is in here, in place of what StartSession has said; ``tls_min`` 0: as started.
+    """
 
     session_id: U64
+    tls_min: U16 = 0
+    tls_max: U16 = 0
+    groups: Annotated[str, limits.POLICY_TEXT_B] = ""
+    ciphers_tls12: Annotated[str, limits.POLICY_TEXT_B] = ""
+    ciphersuites_tls13: Annotated[str, limits.POLICY_TEXT_B] = ""
+    sigalgs: Annotated[str, limits.POLICY_TEXT_B] = ""
+    names_anchors: bool = False
 
 
 @named_record

@@ -8,7 +8,7 @@ A part of the border table (messages.py).  The broker looks into no certificate 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tlspool_common import limits
 from tlspool_common.codec import U8, U16, U32, U64, Bits, Items
@@ -57,6 +57,8 @@ class RemoteShown(Message):
     * ``stapled`` is what came with the handshake (RFC 6066 section 8, RFC 8446 section 4.4.2.1).
     * ``chain`` has the certificates if StartSession has ``tells_chain``: leaf, and the issuers that were found.
     """
+
+    REPEATS: ClassVar[str] = "anchor_sha256"  # from here on it is about the credential, and remotes come again
 
     session_id: U64
     tls_version: U16

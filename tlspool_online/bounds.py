@@ -13,6 +13,10 @@ RESPONSE_B = 16 * 1024
 HEAD_B = 16 * 1024
 """The head of an HTTP response; nginx and Apache send at most 8 KiB themselves."""
 
+PARTS, PART_B = 4_096, 64
+"""Pieces of an HTTP answer, and bytes for each one more: chunks are of some KiB.  Each costs 20 microseconds of the
+one thread that all downloads share, so that a host with chunks of a byte would hold up the others."""
+
 BUFFERED_B = 64 * 1024 * 1024
 """Bytes of all downloads together that are not parsed yet: four of the largest lists."""
 

@@ -101,6 +101,8 @@ class Fetcher:
             addresses = await self._resolve(place.host, place.port)
         except OSError as error:
             raise FetchError(f"{place.host}: {error.strerror or error}") from None
+        except UnicodeError:  # what Python says of a name that cannot be in DNS
+            raise FetchError(f"{place.host} is no name of a host") from None
         tried = 0
         for address in _mixed(addresses):
             if why := locator.refusal(address, self._private):
@@ -130,13 +132,20 @@ class Fetcher:
         response: h11.Response | None = None
         body = bytearray()
         kept = False
+        read_b = parts = 0
         try:
             while True:
                 event = parser.next_event()
+                parts += 1
+                if parts > bounds.PARTS + len(body) // bounds.PART_B:
+                    raise FetchError("the answer comes in too small pieces")
                 if event is h11.NEED_DATA:
                     data = await reader.read(_READ_B)
                     if not data and response is None:
                         raise FetchError("the connection was closed without an answer")
+                    read_b += len(data)
+                    if read_b > 2 * most_b + bounds.HEAD_B:
+                        raise FetchError(f"more than {2 * most_b + bounds.HEAD_B} bytes around an answer")
                     parser.receive_data(data)
                 elif isinstance(event, h11.Response):
                     response = event

@@ -15,7 +15,10 @@ from urllib.parse import urljoin, urlsplit
 from tlspool_common import limits
 from tlspool_common.record import record
 
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
+"""Labels of at most 63 characters (RFC 1035 section 2.3.4): name libraries take exception to anything else."""
+
 _PRINTABLE = re.compile(r"[!-~]+")
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052

@@ -61,6 +61,7 @@ class _Key:
     ciphers_tls12: str
     ciphersuites_tls13: str
     sigalgs: str
+    names_anchors: bool
     chains: Chains
 
 
@@ -86,6 +87,7 @@ class Contexts:
             start.ciphers_tls12,
             start.ciphersuites_tls13,
             start.sigalgs,
+            start.names_anchors,
             chains,
         )
         made = self._made.get(key)
@@ -152,7 +154,7 @@ def _trust(made: SSL.Context, key: _Key, trust: Generation) -> None:
     lib.SSL_CTX_set_cert_store(made._context, store._store)
     mode = SSL.VERIFY_PEER
     if server:
-        for certificate in trust.named(key.side):
+        for certificate in trust.named(key.side) if key.names_anchors else ():
             made.add_client_ca(certificate)
         if key.remote_auth is RemoteAuth.REQUIRE:
             mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT

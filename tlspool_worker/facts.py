@@ -129,7 +129,7 @@ def _server_end_point(certificate: bytes) -> bytes:
         raise PoolError(Code.INFO_NOT_FOUND, "there is no certificate of a server")
     try:
         algorithm = x509.load_der_x509_certificate(certificate).signature_hash_algorithm
-    except (UnsupportedAlgorithm, ValueError):
+    except (UnsupportedAlgorithm, ValueError, x509.InvalidVersion):
         algorithm = None
     if algorithm is None or algorithm.name not in {*_WEAK, *hashlib.algorithms_guaranteed}:
         raise PoolError(Code.INFO_NOT_FOUND, "the certificate's signature has no hash of its own")

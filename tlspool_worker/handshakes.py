@@ -5,7 +5,7 @@ A thread is held by a step only, never by a remote that is slow: between steps a
 
     loop --step--> SimpleQueue --> thread: handshake.step(data) --> deque --eventfd--> loop
                                      |                                          ^
-                                     +-- RemoteShown --> deque --eventfd--------+
+                                     +-- RemoteShown --> broker --Verdict-------+
                                      |<-- Waiting.answer, or let_go ------------+
 
 Threads are started when they are needed, up to the setting ``handshake_threads``, and stay.  More steps than
@@ -14,6 +14,10 @@ that wait in the queue, which is bounded by the sessions of the worker.
 In the middle of a step the broker may be asked what it thinks of the remote (``ask``), and it may take seconds to find
 that out.  A thread that waits for this does not count: another one takes its place meanwhile, up to ASKING of them,
 so that sessions which nobody has questions about are not delayed.  When there are too many again, one ends.
+
+The thread tells the broker itself: to wake the loop for that would cost as much as the verdict.  The loop learns of it
+no later than it needs to, when something comes of that session (``Waiting.has_told``).  Only if the channel does not
+take a message at once the loop has to send it (``shown``).
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from tlspool_common.channel import Aside
 from tlspool_common.messages import RemoteShown, Verdict
 from tlspool_worker.tls import Step
 
@@ -45,24 +50,49 @@ handshakes by itself at their deadline; this is for one that does neither."""
 class Waiting:
     """Where the thread of one handshake waits for the broker."""
 
-    __slots__ = ("_event", "_verdict")
+    __slots__ = ("_is_over", "_telling", "_told", "_turn", "_verdict")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._turn = threading.Lock()  # taken: by whoever waits; an Event would be three objects
+        self._turn.acquire()
+        self._telling = threading.Lock()
+        self._told = self._is_over = False
         self._verdict: Verdict | None = None
+
+    def tell(self, send: Callable[[], bool]) -> bool:
+        """In the thread: tell the broker, unless the session is over; say whether that is settled."""
+        with self._telling:  # what is sent is sent before anybody else says that the session is over
+            if self._is_over:
+                return True
+            self._told = True  # before the verdict can be there
+            if send():
+                return True
+            self._told = False
+            return False
+
+    def has_told(self) -> bool:
+        """Say, once, whether the thread has told the broker, or is about to."""
+        told, self._told = self._told, False
+        return told
 
     def answer(self, verdict: Verdict) -> None:
         """Say what the broker has decided."""
         self._verdict = verdict
-        self._event.set()
+        self._go_on()
 
     def let_go(self) -> None:
         """There will be no verdict: whoever waits, or comes to wait, goes on without."""
-        self._event.set()
+        with self._telling:
+            self._is_over = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        with suppress(RuntimeError):  # it may go on already
+            self._turn.release()
 
     def wait(self, seconds: float) -> Verdict | None:
         """Wait; return the verdict, or None if there is none."""
-        self._event.wait(seconds)
+        self._turn.acquire(timeout=seconds)
         return self._verdict
 
 
@@ -79,8 +109,10 @@ Result = tuple[Work, Step | Exception | None]
 class Handshakes:
     """The pool, and the way back to the loop."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, aside: Aside | None = None) -> None:
+        """Prepare; ``aside`` is the threads' way to the broker.  It is closed with this."""
         self._most = threads
+        self._aside = aside
         self._threads: list[threading.Thread] = []
         self._todo: queue.SimpleQueue[tuple[Work, bytes] | None] = queue.SimpleQueue()
         self._done: deque[Result] = deque()
@@ -117,9 +149,12 @@ class Handshakes:
         """In a thread, within a step: let the broker be asked, and return its verdict; None: there is none."""
         with self._lock:
             self._asking += 1
-        self._shown.append(shown)
-        os.eventfd_write(self._fd, 1)
         try:
+            if not waiting.tell(lambda: self._aside is not None and self._aside.send(shown)):
+                self._shown.append(shown)
+                os.eventfd_write(self._fd, 1)
+            elif not self._todo.empty():
+                os.eventfd_write(self._fd, 1)  # a step waits that can have the place of this one
             return waiting.wait(VERDICT_S)
         finally:
             with self._lock:
@@ -131,11 +166,11 @@ class Handshakes:
             os.eventfd_read(self._fd)
 
     def shown(self) -> list[RemoteShown]:
-        """Return what threads want the broker to be asked."""
+        """Return what threads want the broker to be asked, and could not ask themselves."""
         found = []
         while self._shown:
             found.append(self._shown.popleft())
-        if found:
+        if self._asking:
             self._grow()
         return found
 
@@ -158,6 +193,8 @@ class Handshakes:
             thread.join(max(0.0, until_s - time.monotonic()))
         if not any(thread.is_alive() for thread in threads):
             os.close(self._fd)
+            if self._aside is not None:
+                self._aside.close()
 
     def _serve(self) -> None:
         run: Callable[[], tuple[Work, bytes] | None] = self._todo.get

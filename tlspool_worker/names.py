@@ -19,7 +19,7 @@ def names_untrusted(certificate: x509.Certificate) -> tuple[str, ...]:
         general = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, TypeError, OverflowError) as error:
         raise ValueError(f"extensions: {type(error).__name__}") from None
     found = []
     for name in general:
@@ -43,6 +43,6 @@ def subject_untrusted(certificate: x509.Certificate) -> str:
     """Return the subject as RFC 4514 text, cut to SUBJECT_B bytes; '' when it cannot be read."""
     try:
         text = certificate.subject.rfc4514_string()
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for a BIT STRING in a name
         return ""
     return text.encode("utf-8", "replace")[: limits.SUBJECT_B].decode("utf-8", "ignore")

@@ -59,6 +59,8 @@ _KNOWN_CRITICAL = {
     ExtensionOID.OCSP_NO_CHECK,
 }
 
+_WORST_FIRST = (ocsp.OCSPCertStatus.REVOKED, ocsp.OCSPCertStatus.UNKNOWN, ocsp.OCSPCertStatus.GOOD)
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 Told = tuple[Finding, str, int]
@@ -124,7 +126,7 @@ def _dates(single: ocsp.OCSPSingleResponse) -> str:
 def _about_untrusted(
     response: ocsp.OCSPResponse, leaf: x509.Certificate, issuer: x509.Certificate
 ) -> ocsp.OCSPSingleResponse:
-    """Return the answer about a certificate; of several the one that is not good."""
+    """Return the answer about a certificate; of several the worst."""
     name = issuer_untrusted(leaf.public_bytes(Encoding.DER))
     key = key_bits(issuer)
     found: list[ocsp.OCSPSingleResponse] = []
@@ -141,8 +143,7 @@ def _about_untrusted(
             found.append(single)
     if not found:
         raise _Unusable("the OCSP response is about another certificate")
-    worst = [single for single in found if single.certificate_status is not ocsp.OCSPCertStatus.GOOD]
-    return (worst or found)[0]
+    return min(found, key=lambda single: _WORST_FIRST.index(single.certificate_status))
 
 
 def key_bits(certificate: x509.Certificate) -> bytes:

@@ -110,10 +110,14 @@ def judge(stream: Stream, check: verify.Check, session_id: int, question: int) -
     """Return what the client has answered; from here on the session's remote is that, or nobody."""
     lib.SSL_set_info_callback(stream.ssl, ffi.NULL)
     forget(stream.ssl)
-    leaf = remote_leaf(stream.ssl)
+    try:
+        leaf = remote_leaf(stream.ssl)
+        shown = leaf is not None
+    except ValueError:  # it is nobody's, but it is one
+        leaf, shown = None, True
     passed = leaf is not None and check.passed
-    stream.hides_remote = leaf is not None and not passed
-    code = Code.OK if passed or leaf is None else check.code or Code.INTERNAL
+    stream.hides_remote = shown and not passed
+    code = Code.OK if passed or not shown else check.code or Code.INTERNAL
     return RemoteTold(
         session_id=session_id,
         question=question,

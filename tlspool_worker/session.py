@@ -5,9 +5,10 @@ sessions.py has the theory, and makes the changes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
-from tlspool_common.messages import Side, StartSession, UseCredential
+from tlspool_common.messages import Proceed, Side, StartSession, UseCredential
 from tlspool_worker.client_hello import HelloReader
 from tlspool_worker.symmetry import Symmetry
 from tlspool_worker.trust import Generation
@@ -45,6 +46,9 @@ TABLE: dict[State, frozenset[State]] = {
     _S.OVER: frozenset(),
 }
 
+_VERSIONS = frozenset({(0x0303, 0x0303), (0x0303, 0x0304), (0x0304, 0x0304)})
+"""Lowest and highest version that a policy may have: TLS 1.2 and 1.3 are what there is."""
+
 
 class Handshaking:
     """What is known of a session until its handshake is done."""
@@ -70,3 +74,29 @@ class Session:
         self.session_id = session_id
         self.state = state
         self.handshaking: Handshaking | None = handshaking
+
+
+def under(start: StartSession | None, message: Proceed) -> StartSession | None:
+    """Return a session's policy as it is now: that of its start, unless a Proceed has another one.
+
+    Raises:
+        ValueError: it may not have one (only a server's handshake may), or half of one, or one without versions.
+    """
+    versions = message.tls_min, message.tls_max
+    lists = message.groups, message.ciphers_tls12, message.ciphersuites_tls13, message.sigalgs
+    if not any(versions) and not any(lists) and not message.names_anchors:
+        return start
+    if start is None or start.side is not Side.SERVER:
+        raise ValueError("another policy for what is not the handshake of a server")
+    if versions not in _VERSIONS:
+        raise ValueError(f"another policy, for TLS {message.tls_min:#x} to {message.tls_max:#x}")
+    return replace(
+        start,
+        tls_min=message.tls_min,
+        tls_max=message.tls_max,
+        groups=message.groups,
+        ciphers_tls12=message.ciphers_tls12,
+        ciphersuites_tls13=message.ciphersuites_tls13,
+        sigalgs=message.sigalgs,
+        names_anchors=message.names_anchors,
+    )

@@ -14,7 +14,8 @@
   credentials again, but no state, as the relay stands still meanwhile.
 * EXPECT_STEP: OpenSSL is at work, perhaps in a thread that waits for a signature.  Nothing is read meanwhile.
 * EXPECT_VERDICT: the same, and what waits in the thread is the broker's word on what the remote has shown, once at
-  most in a session.  The thread gives up after some time; a session that ends meanwhile lets it go (Drop).
+  most in a session.  The thread gives up after some time; a session that ends meanwhile lets it go (Drop).  As a rule
+  the thread has told the broker by itself (``remote_told``): that may be known here only when the verdict comes.
 * A session that is over is forgotten at once.  What the broker said before it heard of that crosses our last
   word, so a message for a session that we had is dropped; for one that we never had, it breaks the table.
 * A broker that breaks the table cannot be trusted: ``BrokenBroker``, and the process ends.
@@ -74,7 +75,7 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import CREDENTIALS, Handshaking, Session
+from tlspool_worker.session import CREDENTIALS, Handshaking, Session, under
 from tlspool_worker.session import TABLE as TABLE
 from tlspool_worker.session import State as State
 from tlspool_worker.symmetry import IsServer, Symmetry
@@ -189,9 +190,16 @@ class Sessions:
             if not message.chain or message.key_kind in kinds or len(kinds) >= CREDENTIALS:
                 raise BrokenBroker(f"a credential for session {session.session_id} that is empty or too many")
             given.append(message)
-        elif handshaking is None:
+            return
+        try:
+            start = under(None if handshaking is None else handshaking.start, message)
+        except ValueError as error:
+            raise BrokenBroker(f"session {session.session_id}: {error}") from None
+        if handshaking is None or start is None:
             self._out(Answer(session.session_id, tuple(self._asked.pop(session.session_id))))
-        elif handshaking.symmetry is not None:
+            return
+        handshaking.start = start
+        if handshaking.symmetry is not None:
             self._move(session, State.EXPECT_ROLE)
             self._out(Listen(session.session_id))
             self._out(Wait(session.session_id, handshaking.start.listen_ms))
@@ -321,7 +329,7 @@ class Sessions:
         """The remote has closed, or reset the connection, during the handshake."""
         session = self._sessions[session_id]
         code = Code.REMOTE_RESET if reset else Code.REMOTE_CLOSED
-        self._fail(session, code, NO_ALERT, reset or f"in {session.state.name.lower()}")
+        self._fail(session, code, NO_ALERT, reset)
 
     # --- what OpenSSL makes of it ---------------------------------------------------------------------
 
@@ -331,6 +339,12 @@ class Sessions:
         if session is not None and session.state is State.EXPECT_STEP:
             self._move(session, State.EXPECT_VERDICT)
             self._out(Say(shown))
+
+    def remote_told(self, session_id: int) -> None:
+        """A thread has said to the broker what the remote shows, and waits.  The session may be over by now."""
+        session = self._sessions.get(session_id)
+        if session is not None and session.state is State.EXPECT_STEP:
+            self._move(session, State.EXPECT_VERDICT)
 
     def stepped(self, session_id: int, step: Step) -> None:
         """A step of a handshake is done.  The session may be over by now."""

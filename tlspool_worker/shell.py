@@ -27,7 +27,7 @@ from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
-from tlspool_common.messages import EndReason
+from tlspool_common.messages import EndReason, Verdict
 from tlspool_common.settings import Settings
 from tlspool_worker.contexts import Contexts, fitting
 from tlspool_worker.effects import (
@@ -125,7 +125,8 @@ class Shell:
         self._signals = signals
         self._keys: OwnedFd | None = None
         self._contexts = Contexts()
-        self._handshakes = Handshakes(settings.handshake_threads)
+        self._aside = channel.aside()
+        self._handshakes = Handshakes(settings.handshake_threads, self._aside)
         self._stepping: dict[Work, int] = {}
         self._quick: deque[tuple[int, bytes]] = deque()
         self._ciphers: dict[int, _Cipher] = {}
@@ -186,6 +187,7 @@ class Shell:
         """Close everything."""
         self._around.close()
         self._channel.close()
+        self._aside.shut()
         self._lingering.close()
         self._handshakes.close(THREAD_END_S)
         self._questions.close()
@@ -218,6 +220,8 @@ class Shell:
                     fd = received.take_fd() if received.fds else None
                     if self._traces:
                         self._log.debug("message.received", name=type(received.message).__name__)
+                    if isinstance(received.message, Verdict):
+                        self._catch_up(received.message.session_id)
                     self._core.broker_said(received.message, fd)
         except (ChannelBroken, BrokenBroker) as error:
             self._log.error("broker.broken", worker=self._worker_id, detail=str(error))
@@ -231,6 +235,7 @@ class Shell:
         self._lost = ""
         self._poller.forget(self._channel_fd)
         self._channel.close()
+        self._aside.shut()
         self._channel_mask = IN
         self._core.broker_gone()
 
@@ -383,6 +388,14 @@ class Shell:
             raise AssertionError(f"session {effect.verdict.session_id} waits for no verdict")
         waiting.answer(effect.verdict)
 
+    def _catch_up(self, session_id: int) -> None:
+        """Let the core know of what a thread has told the broker."""
+        cipher = self._ciphers.get(session_id)
+        if cipher is not None and cipher.waiting is not None and cipher.waiting.has_told():
+            if self._traces:
+                self._log.debug("message.sent", name="RemoteShown")
+            self._core.remote_told(session_id)
+
     def _go_on(self, session_id: int, data: bytes) -> None:
         handshake = self._ciphers[session_id].handshake
         if handshake is not None and handshake.is_heavy:
@@ -393,8 +406,19 @@ class Shell:
 
     def _step_now(self, session_id: int, data: bytes) -> None:
         cipher = self._ciphers.get(session_id)
-        if cipher is not None and cipher.handshake is not None:
-            self._core.stepped(session_id, cipher.handshake.step(data))
+        if cipher is None or cipher.handshake is None:
+            return
+        try:
+            step = cipher.handshake.step(data)
+        except Exception as error:  # as in a thread: what a remote has sent ends its own session, and no other
+            self._cannot_step(session_id, error)
+        else:
+            self._core.stepped(session_id, step)
+
+    def _cannot_step(self, session_id: int, error: Exception) -> None:
+        detail = f"{type(error).__name__}: {error}"
+        self._log.error("handshake.bug", session=session_id, detail=detail)
+        self._core.could_not_step(session_id, Code.INTERNAL, detail)
 
     def _steps_ready(self, _events: int) -> None:
         self._handshakes.heard()
@@ -405,10 +429,9 @@ class Shell:
             if isinstance(handshake, Answering):
                 self._answered(session_id, handshake, result)
             elif isinstance(result, Exception):
-                detail = f"{type(result).__name__}: {result}"
-                self._log.error("handshake.bug", session=session_id, detail=detail)
-                self._core.could_not_step(session_id, Code.INTERNAL, detail)
+                self._cannot_step(session_id, result)
             elif result is not None:
+                self._catch_up(session_id)
                 self._core.stepped(session_id, result)
 
     def _drop(self, session_id: int) -> None:

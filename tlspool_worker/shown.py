@@ -7,6 +7,9 @@ at its word.
 
 Pure: neither TLS nor a session is needed, so that an operator's command can describe a certificate just as well
 (rehearsal.py).  The functions raise nothing but ValueError, for a certificate that cannot be read.
+
+Remotes come again.  What follows from the certificates alone is remembered (``_Credential``); what OpenSSL made of
+them this time, the staple, and all else that depends on the moment or the session, is not.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from tlspool_worker.ocsp import check_untrusted, seconds
 
 CHAIN_B = limits.FRAME_B * 5 // 8
 """Certificates that go along with a description, all together: the rest of a frame is for the description."""
+
+REMEMBERED, REMEMBERED_B = 256, 16 * 1024
+"""Chains whose description is remembered, and the size up to which one is; with both at most there are 4 MiB."""
 
 _NO_HASH = {
     "1.3.101.112",  # Ed25519
@@ -75,6 +81,26 @@ class Wire:
     group: str = ""
 
 
+@record
+class _Credential:
+    """The fields of a description that follow from the certificates, and from which of them is the anchor."""
+
+    anchor_sha256: bytes
+    self_signed: bool
+    names: tuple[str, ...]
+    subject: str
+    leaf_sha256: bytes
+    spki_sha256: bytes
+    not_after_s: int
+    strengths: tuple[str, ...]
+    usages: tuple[str, ...]
+    extensions: tuple[str, ...]
+    links: tuple[str, ...]
+    crl_urls: tuple[str, ...]
+    ocsp_urls: tuple[str, ...]
+    must_staple: bool
+
+
 def describe_untrusted(
     chain: Chain, wire: Wire, staple: bytes = b"", now_s: float = 0.0, tells_chain: bool = False
 ) -> RemoteShown:
@@ -105,15 +131,14 @@ def describe_untrusted(
 
 def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, tells_chain: bool) -> RemoteShown:
     ders = chain.ders
-    leaf = certificate_untrusted(ders[0])
-    anchor_sha256 = hashlib.sha256(ders[-1]).digest() if chain.anchored else b""
+    look = _credential_untrusted if sum(map(len, ders)) > REMEMBERED_B else _remembered_untrusted
+    found = look(ders, chain.anchored)
     finding, about_staple = Finding.NONE, ""
     if staple and len(ders) > 1:
-        finding, about_staple, _ = check_untrusted(staple, leaf, certificate_untrusted(ders[1]), now_s)
+        leaf, issuer = certificate_untrusted(ders[0]), certificate_untrusted(ders[1])
+        finding, about_staple, _ = check_untrusted(staple, leaf, issuer, now_s)
     elif staple:
         finding, about_staple = Finding.BAD, "an OCSP response came, but the issuer is not there to judge it by"
-    linked = ders[:-1] if chain.anchored else ders
-    usages, extensions = _extensions_untrusted(leaf)
     return RemoteShown(
         session_id=wire.session_id,
         tls_version=wire.tls_version,
@@ -121,7 +146,32 @@ def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, t
         group=wire.group[:64],
         fault=chain.fault,
         detail=prose(chain.detail),
-        anchor_sha256=anchor_sha256,
+        anchor_sha256=found.anchor_sha256,
+        self_signed=found.self_signed,
+        names=found.names,
+        subject=found.subject,
+        leaf_sha256=found.leaf_sha256,
+        spki_sha256=found.spki_sha256,
+        not_after_s=found.not_after_s,
+        strengths=found.strengths,
+        usages=found.usages,
+        extensions=found.extensions,
+        links=found.links,
+        crl_urls=found.crl_urls,
+        ocsp_urls=found.ocsp_urls,
+        must_staple=found.must_staple,
+        stapled=finding,
+        stapled_detail=prose(about_staple),
+        chain=_fitting(ders) if tells_chain else (),
+    )
+
+
+def _credential_untrusted(ders: tuple[bytes, ...], anchored: bool) -> _Credential:
+    leaf = certificate_untrusted(ders[0])
+    linked = ders[:-1] if anchored else ders
+    usages, extensions = _extensions_untrusted(leaf)
+    return _Credential(
+        anchor_sha256=hashlib.sha256(ders[-1]).digest() if anchored else b"",
         self_signed=is_self_signed_untrusted(leaf),
         names=names_untrusted(leaf),
         subject=subject_untrusted(leaf),
@@ -135,10 +185,10 @@ def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, t
         crl_urls=_crl_urls_untrusted(leaf),
         ocsp_urls=_ocsp_urls_untrusted(leaf),
         must_staple=_must_staple_untrusted(leaf),
-        stapled=finding,
-        stapled_detail=prose(about_staple),
-        chain=_fitting(ders) if tells_chain else (),
     )
+
+
+_remembered_untrusted = lru_cache(maxsize=REMEMBERED)(_credential_untrusted)
 
 
 # --- one certificate --------------------------------------------------------------------------------

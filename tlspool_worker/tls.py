@@ -282,9 +282,16 @@ def _is_retry(output: bytes) -> bool:
 
 
 def remote_leaf(ssl: Any) -> x509.Certificate | None:
-    """Return what the remote showed.  Without Connection.get_peer_certificate, which warns of X509 objects."""
+    """Return what the remote showed.  Without Connection.get_peer_certificate, which warns of X509 objects.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     pointer = lib.SSL_get_peer_certificate(ssl)
-    return None if pointer == ffi.NULL else crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()
+    try:
+        return None if pointer == ffi.NULL else crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()
+    except x509.InvalidVersion:  # which OpenSSL does not look at, and is no ValueError
+        raise ValueError("a certificate of a version that there is not") from None
 
 
 # --- relay ------------------------------------------------------------------------------------------

@@ -340,6 +340,8 @@ def check(found: Run) -> None:
 
 def summary(found: Run) -> list[str]:
     """Return what was reached, in lines for people."""
+    if not found.sessions:
+        return [f"no session: {found.errors[:3]}"]
     ends = sorted(session.ended for session in found.sessions)
     gap = max((later - sooner for sooner, later in itertools.pairwise(ends)), default=0.0)
     waits = sorted(change.ended - change.begun for change in found.changes if change.begun >= found.begun)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 
@@ -111,7 +112,17 @@ def test_a_key_of_another_certificate(own_pool, echo_server):
 
     certificate = own_pool.directory / "certs" / "localhost.pem"
     uri = "pkcs11:token=tlspool-dev;object=playground.arpa2.lab;type=private"
-    tlspool(own_pool, "localid", "set", "localhost", "x509,server", uri, str(certificate))
+    command = ("localid", "set", "localhost", "x509,server", uri, str(certificate))
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        tlspool(own_pool, *command)
+    assert "[134]" in refused.value.stderr
+    pid = own_pool.running()["keyd"]
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
+    status_until(own_pool, lambda status: not status["keyd"])
+    tlspool(own_pool, *command)  # now nobody can tell
+    own_pool._start("keyd")  # not up(), which writes the databases again
+    status_until(own_pool, lambda status: status["keyd"])
     server = echo_server(own_pool)
     with pytest.raises((ssl.SSLError, OSError)):
         echo_once(own_pool, server)

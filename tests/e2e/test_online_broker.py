@@ -1,5 +1,6 @@
 """The helper at work in a whole pool: it is started, killed, slow, and ends with its broker."""
 
+import base64
 import os
 import re
 import select
@@ -8,8 +9,13 @@ import time
 
 import pytest
 
-from tests.fixtures.pki_peers import OpenSsl
+import libstub
+from tests.fixtures.authority import Web
+from tests.fixtures.pki import ROOT_LIST, Pki
+from tests.fixtures.pki_peers import OpenSsl, tcp
 from tests.fixtures.pki_world import LOCALID, World
+from tlspool_admin.client import ask
+from tlspool_admin.devpool import DevPool
 
 LIST = "/leaf.crl"
 
@@ -25,10 +31,6 @@ def until(condition, wait_s=20.0):
 def world(tmp_path_factory):
     with World(tmp_path_factory.mktemp("w")) as made:
         made.control("localid.set", id=LOCALID["client"], flags=["valexp", "client"], records=[{"uri": "R"}])
-        # The first question starts the helper, which on a busy machine takes longer than a session here may wait.
-        leaf = made.pki.leaf("www.example.com", crl="/first.crl")
-        made.web.answers["/first.crl"] = made.pki.crl()
-        until(lambda: made.session("client", OpenSsl(), leaf).code == 0)
         yield made
 
 
@@ -62,6 +64,38 @@ def settled(world, peer, leaf):
     return outcome
 
 
+SLOW_START = """
+import sys, time
+if "tlspool_online" in sys.orig_argv:
+    time.sleep(4)
+"""
+
+
+def test_the_first_session_of_all_does_not_pay_for_the_start_of_the_helper(tmp_path, monkeypatch, peer):
+    """Not even where nothing but its own expression wants the helper, and that takes longer to start than to answer."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Web() as web:
+        pki = Pki(tmp_path, web.url)
+        web.answers[ROOT_LIST], web.answers[LIST] = pki.crl(by_root=True), pki.crl()
+        pool = DevPool(tmp_path / "p")
+        pool.up("ec", ["log_level debug", "online_private yes", f"online_ports {web.port}", "validation_wait_s 3"])
+        try:
+            control = pool.run_dir / "broker.sock"
+            assert ask(control, {"cmd": "status"})["helper"]["state"] == "absent"
+            anchor = base64.b64encode(pki.root_der).decode()
+            ask(control, {"cmd": "trust.set", "flags": ["x509", "client"], "valexp": "R", "data": anchor})
+            with peer.server(pki.leaf("localhost", crl=LIST)) as remote, libstub.Pool(str(pool.socket)) as client:
+                begin = time.monotonic()
+                with libstub.starttls_client(tcp(remote.port), "localhost", pool=client) as session:
+                    assert session.remoteid == "localhost"
+                assert time.monotonic() - begin > 3
+            helper = ask(control, {"cmd": "status"})["helper"]
+            assert (helper["state"], helper["asked"], helper["answered"], helper["given_up"]) == ("ready", 1, 1, 0)
+        finally:
+            pool.down()
+
+
 def test_a_list_is_asked_for_over_the_network(world, peer):
     good = world.pki.leaf("www.example.com", crl=LIST)
     bad = world.pki.leaf("www.example.com", crl=LIST)
@@ -81,6 +115,13 @@ def test_a_host_that_does_not_answer(world, peer):
     outcome = world.session("client", peer, leaf)
     assert outcome.code in (412, 414), outcome  # undecided, or known to be unknown
     assert time.monotonic() - begin < 10
+
+
+def test_what_became_of_the_questions_is_in_the_status(world, peer):
+    helper = world.control("status")["helper"]
+    assert helper["asked"] >= 3
+    assert helper["asked"] == helper["answered"] + helper["unanswered"] + helper["questions"]
+    assert (helper["started"], helper["failed"], helper["not_asked"]) == (1, 0, 0)
 
 
 def test_a_helper_that_is_killed_is_replaced(world, peer):

@@ -258,3 +258,94 @@ def test_services_and_identities_have_policies_of_their_own(policed, echo_server
         assert list(outcomes.values()) == expected, (policy, outcomes)
     for key in ("service:smtp", "localid:playground.arpa2.lab"):
         ask(policed.run_dir / "broker.sock", {"cmd": "policy.del", "key": key})
+
+
+HOSTS = {"tlspool.arpa2.lab": "modern", "playground.arpa2.lab": "intermediate"}
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory):
+    """A pool for servers that leave it to their clients who they are; each of two names has a policy of its own."""
+    made = make_pool(tmp_path_factory, "hosting", "ec", "default_localid localhost", "peer_listen_s 10")
+    for name, policy in HOSTS.items():
+        assign(made, f"localid:{name}", policy)
+    yield made
+    made.down()
+
+
+def named(port, name, **wants):
+    """Shake hands with a server by name; return version, group and cipher, or the alert, and who it is."""
+    with connect(port) as sock:
+        sock.settimeout(None)  # as pyOpenSSL wants it; the pool ends what takes too long
+        connection = SSL.Connection(context(SSL.TLS_CLIENT_METHOD, **wants), sock)
+        connection.set_tlsext_host_name(name.encode())
+        connection.set_connect_state()
+        outcome = shake_hands(connection)
+        shown = connection.get_peer_certificate(as_cryptography=True)
+        with contextlib.suppress(SSL.Error):
+            connection.shutdown()
+        return outcome, shown and name in str(shown.subject)
+
+
+CHOOSE = {"by default": {}, "by LOCALID_CHECK": {"on_localid": lambda localid: localid or "localhost"}}
+
+
+@pytest.mark.parametrize("options", CHOOSE.values(), ids=CHOOSE)
+def test_one_server_of_two_names_that_have_two_policies(hosting, echo_server, options):
+    """The policy is that of the name which the client asks for, although nobody knew it when the session began."""
+    port = echo_server(hosting, localid="", **options).port
+    assert named(port, "tlspool.arpa2.lab", versions=TLS12) == ("alert 70", None)
+    outcome, is_shown = named(port, "playground.arpa2.lab", versions=TLS12)
+    assert (outcome.split()[0], is_shown) == ("TLSv1.2", True)
+    for name, groups, good in (
+        ("tlspool.arpa2.lab", "P-521", False),
+        ("playground.arpa2.lab", "P-521", True),
+        ("tlspool.arpa2.lab", "X25519", True),
+    ):
+        outcome, is_shown = named(port, name, groups=groups)
+        assert (outcome.startswith("TLSv1.3"), bool(is_shown)) == (good, good), (name, groups, outcome)
+
+
+@pytest.mark.parametrize(("name", "version"), [("tlspool.arpa2.lab", None), ("playground.arpa2.lab", "TLSv1.2")])
+def test_and_a_peer_of_two_names(hosting, name, version):
+    """It is set up as a client under the policy of the host; the name that it is asked for brings another one."""
+    found = []
+
+    def peer():
+        sock, _ = listener.accept()
+        try:
+            with (
+                sock,
+                libstub.Pool(str(hosting.socket)) as pool,
+                libstub.starttls_peer(sock, "", "", pool=pool, remote_auth="ignore") as session,
+            ):
+                found.append((session.version, session.localid))
+                session.sock.recv(1)
+        except libstub.PoolError as error:
+            found.append(error.code)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=peer)
+        thread.start()
+        outcome, _ = named(listener.getsockname()[1], name, versions=TLS12)
+        thread.join(30)
+    assert found == ([(version, name)] if version else [306])
+    assert outcome.startswith(version or "alert 70")
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+@pytest.mark.parametrize(("expression", "named"), [("T", True), ("t", False), ("", True)])
+def test_a_server_names_its_anchors_only_if_nothing_else_will_do(hosting, echo_server, expression, named, version):
+    """A client with another certificate would keep it to itself.  Who the server is becomes known by its client."""
+    who = "testsrv@tlspool.arpa2.lab"
+    control = hosting.run_dir / "broker.sock"
+    if expression:
+        record = {"uri": expression}
+        ask(control, {"cmd": "localid.set", "id": who, "flags": ["valexp", "server"], "records": [record]})
+    else:
+        ask(control, {"cmd": "localid.del", "id": who, "flags": ["valexp", "server"]})
+    port = echo_server(hosting, localid="", remote_auth="request", on_localid=lambda _localid: who).port
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-noservername", version]
+    said = subprocess.run(command, input="Q\n", capture_output=True, text=True, timeout=20, check=True).stdout
+    assert ("No client certificate CA names sent" in said) != named
+    assert ("Acceptable client certificate CA names" in said) == named

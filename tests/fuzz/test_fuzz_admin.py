@@ -23,7 +23,7 @@ LEAF, ROOT = (base64.b64encode(one.der).decode() for one in (certs.leaf(), certs
 WORDS = st.sampled_from(
     ["example.com", "a@b.example", ".", "@.org", "host", "localid:a.example", "modern", "x509,client", "valexp,server",
      "x509,pinned", "x509,revoke", "pkcs11:object=a", "T", "TI&", "TI", "1", "0", "11" * 32, "aabb", LEAF, ROOT, "",
-     "show", "\ud800", "\0"]
+     "show", "é", "\ud800", "\0"]
 )  # fmt: skip
 scalars = WORDS | st.integers(-5, 2**70) | st.booleans() | st.none() | st.text(max_size=5) | st.floats(allow_nan=False)
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(["uri", "chain"]), scalars)

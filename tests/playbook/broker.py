@@ -156,7 +156,7 @@ class FakeRecords:
         self._check()
         return self.stored_pins.get(remote, [])
 
-    def pin_add(self, remote, sha256, author, reason):
+    def pin_add(self, remote, sha256, author, reason, side):
         self._check()
         self.pinned.append((remote, sha256, author, reason))
         pins = {**self.stored_pins, remote: [*self.pins(remote), Pin(sha256, remote=remote)]}

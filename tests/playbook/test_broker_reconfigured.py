@@ -4,6 +4,7 @@ import pytest
 
 from tests.playbook.broker import World
 from tlspool_broker.events import (
+    Began,
     Clock,
     Disarm,
     Out,
@@ -15,7 +16,7 @@ from tlspool_broker.events import (
     Timer,
     TimerFired,
 )
-from tlspool_broker.online import Online
+from tlspool_broker.online import PAUSE_MS, Online
 from tlspool_common.messages import PROTOCOL, AskRevocation, Finding, OnlineHello, RevocationTold, SpawnWorkers
 from tlspool_common.settings import Part, parse_untrusted
 
@@ -70,13 +71,48 @@ def started(helper, told=lambda _told: None):
     return start.helper, number
 
 
-def test_an_idle_helper_ends_and_the_next_question_starts_another(helper):
+def test_an_idle_helper_is_replaced(helper):
     first, number = started(helper)
     helper.said(first, number, TOLD)
     helper.reconfigured(parse_untrusted("online_private yes\n"))
-    assert helper.take() == [StopHelper(first)]
-    second, _ = started(helper)
-    assert second != first
+    stopped, begun, _ = helper.take()
+    assert (stopped, begun) == (StopHelper(first), StartHelper(first + 1))
+
+
+def test_one_that_nobody_wanted_is_not_started_for_that(helper):
+    helper.reconfigured(parse_untrusted("online_private yes\n"))
+    assert helper.take() == []
+    helper.reconfigured(parse_untrusted("crl_file /a\n"))
+    assert helper.take()[0] == StartHelper(1)  # a file is there to be used
+
+
+@pytest.mark.parametrize(
+    ("config", "starts"),
+    [
+        ("", False),
+        ("validation T\n", False),
+        ("validation TR&\n", True),
+        ("validation To&\nonline no\n", False),
+        ("crl_file /a\n", True),
+        ("crl_file /a\nonline no\n", True),
+    ],
+)
+def test_it_starts_with_the_broker_where_it_will_be_asked(config, starts):
+    world = world_of(config)
+    world.happen(Began())
+    assert bool(world.of(StartHelper)) == starts
+    assert world.core.online.describe()["started"] == starts
+
+
+def test_it_is_started_again_without_a_question(no_leaks):
+    world = World("crl_file /a\n")
+    world.happen(Began())
+    world.helper_comes()
+    world.helper_goes()
+    assert [one for one in world.later(PAUSE_MS[0]) if isinstance(one, StartHelper)] == [StartHelper(2)]
+    told = world.core.online.describe()
+    assert (told["state"], told["started"], told["failed"]) == ("starting", 2, 1)
+    world.close()
 
 
 def test_a_busy_one_answers_first(helper):
@@ -86,8 +122,11 @@ def test_a_busy_one_answers_first(helper):
     assert helper.take() == []
     helper.said(first, number, TOLD)
     assert answers == [TOLD]
-    assert helper.take()[-1] == StopHelper(first)
-    second, number = started(helper)
+    stopped, begun, _ = helper.take()
+    assert stopped == StopHelper(first)
+    second = begun.helper
+    helper.said(second, 0, OnlineHello(protocol=PROTOCOL, pid=1))
+    number = helper.ask(ASK, answers.append)
     helper.said(second, number, TOLD)
     assert not any(isinstance(effect, StopHelper) for effect in helper.take())
 

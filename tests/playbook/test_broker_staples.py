@@ -53,7 +53,13 @@ def test_the_first_session_goes_without(world):
     tell(world)
     assert stapled(world) == b"good"
     assert len(world.core.online) == 0
-    assert world.core.online.describe() == {"state": "ready", "questions": 0, "staples": 1}
+    told = world.core.online.describe()
+    assert {name: told[name] for name in ("state", "questions", "staples")} == {
+        "state": "ready",
+        "questions": 0,
+        "staples": 1,
+    }
+    assert (told["staples_asked"], told["staples_fetched"], told["asked"], told["started"]) == (1, 1, 0, 1)
 
 
 def test_a_staple_is_renewed_in_the_middle_of_its_life(world):

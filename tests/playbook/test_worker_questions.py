@@ -128,6 +128,13 @@ def test_a_remote_that_is_told_nothing(play):
     assert play.take() == [Answer(number, ())]
 
 
+def test_another_policy_comes_too_late(play):
+    number = play.relaying()
+    play.core.remote_asks(number)
+    with pytest.raises(BrokenBroker, match="another policy"):
+        play.core.broker_said(Proceed(session_id=number, tls_min=0x0304, tls_max=0x0304))
+
+
 @pytest.mark.parametrize("message", [use, lambda number: Proceed(session_id=number)])
 def test_credentials_that_nobody_asked_for(play, message):
     number = play.relaying()

@@ -425,6 +425,87 @@ def test_messages_that_cross_the_end_are_dropped(play, which):
     assert play.take() == []
 
 
+# --- another policy, for a server that its client has named ---------------------------------------------
+
+OTHER = {
+    "tls_min": 0x0304,
+    "tls_max": 0x0304,
+    "groups": "X25519",
+    "ciphers_tls12": "ECDHE",
+    "ciphersuites_tls13": "TLS_AES_128_GCM_SHA256",
+    "sigalgs": "ed25519",
+}
+
+
+@pytest.mark.parametrize("names_anchors", [True, False])
+def test_a_server_goes_on_under_another_policy(play, names_anchors):
+    number = play.started()
+    play.core.cipher_came(number, HELLO)
+    play.take()
+    play.core.broker_said(Proceed(session_id=number, names_anchors=names_anchors, **OTHER))
+    (begin,) = play.take()
+    assert begin.start == start(session_id=number, names_anchors=names_anchors, **OTHER)
+
+
+def test_or_under_the_one_it_was_started_with(play):
+    number = play.started(**OTHER)
+    play.core.cipher_came(number, HELLO)
+    play.core.broker_said(Proceed(session_id=number))
+    assert play.take()[-1].start == start(session_id=number, **OTHER)
+
+
+def test_a_peer_gets_another_policy_with_another_role(play):
+    number = play.listening()
+    play.core.cipher_came(number, HELLO)
+    play.take()
+    play.core.broker_said(Proceed(session_id=number, **OTHER))
+    begin = play.take()[-1]
+    assert (begin.start.side, begin.start.groups, begin.start.names_anchors) == (Side.SERVER, "X25519", False)
+
+
+def test_a_client_gets_none(play):
+    for fields in ({}, {"peer": True, "listen_ms": 200}):
+        number = play.started(Side.CLIENT, **fields)
+        with pytest.raises(BrokenBroker, match="not the handshake of a server"):
+            play.core.broker_said(Proceed(session_id=number, **OTHER))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"groups": "X25519"},
+        {"ciphers_tls12": "ECDHE"},
+        {"ciphersuites_tls13": "TLS_AES_128_GCM_SHA256"},
+        {"sigalgs": "ed25519"},
+        {"names_anchors": True},
+        {"tls_min": 0x0303},
+        {"tls_max": 0x0304},
+        {"tls_min": 0x0301, "tls_max": 0x0304},
+        {"tls_min": 0x0304, "tls_max": 0x0303},
+        {"tls_min": 0xFFFF, "tls_max": 0xFFFF},
+    ],
+)
+def test_half_a_policy_is_none(play, fields):
+    number = play.started()
+    play.core.cipher_came(number, HELLO)
+    with pytest.raises(BrokenBroker, match="another policy"):
+        play.core.broker_said(Proceed(session_id=number, **fields))
+
+
+@pytest.mark.parametrize("state", [state for state in LIVING if state is not State.EXPECT_PROCEED])
+def test_another_policy_in_the_wrong_state(play, state):
+    with pytest.raises(BrokenBroker, match=state.name):
+        play.core.broker_said(Proceed(session_id=play.in_state(state), **OTHER))
+
+
+@pytest.mark.parametrize("state", [State.EXPECT_CLIENT_HELLO, State.EXPECT_ROLE, State.EXPECT_REMOTE])
+def test_a_remote_that_goes_is_told_of_without_a_word_about_our_states(play, state):
+    number = play.in_state(state)
+    play.core.cipher_ended(number)
+    failed = play.take()[-1].message
+    assert (failed.code, failed.detail) == (Code.REMOTE_CLOSED, "")
+
+
 # --- a broker that cannot be trusted ---------------------------------------------------------------------
 
 

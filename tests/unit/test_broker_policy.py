@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from tests.playbook.broker import FakeRecords, broken_database, credential
-from tlspool_broker import policy
+from tlspool_broker import briefing, policy
 from tlspool_broker.events import FdKind, PassedFd
-from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import TABLE, Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import parse_untrusted
-from tlspool_common.messages import EndReason, HandshakeDone, RemoteAuth, SessionEnded, Side
+from tlspool_common.messages import EndReason, HandshakeDone, Proceed, RemoteAuth, SessionEnded, Side
 from tlspool_common.policies import POLICIES
 from tlspool_common.settings import parse_untrusted as settings
 
@@ -207,7 +207,7 @@ def test_what_a_worker_is_told():
     request = Starttls(flags=CLIENT | Flag.DOMAIN_REPRESENTS_USER, remoteid="j@example.com")
     plan = policy.make_plan(request, FakeRecords())
     modern = POLICIES["modern"]
-    start = policy.start_message(7, plan, b"\x02h2", 3, modern, Asks(True, False, True))
+    start = briefing.start_message(7, plan, b"\x02h2", 3, Terms(modern), Asks(True, False, True))
     assert (start.session_id, start.trust_generation, start.alpn) == (7, 3, b"\x02h2")
     assert (start.tls_min, start.tls_max, start.groups, start.sigalgs) == (
         0x0304,
@@ -218,7 +218,19 @@ def test_what_a_worker_is_told():
     assert (start.ciphers_tls12, start.ciphersuites_tls13) == (modern.ciphers_tls12, modern.ciphersuites_tls13)
     assert (start.remote_name, start.sni, start.domain_represents_user) == ("j@example.com", "example.com", True)
     assert (start.asks, start.tells_chain, start.wants_staple, start.peer) == (True, False, True, False)
-    assert not policy.start_message(7, plan, b"", 3, modern, NOTHING_ASKED, 300).asks
+    assert start.names_anchors
+    assert not briefing.start_message(7, plan, b"", 3, Terms(modern), NOTHING_ASKED, 300).asks
+    assert not briefing.start_message(7, plan, b"", 3, Terms(modern, False), NOTHING_ASKED).names_anchors
+
+
+def test_what_a_worker_is_told_when_its_session_goes_on():
+    assert briefing.proceed_message(7, None) == Proceed(session_id=7)
+    for name, names_anchors in (("modern", True), ("intermediate", False)):
+        crypto = POLICIES[name]
+        proceed = briefing.proceed_message(7, Terms(crypto, names_anchors))
+        assert (proceed.session_id, proceed.names_anchors) == (7, names_anchors)
+        for each in ("tls_min", "tls_max", "groups", "ciphers_tls12", "ciphersuites_tls13", "sigalgs"):
+            assert getattr(proceed, each) == getattr(crypto, each)
 
 
 def plan(side=Side.SERVER, auth=RemoteAuth.REQUIRE, localid="localhost", expected=None, represents=False):

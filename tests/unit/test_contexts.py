@@ -33,6 +33,7 @@ def test_the_same_policy_shares_a_context():
         ({"ciphers_tls12": "ECDHE+CHACHA20"}, ("p256",)),
         ({"ciphersuites_tls13": "TLS_AES_128_GCM_SHA256"}, ("p256",)),
         ({"sigalgs": "ECDSA+SHA256"}, ("p256",)),
+        ({"names_anchors": False}, ("p256",)),
         ({}, ("rsa",)),
         ({}, ("p256", "rsa")),
     ],
@@ -95,6 +96,8 @@ def test_anchors_are_named_to_clients_only_while_they_are_few():
     assert len(few._open().get_client_ca_list()) == 3
     many = handshake(remote_auth=RemoteAuth.REQUIRE, trust=generation(*roots))
     assert many._open().get_client_ca_list() == []
+    others = handshake(remote_auth=RemoteAuth.REQUIRE, trust=generation(*roots[:3]), names_anchors=False)
+    assert others._open().get_client_ca_list() == []  # other certificates may do, too
     ignoring = handshake(remote_auth=RemoteAuth.IGNORE, trust=generation(*roots[:3]))
     assert ignoring._open().get_client_ca_list() == []
 

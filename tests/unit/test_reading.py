@@ -151,22 +151,22 @@ def test_names_of_remotes_do_not_fill_memory(databases, monkeypatch) -> None:
 def test_pins(databases, tmp_path) -> None:
     assert databases.pins("mail.example") == []
     assert not databases.needs_judging(Side.CLIENT)
-    databases.pin_add("mail.example", SHA256, "", "trust on first use")
-    assert databases.pins("mail.example") == [Pin(SHA256, remote="mail.example")]
+    databases.pin_add("mail.example", SHA256, "", "trust on first use", Side.CLIENT)
+    assert databases.pins("mail.example") == [Pin(SHA256, remote="mail.example", for_sides=1)]
     assert databases.needs_judging(Side.CLIENT)
     assert databases.generation == 2
     assert databases.trust_generation == 1, "workers need not hear of it"
-    databases.pin_add("mail.example", SHA256, "", "again")
+    databases.pin_add("mail.example", SHA256, "", "again", Side.CLIENT)
     assert databases.generation == 2
     [change] = databases.history(2, 2)
     assert change.by == By(command="trust.pin", reason="trust on first use")
-    databases.pin_add("other.example", SHA256, "", "the same certificate")
-    assert databases.pins("mail.example") == [Pin(SHA256, remote="mail.example")]
+    databases.pin_add("other.example", SHA256, "", "the same certificate", Side.CLIENT)
+    assert databases.pins("mail.example") == [Pin(SHA256, remote="mail.example", for_sides=1)]
     assert databases.change(lambda edit: edit.unpin("mail.example")) == 1
     assert databases.pins("mail.example") == []
-    assert databases.pins("other.example") == [Pin(SHA256, remote="other.example")]
+    assert databases.pins("other.example") == [Pin(SHA256, remote="other.example", for_sides=1)]
     databases.close()
-    value = b"\0\2\x0b\1" + b"1\0" + bytes(8) + b"other.example\0"
+    value = b"\0\2\x09\1" + b"1\0" + bytes(8) + b"other.example\0"
     assert legacy_databases.read(tmp_path / "db", "trust.db", SHA256) == [value]
 
 
@@ -175,15 +175,18 @@ def test_a_pin_is_replaced_when_that_is_allowed(databases) -> None:
     held = Pin(b"\3" * 32, NOW_S + 100, 50, "mail.example")
     for pin in (Pin(old, NOW_S + 100, 200, "mail.example"), held):
         databases.change(lambda edit, pin=pin: edit.pin(pin))
-    databases.pin_add("mail.example", new, "", "roll-over")
-    assert {pin.sha256: pin.until_s for pin in databases.pins("mail.example")} == {new: 0, held.sha256: held.until_s}
+    databases.pin_add("mail.example", new, "", "roll-over", Side.CLIENT)
+    pins = {pin.sha256: (pin.until_s, pin.for_sides) for pin in databases.pins("mail.example")}
+    assert pins == {new: (0, 1), held.sha256: (held.until_s, 3), old: (NOW_S + 100, 2)}
+    databases.pin_add("mail.example", new, "", "roll-over", Side.SERVER)
+    assert {pin.sha256: pin.for_sides for pin in databases.pins("mail.example")} == {new: 3, held.sha256: 3}
 
 
 def test_pins_of_earlier_pools_are_for_any_remote(tmp_path) -> None:
     legacy_databases.write(tmp_path, "trust.db", [(SHA256, b"\0\0\x0b\0011\0"), (b"\2" * 32, b"\0\0\x08\0011\0")])
     databases = Databases(tmp_path)
     assert databases.pins("mail.example") == [Pin(SHA256)]
-    databases.pin_add("mail.example", b"\4" * 32, "", "")
+    databases.pin_add("mail.example", b"\4" * 32, "", "", Side.CLIENT)
     assert [pin.remote for pin in databases.pins("mail.example")] == ["mail.example", ""]
     databases.close()
 
@@ -191,12 +194,12 @@ def test_pins_of_earlier_pools_are_for_any_remote(tmp_path) -> None:
 def test_there_are_not_too_many_pins(databases, monkeypatch) -> None:
     monkeypatch.setattr(limits, "PINS", 3)
     for number in range(3):
-        databases.pin_add(f"n{number}.example", bytes([number]) * 32, "", "")
+        databases.pin_add(f"n{number}.example", bytes([number]) * 32, "", "", Side.CLIENT)
     with pytest.raises(PoolError) as caught:
-        databases.pin_add("n4.example", SHA256, "", "")
+        databases.pin_add("n4.example", SHA256, "", "", Side.CLIENT)
     assert caught.value.code is Code.PINS_FULL
     databases.change(lambda edit: edit.unpin("n0.example"))
-    databases.pin_add("n4.example", SHA256, "", "")
+    databases.pin_add("n4.example", SHA256, "", "", Side.CLIENT)
     assert databases.generation == 6
 
 
@@ -246,7 +249,7 @@ def test_the_past_stays_as_it_was(databases) -> None:
     databases.localid_set(EXAMPLE, VALEXP, [("T", [])])
     databases.disclose_set(parse_selector_untrusted("."), [EXAMPLE], "R")
     databases.trust_set(0x301, "1", [root.der])
-    databases.pin_add("mail.org", SHA256, "", "")
+    databases.pin_add("mail.org", SHA256, "", "", Side.CLIENT)
     databases.change(lambda edit: edit.policy_set("host", "modern"))
     generation = databases.generation
 
@@ -290,7 +293,7 @@ def test_the_past_stays_as_it_was(databases) -> None:
     with pytest.raises(PoolError) as caught:
         databases.at(databases.generation + 1)
     assert caught.value.code is Code.GENERATION_UNKNOWN
-    before.pin_add("later.example", SHA256, "", "")
+    before.pin_add("later.example", SHA256, "", "", Side.CLIENT)
     assert before.pins("later.example") == []
     assert databases.pins("later.example")
 

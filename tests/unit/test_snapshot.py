@@ -69,7 +69,7 @@ def test_what_is_written_goes_to_the_present():
     held = Snapshot(live)
     live.change()
     assert held.disclose_add(WWW, LOCALHOST, first=True, move=False)
-    held.pin_add("www.example.com", b"x" * 32, "a", "r")
+    held.pin_add("www.example.com", b"x" * 32, "a", "r", Side.CLIENT)
     assert live.added
     assert live.pinned
     assert live.pins("www.example.com")
@@ -95,7 +95,7 @@ def test_the_real_databases(tmp_path):
         assert not live.judged_identities(Side.CLIENT)
         assert held.expression(LOCALHOST, Side.CLIENT) == "F"
         assert held.generation == 2
-        live.pin_add("www.example.com", bytes(32), "me", "test")
+        live.pin_add("www.example.com", bytes(32), "me", "test", Side.CLIENT)
         assert live.needs_judging(Side.CLIENT)
         assert not held.needs_judging(Side.CLIENT)
         assert not held.pins("www.example.com")

@@ -42,10 +42,10 @@ def lines(kind: str, found: Judgement) -> dict[str, Line]:
 
 
 @pytest.mark.parametrize(
-    ("mentions", "fields", "text"),
+    ("expression_", "fields", "text"),
     [
         ("", {}, "TI&"),
-        ("LFq", {}, "TI&"),
+        ("LFq&&", {}, "TI&"),
         ("T", {}, "I"),
         ("t", {}, "I"),
         ("P", {}, "I"),
@@ -53,17 +53,37 @@ def lines(kind: str, found: Judgement) -> dict[str, Line]:
         ("g", {}, "I"),
         ("I", {}, "T"),
         ("i", {}, "T"),
-        ("Ti", {}, ""),
+        ("Ti&", {}, ""),
         ("", {"domain_represents_user": True}, "Ti&"),
         ("I", {"domain_represents_user": True}, "T"),
         ("", {"expected": None}, "T"),
         ("P", {"expected": None}, ""),
         ("", {"remote_auth": RemoteAuth.REQUEST}, "TI&"),
         ("", {"remote_auth": RemoteAuth.IGNORE}, ""),
+        # what is written, and yet not asked for: of remotes with strong keys, of nobody, in the other role
+        ("TL|", {}, "TI&"),
+        ("T~", {}, "TI&"),
+        ("T1|", {}, "TI&"),
+        ("1Ts?", {}, "TI&"),
+        ("1Ts?", {"side": Side.SERVER}, "I"),
+        ("1TS?", {}, "TI&"),
+        ("TPs?", {}, "I"),
+        ("TP&L|", {}, "TI&"),
+        ("TPL?", {}, "I"),
+        ("0", {}, "TI&"),
+        ("I1|", {}, "TI&"),
+        ("1Is?", {}, "TI&"),
+        ("1Is?", {"side": Side.SERVER}, "T"),
+        ("IP|", {}, "T"),
+        ("II~|", {}, "T"),
+        ("TX", {}, "TI&"),
     ],
 )
-def test_baseline(mentions: str, fields: dict, text: str) -> None:
-    assert baseline(frozenset(mentions), remote(**fields)) == text
+def test_baseline(expression_: str, fields: dict, text: str) -> None:
+    assert baseline([Source("localid", expression_)], remote(**fields)) == text
+    assert baseline([Source("x", "F"), Source("localid", expression_)], remote(**fields)) == text
+    alone = baseline([], remote(**fields))
+    assert baseline([Source("trust", expression_, waives=False)], remote(**fields)) == alone
 
 
 def test_who_need_not_show_anything_is_not_asked_for_it() -> None:
@@ -145,7 +165,12 @@ def test_an_expression_takes_the_place_of_its_part_of_the_baseline() -> None:
         # a condition that applies is not what is lacking
         (["1Ts~?"], SELF, Code.SELF_SIGNED, "source 1: T is false: self-signed"),
         # several reasons of different kinds
-        (["TL|"], {**SELF, "strengths": ()}, Code.VALIDATION_FAILED, "L and T are false: nothing is known of the keys"),
+        (
+            ["TP|"],
+            SELF,
+            Code.VALIDATION_FAILED,
+            "T and P are false: self-signed; nothing is pinned for mail.example.com",
+        ),
         # the more telling source
         (["L", "R"], {**REVOKED, "strengths": ()}, Code.REVOKED, "source 2: R is false"),
         (["L"], {**SELF, "strengths": ()}, Code.SELF_SIGNED, "baseline: T is false: self-signed"),
@@ -298,8 +323,7 @@ def conjoined(several: list[str], found: Facts) -> bool | None:
     """The outcome by another way: one expression of all, and predicates one by one."""
     texts_ = [text for text in several if text]
     parsed = [expression.parse(text) for text in texts_]
-    mentions = frozenset().union(*(one.mentions for one in parsed))
-    base = baseline(mentions, found)
+    base = baseline(sources_of(several), found)
     whole = expression.conjunction([*parsed, expression.parse(base)] if base else parsed)
     return whole.value({letter: judgement.predicates.answer(letter, found).value for letter in whole.mentions})
 
@@ -365,7 +389,29 @@ def test_whatever_is_in_a_database_is_judged(several: list[str], fields: dict) -
     needs(sources_of(several), remote(**fields))
 
 
+@settings(deadline=None)
+@given(SEVERAL, SEVERAL, ODD)
+def test_anchors_and_crypto_policies_never_accept_more(several: list[str], added: list[str], fields: dict) -> None:
+    found = remote(**fields)
+    alone = judge(sources_of(several), found, {})
+    more = [Source("trust", text, waives=False) for text in added]
+    together = judge([*sources_of(several), *more], found, {})
+    if together.outcome:
+        assert alone.outcome is True
+    if alone.outcome is False:
+        assert together.outcome is False
+
+
+@settings(deadline=None)
+@given(SEVERAL, ODD)
+def test_nobody_is_accepted_who_has_not_been_authenticated(several: list[str], fields: dict) -> None:
+    found = remote(**{**fields, "remote_auth": RemoteAuth.REQUIRE})
+    if judge(sources_of(several), found, {}).outcome:
+        values = judgement.predicates.evaluate(judgement.AUTHENTICATES, found)
+        assert any(values.values())
+
+
 def test_what_matters_at_all() -> None:
-    assert needs([Source("a", "1pS?")], remote()) == {"I", "p", "S"}
+    assert needs([Source("a", "1pS?")], remote()) == {"T", "I", "p", "S"}
     assert needs([Source("a", ""), Source("b", "F")], remote()) == {"T", "I", "F"}
     assert needs([], remote(remote_auth=RemoteAuth.IGNORE)) == set()

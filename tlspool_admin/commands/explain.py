@@ -15,7 +15,7 @@ _TEXT = """\
 Tells why a session was accepted or refused: which rule decided, by which generation of the databases, what each part
 of the expressions came to, and which field of the certificate to look at.  The broker remembers the last thousand.
 With --certificate nothing is connected: would a remote that shows this certificate be accepted for a service, as the
-pool is now?"""
+pool is now?  What depends on a handshake is not known then, unless --tls, --cipher and --group say it."""
 
 _SAID = (
     # field of an account: words
@@ -53,8 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="",
         help="who the remote has to be (default: whom its certificate names first; a server takes anybody)",
     )
-    dry.add_argument("--tls", choices=("1.2", "1.3"), default="1.3", help="version (default: %(default)s)")
-    dry.add_argument("--group", metavar="NAME", default="", help="key exchange (default: X25519MLKEM768, or X25519)")
+    dry.add_argument("--tls", choices=("1.2", "1.3"), default="", help="version of the handshake (default: not known)")
+    dry.add_argument("--cipher", metavar="NAME", default="", help="its cipher, as OpenSSL names it")
+    dry.add_argument("--group", metavar="NAME", default="", help="its key exchange, such as X25519MLKEM768")
     dry.add_argument(
         "--domain-represents-user",
         action="store_true",
@@ -84,8 +85,11 @@ def run(args: argparse.Namespace) -> int:
         if args.session is not None:
             args.usage_error("give a session or --certificate, not both")
         return _dry(args)
-    if args.service or args.localid or args.remote or args.server or args.client:
-        args.usage_error("--service, --as, --remote, --client and --server go with --certificate")
+    of_dry = ("service", "localid", "remote", "tls", "cipher", "group", "server", "client")
+    if any(getattr(args, name) for name in of_dry):
+        args.usage_error(
+            "--service, --as, --remote, --tls, --cipher, --group, --client and --server need --certificate"
+        )
     if args.session is None:
         return _list(args)
     answer = ask_broker(args, "explain", session=args.session if args.session == "last" else int(args.session))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 
+from tlspool_broker import records, trustdata
 from tlspool_broker.admin import shown
 from tlspool_broker.admin.fields import Answer, Request, Work, bad, number, number_of, warned
 from tlspool_broker.databases import Databases
 from tlspool_broker.edit import Edit
-from tlspool_broker.entries import shown_key
+from tlspool_broker.entries import Name, read_entry, shown_key
 from tlspool_broker.history import NOBODY, Change, Place, Values, gone_and_added
+from tlspool_common.errors import PoolError
 
 _LISTED = 20
 """Generations that are listed if nobody says how many."""
@@ -62,12 +65,38 @@ def rollback(request: Request) -> Work:
 
     def work(edit: Edit) -> Answer:
         undone = edit.rollback(to)
+        again = _trusted_again(undone)
         # Sessions wait while this is written out; diff tells all of it.
         told = changes(dict(islice(sorted(undone.items()), _TOLD)))
         more = [f"{len(undone) - _TOLD} more keys were changed: tlspool diff"] if len(undone) > _TOLD else []
-        return warned({"to": to, "keys": len(undone), "changes": told}, more)
+        return warned({"to": to, "keys": len(undone), "changes": told}, [*again, *more])
 
     return work
+
+
+def _trusted_again(undone: Mapping[Place, tuple[Values, Values]]) -> list[str]:
+    """Say what a rollback trusts that was not trusted any more: there may have been a reason."""
+    found = []
+    for (name, key), (was, now) in sorted(undone.items()):
+        if name is not Name.TRUST:
+            continue
+        (before, gone), (after, left) = _anchors_and_revoked(key, was), _anchors_and_revoked(key, now)
+        if after - before:
+            found.append(f"the anchor {key.hex()} is trusted as it was before")
+        if gone - left:
+            found.append(f"{len(gone - left)} certificates of issuer {key.hex()} are not known to be revoked any more")
+    return [*found[:_TOLD], *([f"and {len(found) - _TOLD} more of that kind"] if len(found) > _TOLD else [])]
+
+
+def _anchors_and_revoked(key: bytes, values: Values) -> tuple[set[bytes], set[bytes]]:
+    entry = read_entry(Name.TRUST, key, values, records.decode_trust_untrusted)
+    anchors = {one.encode() for one in entry.good if one.is_anchor}
+    revoked: set[bytes] = set()
+    for one in entry.good:
+        if one.is_revocation:
+            with suppress(PoolError):
+                revoked |= trustdata.revocations_of(one).serials
+    return anchors, revoked
 
 
 def changes(found: Mapping[Place, tuple[Values, Values]]) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 from typing import Protocol
 
 from tlspool_broker.validation.expression import Value
@@ -140,6 +141,7 @@ class Facts:
 
     Attributes:
         shown: the remote's credential; None: it showed none, or is not asked who it is.
+        revoked: what says that something in the chain is revoked, '' nothing; None: nobody has looked yet.
     """
 
     context: Context
@@ -147,6 +149,7 @@ class Facts:
     tls_version: int
     cipher: str
     group: str
+    revoked: str | None = None
 
     @property
     def ignores(self) -> bool:
@@ -174,7 +177,11 @@ class Facts:
 
     def with_online(self, online: Online) -> Facts:
         """Return these facts with what was found online."""
-        return dataclasses.replace(self, context=dataclasses.replace(self.context, online=online))
+        return dataclasses.replace(self, context=dataclasses.replace(self.context, online=online), revoked=None)
+
+    def with_revoked(self, why: str) -> Facts:
+        """Return these facts with what says that something in the chain is revoked; '' nothing does."""
+        return Facts(self.context, self.shown, self.tls_version, self.cipher, self.group, why)
 
     def finished(self, done: HandshakeDone) -> Facts:
         """Return these facts with what only the end of the handshake tells."""
@@ -199,6 +206,15 @@ class Answer:
     value: Value
     why: str
     code: Code = Code.VALIDATION_FAILED
+
+
+_BARE = tuple(field.name for field in dataclasses.fields(RemoteShown) if field.name != "chain")
+_bare_values = attrgetter(*_BARE)
+
+
+def without_chain(shown: RemoteShown) -> RemoteShown:
+    """Return a description without the certificates, which are of no use once nobody is asked about them."""
+    return RemoteShown(**dict(zip(_BARE, _bare_values(shown), strict=True)), chain=()) if shown.chain else shown
 
 
 LONGER = f"the chain has {limits.CHAIN_CERTIFICATES} certificates or more, and not all of them are looked at"

@@ -2,10 +2,14 @@
 
 All sources must be true.  To these comes the baseline, which is what a pool without any expression asks:
 
-* ``T``, unless some expression says itself how the remote is authenticated, by any of ``TtPpDdGg``;
-* ``I``, or ``i`` if the application lets a domain speak for its users, unless some expression has ``I`` or ``i``, or
-  the application expects nobody in particular;
+* ``T``, unless some expression authenticates the remote itself: it cannot be true without any of ``TtPpDdGg``;
+* ``I``, or ``i`` if the application lets a domain speak for its users, unless some expression asks for ``I`` or ``i``
+  itself, or the application expects nobody in particular;
 * nothing, if the application ignores who the remote is, or merely requests a credential and none is shown.
+
+Whose expression may take the place of the baseline is said by the source (``waives``).  An anchor's may not: it is
+for remotes that come by this anchor, to be stricter with them, and who gets a certificate from somewhere below it has
+not been let off the rest.  Nor may a crypto policy's, which an application chooses by the name of its service.
 
 Who is refused is told the reason that says most: what is revoked before what is not trusted, one predicate before
 several.  A source that does not parse is false: it may have been written by other tools.
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 
 from tlspool_broker.validation import expression, pinning, predicates
@@ -22,11 +27,11 @@ from tlspool_broker.validation.expression import Expression, Value
 from tlspool_broker.validation.facts import Answer, Facts
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.messages import RemoteAuth
+from tlspool_common.messages import RemoteAuth, Side
 from tlspool_common.record import record
 
 AUTHENTICATES = frozenset("TtPpDdGg")
-"""Predicates that say how a remote's credential is authenticated."""
+"""Predicates any of which authenticates a remote's credential."""
 
 IDENTIFIES = frozenset("Ii")
 
@@ -55,10 +60,15 @@ _WORDS = {True: "true", False: "false", None: "not known"}
 
 @record
 class Source:
-    """An expression, and where it comes from: ``localid example.com``, ``trust a1b2c3d4``."""
+    """An expression, and where it comes from: ``localid example.com``, ``trust a1b2c3d4``.
+
+    Attributes:
+        waives: it may take the place of the baseline, not only add to it.
+    """
 
     where: str
     text: str
+    waives: bool = True
 
 
 @record
@@ -150,20 +160,48 @@ def judge(sources: Sequence[Source], facts: Facts, known: Mapping[str, Value]) -
 def with_baseline(sources: Sequence[Source], facts: Facts) -> list[Source]:
     """Return the sources that say anything, the baseline first."""
     said = [source for source in sources if source.text]
-    text = baseline(_mentions(said), facts)
+    text = baseline(said, facts)
     return [Source(BASELINE, text), *said] if text else said
 
 
-def baseline(mentions: frozenset[str], facts: Facts) -> str:
-    """Return what is asked beside the expressions, by the letters that these mention; '' for nothing."""
+def baseline(sources: Sequence[Source], facts: Facts) -> str:
+    """Return what is asked beside these expressions; '' for nothing."""
     auth = facts.context.remote_auth
     if auth is RemoteAuth.IGNORE or (auth is RemoteAuth.REQUEST and facts.shown is None):
         return ""
-    chain = "" if mentions & AUTHENTICATES else "T"
+    said = [_says(source.text, facts.context.side) for source in sources if source.waives]
+    chain = "" if any(authenticates for authenticates, _ in said) else "T"
     name = "i" if facts.context.domain_represents_user else "I"
-    if facts.context.expected is None or mentions & IDENTIFIES:
+    if facts.context.expected is None or any(identifies for _, identifies in said):
         name = ""
     return f"{chain}{name}&" if chain and name else chain or name
+
+
+@lru_cache(maxsize=4096)
+def _says(text: str, side: Side) -> tuple[bool, bool]:
+    """Tell whether an expression authenticates a remote by itself, and whether it asks for the name, in our role.
+
+    That a letter is written somewhere is not enough: ``1Ts?`` asks for no chain where we are the client, and neither
+    does ``TL|`` of a remote with strong keys.
+    """
+    parsed = _parsed(text)
+    if not isinstance(parsed, Expression):
+        return False, False
+    is_server = side is Side.SERVER
+    roles: dict[str, Value] = {"s": is_server, "c": not is_server, "C" if is_server else "S": False}
+    authenticates = parsed.value({**roles, **dict.fromkeys(AUTHENTICATES, False)}) is False
+    return authenticates and bool(parsed.mentions & AUTHENTICATES), not IDENTIFIES.isdisjoint(parsed.wanting(roles))
+
+
+def needs_anchor(sources: Sequence[Source]) -> bool:
+    """Whether only a chain that leads to an anchor can be accepted, as far as these sources say.
+
+    So it is unless one of them takes the place of the baseline, and all leave another way than ``T``.
+    """
+    parsed = [found for source in sources if source.text and isinstance(found := _parsed(source.text), Expression)]
+    if not any(_says(source.text, Side.SERVER)[0] for source in sources if source.text and source.waives):
+        return True
+    return any(found.value({"T": False}) is False for found in parsed)
 
 
 def judge_all(sources: Sequence[Source], facts: Facts, known: Mapping[str, Value]) -> Judgement:
@@ -184,15 +222,6 @@ def judge_all(sources: Sequence[Source], facts: Facts, known: Mapping[str, Value
 def needs(sources: Sequence[Source], facts: Facts) -> set[str]:
     """Return the letters that matter, those of the baseline among them."""
     return expression.needs(source.text for source in with_baseline(sources, facts))
-
-
-def _mentions(sources: Sequence[Source]) -> frozenset[str]:
-    found: frozenset[str] = frozenset()
-    for source in sources:
-        parsed = _parsed(source.text)
-        if isinstance(parsed, Expression):
-            found |= parsed.mentions
-    return found
 
 
 def _parsed(text: str) -> Expression | PoolError:

@@ -69,8 +69,10 @@ _TLS12 = (0x0303, 0xFEFD)
 _EPHEMERAL = ("ECDHE-", "DHE-", "TLS_ECDHE_", "TLS_DHE_")
 
 
-_NO_HANDSHAKE = Answer(None, "this is not known of the handshake", Code.VALIDATION_FAILED)
-"""A certificate may be judged without one, by an operator who wants to know."""
+_NO_VERSION = Answer(None, "the TLS version is not known of the handshake")
+_NO_CIPHER = Answer(None, "version and cipher are not known of the handshake")
+_NO_GROUP = Answer(None, "the key exchange is not known of the handshake")
+"""A certificate may be judged without a handshake, or with half of one, by an operator who wants to know."""
 
 Predicate = Callable[[Facts, RemoteShown], Answer]
 """What looks at a credential that is there."""
@@ -111,14 +113,14 @@ def _ephemeral(facts: Facts) -> Answer:
     if facts.tls_version in _TLS13:
         return Answer(True, "always in TLS 1.3")
     if not facts.cipher:
-        return _NO_HANDSHAKE
+        return _NO_CIPHER
     ephemeral = facts.tls_version in _TLS12 and facts.cipher.upper().startswith(_EPHEMERAL)
     return Answer(ephemeral, f"the cipher is {facts.cipher}")
 
 
 def _concealed(facts: Facts) -> Answer:
     if not facts.tls_version:
-        return _NO_HANDSHAKE
+        return _NO_VERSION
     if facts.tls_version in _TLS13:
         return Answer(True, "certificates are encrypted in TLS 1.3")
     return Answer(False, "certificates are sent in the clear before TLS 1.3")
@@ -146,7 +148,7 @@ def _group(facts: Facts) -> Answer:
     if levels.group_resists_quantum(facts.group):
         return Answer(True, f"the key exchange is {facts.group}")
     if not facts.group and (not facts.tls_version or facts.tls_version in _TLS13):
-        return _NO_HANDSHAKE
+        return _NO_GROUP
     return Answer(False, f"the key exchange is {facts.group or 'a classical one'}", Code.NOT_POST_QUANTUM)
 
 

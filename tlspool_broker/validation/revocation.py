@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from functools import lru_cache
 
 from tlspool_broker.validation.facts import Answer, Context, Facts, Online, is_longer
 from tlspool_common.errors import Code
 from tlspool_common.messages_judging import Finding, RemoteShown
+
+
+def revoked(facts: Facts) -> str:
+    """Return what says that something in the chain is revoked; '' when nothing does.
+
+    Raises:
+        PoolError: what the databases raise.
+    """
+    if facts.revoked is not None:
+        return facts.revoked
+    return "" if facts.shown is None else _revoked(facts, facts.shown)
 
 
 def lists(facts: Facts, shown: RemoteShown, wants_proof: bool) -> Answer:
@@ -20,9 +32,8 @@ def lists(facts: Facts, shown: RemoteShown, wants_proof: bool) -> Answer:
     Raises:
         PoolError: what the databases raise.
     """
-    revoked = _revoked(facts, shown)
-    if revoked:
-        return Answer(False, revoked, Code.REVOKED)
+    if why := revoked(facts):
+        return Answer(False, why, Code.REVOKED)
     stored = _vouched_for(facts, shown)
     if stored:
         return Answer(True, stored)
@@ -35,9 +46,8 @@ def responder(facts: Facts, shown: RemoteShown, wants_proof: bool) -> Answer:
     Raises:
         PoolError: what the databases raise.
     """
-    revoked = _revoked(facts, shown)
-    if revoked:
-        return Answer(False, revoked, Code.REVOKED)
+    if why := revoked(facts):
+        return Answer(False, why, Code.REVOKED)
     if shown.stapled is Finding.GOOD:
         return Answer(True, shown.stapled_detail or "the stapled OCSP response says good")
     # RFC 7633 section 4.2.3.1: who promises a staple and brings none is not simply one without a responder.
@@ -53,11 +63,10 @@ def responder(facts: Facts, shown: RemoteShown, wants_proof: bool) -> Answer:
 
 
 def _revoked(facts: Facts, shown: RemoteShown) -> str:
-    """Return what says that something in the chain is revoked; '' when nothing does."""
     for place, line in enumerate(shown.links):
         issuer, serial = _link_untrusted(line)
         stored = facts.context.stored.revocations(issuer) if issuer else None
-        if stored is not None and not stored.serials.isdisjoint(_octets(serial)):
+        if stored is not None and serial and _octets(serial) in stored.serials:
             whose = "" if place == 0 else f" (certificate {place + 1} of the chain)"
             return f"serial {serial}{whose} is on the list of {day(stored.this_update_s)}"
     if shown.stapled is Finding.REVOKED:
@@ -94,6 +103,7 @@ def _asked(context: Context, what: Callable[[Online], Finding], name: str, wants
     return Answer(passes, why, Code.REVOCATION_UNKNOWN)
 
 
+@lru_cache(maxsize=1024)  # issuers and remotes come again; a line is short
 def _link_untrusted(line: str) -> tuple[bytes, str]:
     """Return the issuer's key identifier, and the serial in hexadecimal; b'' and '' for what is not there."""
     issuer, _, serial = line.partition(" ")
@@ -105,14 +115,13 @@ def _link_untrusted(line: str) -> tuple[bytes, str]:
     return key, serial
 
 
-def _octets(serial: str) -> set[bytes]:
+def _octets(serial: str) -> bytes:
     """Return the content octets of a serial number, as short as they have to be (X.690 section 8.3)."""
-    if not serial:
-        return set()
     number = int(serial, 16)
-    return {number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)}
+    return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
 
 
+@lru_cache(maxsize=64)  # of the same few lists
 def day(seconds: int) -> str:
     """Return a date for people."""
     try:
