@@ -40,7 +40,6 @@ from tlspool_worker.shown import Chain, Wire, certificate_untrusted, describe_un
 from tlspool_worker.trust import Generation
 
 _SELF_SIGNED, _BAD_SIGNATURE = 18, 7
-_WEAK = (66, 67, 68)  # the leaf's key, an issuer's, the hash of a signature
 
 _FAULTS = 32
 """Faults of a chain that are kept."""
@@ -187,7 +186,7 @@ class Inquiry(verify.Check):
             return 0, ""
         number, depth = found[0]
         code, _ = verify.TABLE.get(number, verify.OTHER)
-        return int(Code.KEY_WEAK if number in _WEAK else code), verify.words(number, depth)
+        return int(code), verify.words(number, depth)
 
     # --- the broker's word ----------------------------------------------------------------------------
 

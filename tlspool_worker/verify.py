@@ -56,9 +56,9 @@ TABLE: dict[int, tuple[Code, int]] = {
     62: (Code.NAME_MISMATCH, 42),  # hostname mismatch
     63: (Code.NAME_MISMATCH, 42),  # email address mismatch
     64: (Code.NAME_MISMATCH, 42),  # IP address mismatch
-    66: (Code.CHAIN_INVALID, 42),  # leaf key too weak
-    67: (Code.CHAIN_INVALID, 42),  # CA key too weak
-    68: (Code.CHAIN_INVALID, 42),  # CA signature digest too weak
+    66: (Code.KEY_WEAK, 42),  # leaf key too weak
+    67: (Code.KEY_WEAK, 42),  # CA key too weak
+    68: (Code.KEY_WEAK, 42),  # CA signature digest too weak
     79: (Code.CHAIN_INVALID, 48),  # invalid CA certificate
 }
 OTHER = (Code.CHAIN_INVALID, 46)  # a fault of the chain, with certificate_unknown
