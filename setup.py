@@ -100,5 +100,5 @@ setup(
         )
         for name, (sources, headers) in OBJECTS.items()
     ],
-    cmdclass={"build_ext": BuildSharedObject, "bdist_wheel": AnyPythonWheel},
+    cmdclass=commands,
 )

@@ -69,3 +69,11 @@ def test_no_compiler(tree):
     done = build(tree, "build_ext", "--inplace", CC=str(tree / "no-compiler"))
     assert done.returncode != 0
     assert "apt install gcc libssl-dev" in done.stderr
+
+
+def test_it_builds_where_no_wheel_can_be_made():
+    """As in a new virtual environment of Debian 12: setuptools 66, and no wheel."""
+    hide = "sys.modules['setuptools.command.bdist_wheel'] = sys.modules['wheel'] = None"
+    program = f"import sys; {hide}; sys.argv = ['setup.py', '--name']; exec(open('setup.py').read())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "tlspool", done.stderr
