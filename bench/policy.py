@@ -45,13 +45,18 @@ from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_broker.validation import expression, facts, judgement
 from tlspool_broker.validation.facts import Context
 from tlspool_broker.validation.judgement import Source
+from tlspool_common.codec import decode_untrusted, encode
 from tlspool_common.identity import parse_selector_untrusted, parse_untrusted
-from tlspool_common.messages import Finding, RemoteAuth, RemoteShown, Side
+from tlspool_common.messages import BY_MESSAGE, Finding, RemoteAuth, RemoteShown, Side
+from tlspool_worker.shown import Chain, Wire, describe_untrusted
 
 SOURCES = (("localid", "TIR&&l&"), ("disclose", "TI&"), ("anchor", "Tl&"))
 """The full policy: expressions by where they come from."""
 
 CLIENT = "tlspool.arpa2.lab"
+REMOTES = 600
+"""More than are remembered anywhere."""
+
 IDENTITIES, SELECTORS, ANCHORS, PINS, REVOKED = 1000, 1000, 140, 500, 5000
 """In the databases that are looked up in; anchors as many as a system's bundle has."""
 
@@ -117,6 +122,27 @@ def engine(seconds: float) -> dict[str, float]:
             lambda: judgement.judge(sources, facts.from_shown(remote, context), {}), seconds
         ),
         "judgements by the baseline": rate(lambda: judgement.judge((), facts.from_shown(remote, context), {}), seconds),
+    }
+
+
+def descriptions(directory: Path, seconds: float) -> dict[str, float]:
+    """Measure what it takes to tell the broker of a remote: of one that is new, and of one that has been there."""
+    ca = DevCa(directory)
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    root = ca.certificate.public_bytes(Encoding.DER)
+    names = [f"host{number}.example.com" for number in range(REMOTES)]
+    chains = [(ca.issue(name, spki).public_bytes(Encoding.DER), root) for name in names]
+    code = BY_MESSAGE[RemoteShown].code
+
+    def tell(chain: tuple[bytes, bytes]) -> None:
+        described = describe_untrusted(Chain(ders=chain, anchored=True), Wire(), tells_chain=True)
+        decode_untrusted(RemoteShown, encode(code, 0, described))
+
+    every, same = cycle(chains), chains[0]
+    return {
+        "descriptions there and back, new remotes": rate(lambda: tell(next(every)), seconds),
+        "descriptions there and back, the same one": rate(lambda: tell(same), seconds),
     }
 
 
@@ -360,7 +386,7 @@ def table(title: str, rows: Iterable[tuple[str, float]]) -> None:
 def report(directory: Path, load: str, backend_port: int, rounds: int, seconds: float) -> None:
     """Measure all of it, and print it."""
     brief = min(seconds, 1.0)
-    table("policy engine, a second", engine(brief).items())
+    table("policy engine, a second", [*engine(brief).items(), *descriptions(directory, brief).items()])
     table("database look-ups, a second", lookups(directory, brief).items())
     pair = Pair(directory, load, backend_port)
     try:

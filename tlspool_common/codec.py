@@ -167,12 +167,17 @@ def _several(item: type, bounds: Items) -> tuple[Writer, Reader]:
     def write(value: Any, out: bytearray) -> None:
         if not isinstance(value, tuple) or len(value) > bounds.count:
             raise BadFrame(f"no tuple of at most {bounds.count} items")
+        if not value:
+            out += b"\0\0"
+            return
         write_count(len(value), out)
         for each in value:
             write_item(each, out)
 
     def read(frame: bytes, at: int) -> tuple[tuple[Any, ...], int]:
         count, at = read_count(frame, at)
+        if not count:
+            return (), at
         if count > bounds.count:
             raise BadFrame(f"{count} items announced where at most {bounds.count} are allowed")
         values = []

@@ -82,6 +82,12 @@ def _fields_untrusted(certificate: bytes) -> list[Element]:
     return fields
 
 
+def names_and_key_untrusted(certificate: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return issuer, subject and SubjectPublicKeyInfo, each with tag and length; raises BadDer."""
+    fields = _fields_untrusted(certificate)
+    return fields[2].whole, fields[4].whole, fields[5].whole
+
+
 def issuer_untrusted(certificate: bytes) -> bytes:
     """Return the issuer, a Name with tag and length; raises BadDer."""
     return _fields_untrusted(certificate)[2].whole

@@ -215,7 +215,7 @@ class Inquiry(verify.Check):
         except (ValueError, UnsupportedAlgorithm) as error:
             self._refuse(Code.CHAIN_INVALID, f"the certificate cannot be judged: {error}")
             return False
-        self.names = shown.names
+        self.names, self.subject, self.sha256 = shown.names, shown.subject, shown.leaf_sha256
         self._told_fault = bool(shown.fault)
         verdict = self._ask(shown)
         if verdict is None:

@@ -15,18 +15,18 @@ them this time, the staple, and all else that depends on the moment or the sessi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from tlspool_common import limits
 from tlspool_common.messages import Finding, RemoteShown, prose
 from tlspool_common.record import record
+from tlspool_worker.certificate_der import names_and_key_untrusted
 from tlspool_worker.names import names_untrusted, subject_untrusted
 from tlspool_worker.ocsp import check_untrusted, seconds
 
@@ -52,6 +52,10 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (mldsa.MLDSA65PublicKey, "ml-dsa-65 0"),
     (mldsa.MLDSA87PublicKey, "ml-dsa-87 0"),
 )
+
+
+Values = Mapping[type[x509.ExtensionType], x509.ExtensionType]
+"""The extensions of a certificate by their kind: to look for one after the other takes longer than all the rest."""
 
 
 @record
@@ -168,23 +172,26 @@ def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, t
 
 def _credential_untrusted(ders: tuple[bytes, ...], anchored: bool) -> _Credential:
     leaf = certificate_untrusted(ders[0])
+    issuer, subject, key = names_and_key_untrusted(ders[0])
     linked = ders[:-1] if anchored else ders
     usages, extensions = _extensions_untrusted(leaf)
+    values: Values = {type(extension.value): extension.value for extension in leaf.extensions}
     return _Credential(
         anchor_sha256=hashlib.sha256(ders[-1]).digest() if anchored else b"",
-        self_signed=is_self_signed_untrusted(leaf),
+        # Names of different length are different names: to take both apart takes longer than all else.
+        self_signed=len(issuer) == len(subject) and is_self_signed_untrusted(leaf),
         names=names_untrusted(leaf),
         subject=subject_untrusted(leaf),
         leaf_sha256=hashlib.sha256(ders[0]).digest(),
-        spki_sha256=_spki_sha256_untrusted(leaf),
+        spki_sha256=hashlib.sha256(key).digest(),
         not_after_s=seconds(leaf.not_valid_after_utc),
         strengths=tuple(_strength_untrusted(der) for der in ders[: limits.CHAIN_CERTIFICATES]),
         usages=usages,
         extensions=extensions,
-        links=tuple(_link_untrusted(certificate_untrusted(der)) for der in linked[: limits.CHAIN_CERTIFICATES]),
-        crl_urls=_crl_urls_untrusted(leaf),
-        ocsp_urls=_ocsp_urls_untrusted(leaf),
-        must_staple=_must_staple_untrusted(leaf),
+        links=tuple(_link_untrusted(der) for der in linked[: limits.CHAIN_CERTIFICATES]),
+        crl_urls=_crl_urls_untrusted(values),
+        ocsp_urls=_ocsp_urls_untrusted(values),
+        must_staple=_must_staple_untrusted(values),
     )
 
 
@@ -239,14 +246,6 @@ def _hash_name(certificate: x509.Certificate) -> str:
     return algorithm.name if algorithm is not None else "unknown"
 
 
-def _spki_sha256_untrusted(certificate: x509.Certificate) -> bytes:
-    try:
-        key = certificate.public_key()
-    except UnsupportedAlgorithm:
-        return b"\0" * 32  # a kind that the library does not know: nobody can pin it
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-
-
 def _mark(oid: x509.ObjectIdentifier, critical: bool) -> str:
     return oid.dotted_string + ("!" if critical else "")
 
@@ -257,7 +256,7 @@ def _extensions_untrusted(certificate: x509.Certificate) -> tuple[tuple[str, ...
     extensions: list[str] = []
     for extension in certificate.extensions:
         extensions.append(_mark(extension.oid, extension.critical))
-        if isinstance(extension.value, x509.ExtendedKeyUsage):
+        if type(extension.value) is x509.ExtendedKeyUsage:
             usages += [_mark(oid, extension.critical) for oid in extension.value]
     return _oids(usages), _oids(extensions)
 
@@ -266,7 +265,9 @@ def _oids(found: Sequence[str]) -> tuple[str, ...]:
     return tuple(oid for oid in found if len(oid) <= limits.OID_B)[: limits.USAGES]
 
 
-def _link_untrusted(certificate: x509.Certificate) -> str:
+@lru_cache(maxsize=128)
+def _link_untrusted(der: bytes) -> str:
+    certificate = certificate_untrusted(der)
     serial = f"{certificate.serial_number:x}"
     if len(serial) % 2:
         serial = f"0{serial}"
@@ -283,29 +284,24 @@ def _link_untrusted(certificate: x509.Certificate) -> str:
     return line
 
 
-def _must_staple_untrusted(certificate: x509.Certificate) -> bool:
+def _must_staple_untrusted(values: Values) -> bool:
     """RFC 7633: the TLS feature status_request."""
-    try:
-        features = certificate.extensions.get_extension_for_class(x509.TLSFeature).value
-    except x509.ExtensionNotFound:
-        return False
-    return x509.TLSFeatureType.status_request in features
+    features = values.get(x509.TLSFeature)
+    return isinstance(features, x509.TLSFeature) and x509.TLSFeatureType.status_request in features
 
 
-def _crl_urls_untrusted(certificate: x509.Certificate) -> tuple[str, ...]:
+def _crl_urls_untrusted(values: Values) -> tuple[str, ...]:
     """Where complete lists of the issuer itself are: others (RFC 5280 section 4.2.1.13) are left out."""
-    try:
-        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    except x509.ExtensionNotFound:
+    points = values.get(x509.CRLDistributionPoints)
+    if not isinstance(points, x509.CRLDistributionPoints):
         return ()
     whole = [point for point in points if not point.reasons and not point.crl_issuer]
     return _urls(name for point in whole for name in point.full_name or ())
 
 
-def _ocsp_urls_untrusted(certificate: x509.Certificate) -> tuple[str, ...]:
-    try:
-        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except x509.ExtensionNotFound:
+def _ocsp_urls_untrusted(values: Values) -> tuple[str, ...]:
+    access = values.get(x509.AuthorityInformationAccess)
+    if not isinstance(access, x509.AuthorityInformationAccess):
         return ()
     return _urls(one.access_location for one in access if one.access_method == AuthorityInformationAccessOID.OCSP)
 

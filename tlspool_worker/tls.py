@@ -269,8 +269,8 @@ class Handshake:
             sni=sni.decode("ascii", "replace").lower(),
             remote_verified=verified,
             remote_names=check.names,
-            remote_subject=verify.subject_untrusted(leaf) if leaf else "",
-            remote_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest() if leaf else b"",
+            remote_subject=check.subject or (verify.subject_untrusted(leaf) if leaf else ""),
+            remote_sha256=check.sha256 or (hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest() if leaf else b""),
         )
         self._channel = None
         return Step(output, facts=facts)

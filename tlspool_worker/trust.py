@@ -10,8 +10,6 @@ nothing else in, so the flag takes nothing away from roots.
 
 from __future__ import annotations
 
-import hashlib
-
 from cryptography import x509
 from OpenSSL import crypto
 
@@ -48,12 +46,11 @@ class Generation:
             self._anchors.append((for_sides, crypto.load_certificate(crypto.FILETYPE_ASN1, der)))
         except crypto.Error:
             raise ValueError("the anchor is no certificate") from None
-        digest = hashlib.sha256(der).digest()
-        self._sides[digest] = self._sides.get(digest, 0) | for_sides
+        self._sides[der] = self._sides.get(der, 0) | for_sides
 
     def has(self, side: Side, der: bytes) -> bool:
         """Whether a certificate is an anchor, for chains that are shown to a local client, or to a local server."""
-        return bool(self._sides.get(hashlib.sha256(der).digest(), 0) & _BITS[side])
+        return bool(self._sides.get(der, 0) & _BITS[side])
 
     def _for(self, side: Side) -> list[crypto.X509]:
         """Return the anchors for chains that are shown to a local client, or to a local server."""

@@ -77,8 +77,10 @@ class Check:
         "leaf",
         "names",
         "passed",
+        "sha256",
         "show",
         "staples",
+        "subject",
     )
 
     def __init__(self, expected: Donai | None, domain_represents_user: bool) -> None:
@@ -89,6 +91,7 @@ class Check:
         self.detail = ""
         self.leaf: x509.Certificate | None = None
         self.names: tuple[str, ...] = ()
+        self.subject, self.sha256 = "", b""  # of the leaf, if that was described (inquiry.py)
         self.passed = False
         self.asked = False  # a client: whether the server asked for our certificate
         self.show: Callable[[Any], None] | None = None  # a client with several credentials: chooses

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tests.playbook.broker import CLIENT, SERVER, World, anchor, credential
-from tlspool_broker.events import HelperSaid, KillAsked, SendHelper, StartHelper, StopAsked, StopHelper
+from tlspool_broker.events import HelperSaid, KillAsked, Reconfigured, SendHelper, StartHelper, StopAsked, StopHelper
 from tlspool_broker.online import HELLO_MS, HUNG_MS, PAUSE_MS, QUESTIONS
 from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_common.appwire import TIMEOUT_INFINITE_MS, Cmd, Flag
@@ -27,6 +27,7 @@ from tlspool_common.messages import (
     TrustAnchor,
     Verdict,
 )
+from tlspool_common.settings import Part, parse_untrusted
 
 LEAF = bytes(32)
 
@@ -267,6 +268,32 @@ def test_the_setting(no_leaks):
     assert shows(world, session_id).code == Code.VALIDATION_FAILED
     assert refused(world, app, session_id, Code.VALIDATION_FAILED).rule == "setting validation"
     world.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [("S", "C"), ("C", "S")])
+def test_a_session_goes_on_under_the_configuration_it_began_with(no_leaks, before, after):
+    world = World(f"validation {before}~\n")
+    app = world.app()
+    old = world.starttls_client(app)
+    world.happen(Reconfigured(parse_untrusted(f"validation {after}~\n", Part.BROKER)))
+    new = world.starttls_client(app, reqid=2)
+    world.records.identities["me.example", Side.SERVER] = []  # so that C holds
+    for session_id, text in ((old, before), (new, after)):
+        code = Code.VALIDATION_FAILED if text == "C" else Code.OK
+        assert shows(world, session_id).code == code
+    world.close()
+
+
+def test_what_is_found_out_about_anchors_is_of_their_generation_and_our_role(world, app):
+    """Whether the helper might be needed follows from the expressions of anchors for that role."""
+    for trusted, asked in (
+        ([anchor(1, b"root", "R"), anchor(2, b"other", "L")], False),
+        ([anchor(1, b"root", "L"), anchor(2, b"other", "R")], True),
+        ([anchor(3, b"root", "L"), anchor(3, b"other", "1")], False),
+    ):
+        world.records.change(trust=True, trusted=trusted)
+        session_id = world.starttls(app, reqid=int(asked) + len(world.core.explain) + 1)
+        assert world.session(session_id).asks.tells_chain is asked
 
 
 def test_the_expression_is_that_of_who_we_turn_out_to_be(world, app):

@@ -278,6 +278,32 @@ def test_a_verdict_that_nobody_asked_for(play, state):
         play.core.broker_said(verdict(99))
 
 
+def test_a_thread_that_has_told_the_broker_itself(play):
+    number = play.proceeding()
+    play.core.remote_told(number)
+    assert play.take() == []
+    play.core.broker_said(verdict(number))
+    assert play.take() == [Judge(verdict(number))]
+    with pytest.raises(BrokenBroker):
+        play.core.broker_said(verdict(number))
+
+
+def test_it_may_have_told_of_a_session_that_is_over(play):
+    number = play.proceeding()
+    play.core.broker_said(EndSession(session_id=number, alert=255))
+    play.take()
+    play.core.remote_told(number)
+    play.core.broker_said(verdict(number))  # crosses that
+    assert play.take() == []
+
+
+def test_a_handshake_does_not_go_on_because_the_broker_was_told(play):
+    number = play.proceeding()
+    play.core.remote_told(number)
+    play.core.stepped(number, Step(b"finished", facts=facts(number)))
+    assert play.take()[-1].message.code == Code.INTERNAL
+
+
 def test_a_second_verdict(play):
     number = play.asking()
     play.core.broker_said(verdict(number))

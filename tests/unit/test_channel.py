@@ -240,6 +240,61 @@ def test_threads_may_wait_and_each_gets_another_frame(no_leak):
     token.close()
 
 
+def test_other_threads_send_at_once_or_not_at_all(no_leak):
+    broker, fd = pair(Party.BROKER, Party.WORKER)
+    worker = from_fd(fd, Party.WORKER, Party.BROKER)
+    aside = worker.aside()
+    sent = []
+
+    def serve(first):
+        while aside.send(ended(first + len(sent) % 1000)):
+            sent.append(first)
+
+    threads = [threading.Thread(target=serve, args=(number * 1000,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not worker.wants_write  # nothing is queued by it
+    count = 0
+    while (received := broker.receive()) is not None:
+        with received:
+            assert isinstance(received.message, SessionEnded)
+        count += 1
+    assert count == len(sent) > 10
+    assert aside.send(ended(1))
+    aside.close()
+    broker.close()
+    worker.close()
+
+
+def ended(number):
+    return SessionEnded(session_id=number, reason=EndReason.ORDERED, from_remote_b=0, to_remote_b=0, detail="")
+
+
+def test_who_gives_up_a_channel_gives_up_the_way_beside_it(ends):
+    broker, worker = ends
+    aside = worker.aside()
+    worker.close()
+    assert broker.receive() is None
+    aside.shut()
+    aside.shut()
+    with pytest.raises(ChannelClosed, match="has closed"):
+        broker.receive()
+    assert not aside.send(ended(1))
+    aside.close()
+
+
+def test_what_is_not_for_this_border_does_not_go_beside_it_either(ends):
+    broker, worker = ends
+    aside = worker.aside()
+    for wrong in (HELLO, ended(-1)):
+        with pytest.raises(BadFrame):
+            aside.send(wrong)
+    assert broker.receive() is None
+    aside.close()
+
+
 def test_only_a_seqpacket_socket_becomes_a_channel(no_leak):
     one, other = socket.socketpair()
     with pytest.raises(ChannelBroken, match="no channel"):

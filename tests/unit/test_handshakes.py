@@ -218,3 +218,141 @@ def test_threads_that_wait_are_left_behind():
     for step in steps:
         step.go.set()
     made.close(5)
+
+
+# --- threads that tell the broker themselves --------------------------------------------------------------
+
+
+class Beside:
+    """Stands for the way to the broker; ``verdict`` is there before the thread has come back from sending."""
+
+    def __init__(self, sends=True, verdict=None):
+        self.sends, self.verdict, self.sent, self.closed = sends, verdict, [], False
+
+    def send(self, shown):
+        if self.verdict is not None:
+            self.verdict(shown)
+        if self.sends:
+            self.sent.append(shown.session_id)
+        return self.sends
+
+    def close(self):
+        self.closed = True
+
+
+def readable(made):
+    return bool(select.select([made], [], [], 0)[0])
+
+
+def until(condition):
+    until_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
+
+
+def test_the_loop_is_not_woken_for_what_a_thread_has_said(no_leaks):
+    beside = Beside()
+    made = Handshakes(1, beside)
+    asking = Asking(made, 7)
+    made.submit(asking, b"")
+    until(lambda: beside.sent)
+    assert not readable(made)
+    assert asking.waiting.has_told()
+    assert not asking.waiting.has_told()  # that is said once
+    asking.waiting.answer(verdict(7))
+    assert results(made, 1) == [(asking, verdict(7))]
+    assert made.shown() == []
+    made.close(5)
+    assert beside.closed
+
+
+def test_a_verdict_may_be_there_before_the_thread_knows_that_it_has_asked(no_leaks):
+    told = []
+
+    def answer(shown):
+        told.append(asking.waiting.has_told())
+        asking.waiting.answer(verdict(shown.session_id))
+
+    made = Handshakes(1, Beside(verdict=answer))
+    asking = Asking(made, 7)
+    made.submit(asking, b"")
+    assert results(made, 1) == [(asking, verdict(7))]
+    assert (told, asking.waiting.has_told()) == ([True], False)
+    made.close(5)
+
+
+def test_what_the_channel_does_not_take_is_for_the_loop(no_leaks):
+    made = Handshakes(1, Beside(sends=False))
+    asking = Asking(made, 7)
+    made.submit(asking, b"")
+    assert until_shown(made, 1) == [7]
+    assert not asking.waiting.has_told()
+    asking.waiting.answer(verdict(7))
+    assert results(made, 1) == [(asking, verdict(7))]
+    made.close(5)
+
+
+def test_nothing_is_said_of_a_session_that_is_over(no_leaks):
+    beside = Beside()
+    made = Handshakes(1, beside)
+    asking = Asking(made, 7)
+    asking.waiting.let_go()
+    made.submit(asking, b"")
+    assert results(made, 1) == [(asking, None)]
+    assert (beside.sent, made.shown(), asking.waiting.has_told()) == ([], [], False)
+    made.close(5)
+
+
+def test_the_end_of_a_session_waits_for_what_is_being_said_of_it(no_leaks):
+    """What the loop says next must not overtake it."""
+    order, sending, go = [], threading.Event(), threading.Event()
+
+    def slowly(_shown):
+        sending.set()
+        assert go.wait(10)
+        order.append("shown")
+
+    made = Handshakes(1, Beside(verdict=slowly))
+    asking = Asking(made, 7)
+    made.submit(asking, b"")
+    assert sending.wait(10)
+    loop = threading.Thread(target=lambda: (asking.waiting.let_go(), order.append("ended")))
+    loop.start()
+    go.set()
+    loop.join(10)
+    assert order == ["shown", "ended"]
+    assert results(made, 1) == [(asking, None)]
+    made.close(5)
+
+
+def test_a_step_that_waits_gets_the_place_of_a_thread_that_asks(no_leaks):
+    """It was submitted when there was no other thread to be had, and nothing else wakes the loop."""
+    beside, first = Beside(), Step("first")
+    made = Handshakes(1, beside)
+    made.submit(first, b"")
+    asking, last = Asking(made, 7), Step("last")
+    made.submit(asking, b"")
+    made.submit(last, b"")
+    last.go.set()
+    first.go.set()
+    done = []
+    until_s = time.monotonic() + 10
+    while len(done) < 2 and time.monotonic() < until_s:
+        assert select.select([made], [], [], 10)[0]
+        made.heard()
+        assert made.shown() == []
+        done += made.finished()
+    assert [result for _, result in done] == [("first", b""), ("last", b"")]
+    assert beside.sent == [7]
+    asking.waiting.let_go()
+    results(made, 1)
+    made.close(5)
+
+
+def test_an_answer_and_an_end_may_both_come():
+    waiting = Waiting()
+    waiting.answer(verdict(1))
+    waiting.let_go()
+    waiting.let_go()
+    assert waiting.wait(10) == verdict(1)

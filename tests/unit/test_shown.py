@@ -1,17 +1,19 @@
 """What is told of a certificate: every field, within its bounds, or a ValueError and nothing else."""
 
 import datetime
+import hashlib
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures import certs
 from tlspool_common import codec, limits
-from tlspool_common.messages import BY_MESSAGE, RemoteShown
+from tlspool_common.messages import BY_MESSAGE, Finding, RemoteShown
 from tlspool_worker import shown as module
 from tlspool_worker.shown import Chain, Wire, describe_untrusted
 
@@ -39,6 +41,8 @@ def test_a_plain_one():
     shown = describe(one, certs.intermediate(), certs.root(), anchored=True)
     assert shown.names == ("dns:www.example.com",)
     assert shown.subject == "CN=www.example.com"
+    key = one.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert shown.spki_sha256 == hashlib.sha256(key).digest()
     assert shown.not_after_s == int(one.certificate.not_valid_after_utc.timestamp())
     assert shown.strengths == ("ec 256 sha256",) * 3
     serials = [int(line.removeprefix("- "), 16) for line in shown.links]
@@ -53,6 +57,45 @@ def test_what_a_fault_is_said_to_be():
     shown = describe(leaf(), fault=404, detail="ü" * 2000)
     assert shown.fault == 404
     assert len(shown.detail.encode()) <= limits.PROSE_B
+
+
+def test_what_depends_on_the_moment_is_not_remembered():
+    """The same chain: in order, out of date, under another anchor; with other staples, and in other sessions."""
+    module._remembered_untrusted.cache_clear()
+    ders = (leaf().der, certs.intermediate().der, certs.root().der)
+    good = describe_untrusted(Chain(ders=ders, anchored=True), Wire(session_id=1, cipher="one"), now_s=1e9)
+    late = Chain(ders=ders, anchored=True, fault=403, detail="it has expired")
+    expired = describe_untrusted(late, Wire(session_id=2, cipher="two"), now_s=9e9)
+    assert (good.fault, good.detail, good.session_id, good.cipher) == (0, "", 1, "one")
+    assert (expired.fault, expired.detail, expired.session_id, expired.cipher) == (403, "it has expired", 2, "two")
+    assert describe_untrusted(Chain(ders=ders, anchored=True), Wire(session_id=1, cipher="one")) == good
+    assert module._remembered_untrusted.cache_info().currsize == 1
+    unknown = describe_untrusted(Chain(ders=ders, anchored=False), Wire())
+    assert (unknown.anchor_sha256, len(unknown.links)) == (b"", 3)
+    told = describe_untrusted(Chain(ders=ders, anchored=True), Wire(), tells_chain=True)
+    assert (told.chain, good.chain) == (ders, ())
+
+
+def test_each_session_has_its_own_staple(monkeypatch):
+    findings = {b"good": Finding.GOOD, b"revoked": Finding.REVOKED, b"old": Finding.BAD}
+    monkeypatch.setattr(module, "check_untrusted", lambda staple, *rest: (findings[staple], f"{staple} {rest[-1]}", 0))
+    chain = Chain(ders=(leaf().der, certs.intermediate().der), anchored=False)
+    for now_s in (1.0, 2.0):
+        for staple, finding in findings.items():
+            shown = describe_untrusted(chain, Wire(), staple, now_s)
+            assert (shown.stapled, shown.stapled_detail) == (finding, f"{staple} {now_s}")
+        assert describe_untrusted(chain, Wire(), b"", now_s).stapled is Finding.NONE
+
+
+def test_what_is_remembered_is_bounded():
+    module._remembered_untrusted.cache_clear()
+    large = certs.make("x", number=151, pad_b=module.REMEMBERED_B)
+    assert describe(large) == describe(large)
+    assert module._remembered_untrusted.cache_info().currsize == 0
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"(?i)asn"):
+            describe_untrusted(Chain(ders=(b"no certificate",), anchored=False), Wire())
+    assert module._remembered_untrusted.cache_info().currsize == 0
 
 
 def test_usages_and_extensions():
