@@ -110,8 +110,8 @@ def refusal(address: str, private: bool) -> str:
 
 
 def _meanings(address: Address) -> list[Address]:
-    """Return an address, and those that it stands for to others on the way."""
-    found: list[Address] = [address]
+    """Return the addresses that an address stands for to others on the way, and the address itself."""
+    found: list[Address] = []
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return [address.ipv4_mapped]
@@ -121,7 +121,7 @@ def _meanings(address: Address) -> list[Address]:
             found.append(address.sixtofour)
         if address.teredo is not None:
             found += address.teredo
-    return found
+    return [*found, address]
 
 
 def _refusal(address: Address, private: bool) -> str:
