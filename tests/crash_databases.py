@@ -33,7 +33,7 @@ from tlspool_broker.entries import CONTENT, Name
 WRITERS = 3
 """Connections to a broker that write at the same time."""
 
-KILLS_OF_ONE = 25
+KILLS_OF_ONE = 10
 """Kills that one set of databases lives through: all its changes fit in the history."""
 
 LONGEST_S = 0.4

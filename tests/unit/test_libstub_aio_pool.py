@@ -24,8 +24,13 @@ def fake(no_leaks, tmp_path):
 def running(test):
     """Run a coroutine function as a test; nothing may be left for the garbage collector to complain about."""
 
+    async def whole(fake):
+        await asyncio.wait_for(test(fake), 20)
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:  # handlers, whose clients have gone
+            await asyncio.wait(others, timeout=20)
+
     def run(fake):
-        asyncio.run(asyncio.wait_for(test(fake), 20), debug=True)
+        asyncio.run(whole(fake), debug=True)
 
     run.__name__ = test.__name__
     run.__doc__ = test.__doc__
