@@ -34,7 +34,7 @@ fuzz: need-test .venv/.tests
 soak: need-test .venv/.tests
 	$(BIN)/python -m tests.crash_databases --kills 200
 	$(BIN)/python -m tests.crash_databases --kills 200 --broker
-	$(BIN)/python -m tests.e2e.live_edit --seconds 60
+	$(BIN)/python -m tests.e2e.live_edit --seconds 60 --threads 16
 
 docs: .venv/.tests
 	$(BIN)/python docs/generate.py
