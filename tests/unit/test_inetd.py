@@ -213,7 +213,7 @@ def test_no_more_programs_than_allowed(run, fake, noted):
         sock.sendall(b"x")
     for sock in socks[:2]:
         assert sock.recv(1) == b"x"
-    assert len(noted.of("run.started")) == 2
+    assert len(noted.wait("run.started", 2)) == 2
     assert len(running.inetd._children) == 2
     for sock in socks[:2]:
         sock.close()
