@@ -38,7 +38,7 @@ from bench.peers import IDENTITY, Peer, family, free_port, wait_for
 from tlspool_admin.client import ask
 from tlspool_admin.devca import DevCa
 from tlspool_admin.devpool import DevPool
-from tlspool_broker import records
+from tlspool_broker import credentials, records
 from tlspool_broker.databases import Databases
 from tlspool_broker.edit import Edit
 from tlspool_broker.trustdata import Pin, Revocations
@@ -151,19 +151,22 @@ def descriptions(directory: Path, seconds: float) -> dict[str, float]:
 
 def _fill(databases: Databases, ca: DevCa, spki: bytes) -> None:
     certificate = ca.issue("host.example.com", spki).public_bytes(Encoding.DER)
-    both = ["x509", "client", "server"]
+    both, judged = ["x509", "client", "server"], ["valexp", "client"]
+    anchor, anchor_flags = ca.certificate.public_bytes(Encoding.DER), records.trust_flags(both)
 
     def work(edit: Edit) -> None:
         for number in range(IDENTITIES):
             donai = parse_untrusted(f"host{number}.example.com")
-            edit.localid_set(donai, records.local_flags(both), [(f"pkcs11:object=host{number}", [certificate])])
-            edit.localid_set(donai, records.local_flags(["valexp", "client"]), [("TI&", [])])
+            for words, entry in ((both, (f"pkcs11:object=host{number}", [certificate])), (judged, ("TI&", []))):
+                flags = records.local_flags(words)
+                new = credentials.local_values(flags, [entry])
+                edit.localid_file(donai, new, flags & records.TYPE_MASK, flags & records.ROLE_MASK)
         for number in range(SELECTORS):
             selector = parse_selector_untrusted(f"remote{number}.example.net")
             edit.disclose_set(selector, [parse_untrusted(f"host{number % IDENTITIES}.example.com")], "TI&")
         for number in range(ANCHORS):
             key = number.to_bytes(20, "big")
-            edit.trust_set(records.trust_flags(both), "1", [ca.certificate.public_bytes(Encoding.DER)], key)
+            edit.trust_file(credentials.trust_values(anchor_flags, "1", [anchor], key), 0)
         for number in range(PINS):
             edit.pin(Pin(number.to_bytes(32, "big"), 0, 0, f"remote{number}.example.net"))
         serials = frozenset((number + 128).to_bytes(4, "big") for number in range(REVOKED))

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable, Container, Sequence
 
-from tlspool_admin import catalog
+from tlspool_admin import catalog, ending
 from tlspool_admin.options import Parser, common
 from tlspool_admin.table import clean, print_json
-from tlspool_common.errors import PoolError
 
 _TAKE_VALUE = ("--config",)
 """Options before the command that take the next word."""
@@ -45,20 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parser(_wanted(words)).parse_args(words)
     run: Callable[[argparse.Namespace], int] = args.run
-    try:
-        code = run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough (`tlspool sessions | head`); nothing more can be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except PoolError as error:
-        return _failed(args, str(error), int(error.code))
-    except OSError as error:
-        return _failed(args, f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        return 130
-    return code
+    return ending.end(lambda: run(args), lambda text, code: _failed(args, text, code))
 
 
 def _wanted(words: Sequence[str]) -> list[str]:
@@ -74,11 +59,10 @@ def _wanted(words: Sequence[str]) -> list[str]:
     return []
 
 
-def _failed(args: argparse.Namespace, text: str, code: int = 0) -> int:
+def _failed(args: argparse.Namespace, text: str, code: int) -> None:
     print(f"tlspool: {clean(text)}", file=sys.stderr)
     if args.json:
         print_json({"ok": False, "code": code, "error": text})
-    return 1
 
 
 if __name__ == "__main__":

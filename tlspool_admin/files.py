@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,15 +55,22 @@ def read(path: Path, password: Passwords = no_password) -> Contents:
         PoolError: RECORD_MALFORMED, it is of no format that is known, or holds what it must not.
         OSError: the file cannot be read.
     """
-    name = "standard input" if str(path) == "-" else str(path)
-    if str(path) == "-":
-        data = sys.stdin.buffer.read(_FILE_B + 1)
-    else:
-        with path.open("rb") as file:
-            data = file.read(_FILE_B + 1)
+    data, name = begin_of(path, _FILE_B + 1)
     if len(data) > _FILE_B:
         raise _bad(f"{name} has more than {_FILE_B} bytes")
     return contents_untrusted(data, name, password)
+
+
+def begin_of(path: Path, most_b: int) -> tuple[bytes, str]:
+    """Return the first bytes of a file, and how it is called; ``-`` is standard input.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if str(path) == "-":
+        return sys.stdin.buffer.read(most_b), "standard input"
+    with path.open("rb") as file:
+        return file.read(most_b), str(path)
 
 
 def contents_untrusted(data: bytes, name: str, password: Passwords = no_password) -> Contents:
@@ -217,7 +225,8 @@ def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
     for get in tries:
         secret = get()
         try:
-            found = pkcs12.load_pkcs12(data, secret)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # it is BER: Java and Windows do that
+                found = pkcs12.load_pkcs12(data, secret)
             break
         except UnsupportedAlgorithm as error:
             raise _bad(f"{name}: {error}; convert it: openssl pkcs12 -nokeys -in FILE -out FILE.pem") from None

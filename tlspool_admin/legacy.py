@@ -18,17 +18,15 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tlspool_admin import files, where
+from tlspool_admin import ending, files, where
 from tlspool_admin.operations import operate
 from tlspool_admin.table import clean, objects, print_warnings, texts, words
 from tlspool_common.errors import Code, PoolError
 
-_CONFIG_B = 1024 * 1024
 _TYPES = frozenset(("x509", "pgp", "srp", "kerberos", "valexp"))
 _SAME = {"x.509": "x509", "openpgp": "pgp", "krb5": "kerberos", "cli": "client", "srv": "server"}
 
@@ -45,18 +43,7 @@ def _main(name: str, usage: str, least: int, most: int | None, tool: Tool, argv:
         print(f"usage: {name} {usage}", file=sys.stderr)
         return 1
     args = argparse.Namespace(config=Path(given[0]), json=False)
-    try:
-        return tool(args, given[1:])
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except PoolError as error:
-        print(f"{name}: {clean(str(error))}", file=sys.stderr)
-    except OSError as error:
-        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"{name}: {clean(text)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return 130
-    return 1
+    return ending.end(lambda: tool(args, given[1:]), lambda text, _: print(f"{name}: {clean(text)}", file=sys.stderr))
 
 
 def _kind(flags: str, *, bits: Sequence[str] = ()) -> set[str]:
@@ -217,8 +204,7 @@ def configvar(argv: Sequence[str] | None = None) -> int:
         return 1
     path = where.config_path(path)
     try:
-        with path.open("rb") as file:
-            values = values_untrusted(file.read(_CONFIG_B))
+        values = where.values_untrusted(where.read(path))
     except OSError as error:
         print(f"tlspool-configvar: {clean(str(path))}: {error.strerror}", file=sys.stderr)
         return 1
@@ -230,13 +216,3 @@ def configvar(argv: Sequence[str] | None = None) -> int:
             print(f"tlspool-configvar: {clean(name)} is not in {clean(str(path))}", file=sys.stderr)
             code = 1
     return code
-
-
-def values_untrusted(data: bytes) -> dict[str, str]:
-    """Return the last value of each keyword of a file."""
-    found: dict[str, str] = {}
-    for line in data.decode("utf-8", "replace").split("\n"):
-        keyword, blank, value = line.partition(" ")
-        if blank and keyword and not keyword.startswith("#"):
-            found[keyword] = value
-    return found

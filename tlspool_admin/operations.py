@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tlspool_admin.client import NotReachable, ask
-from tlspool_admin.options import author, config_path, run_dir
+from tlspool_admin.options import author, config_path, control_socket
 from tlspool_admin.table import clean
 
 Answer = dict[str, object]
@@ -29,7 +29,7 @@ def operate(args: argparse.Namespace, command: str, **fields: object) -> Answer:
         if getattr(args, name, None) is not None:
             request[name] = getattr(args, name)
     try:
-        return ask(run_dir(args) / "broker.sock", request)
+        return ask(control_socket(args, "broker"), request)
     except NotReachable as error:
         if not error.nobody:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tlspool_admin import where
@@ -42,6 +43,17 @@ def changing() -> argparse.ArgumentParser:
     return parser
 
 
+def number(what: str, *, least: int = 0, below: int = 10**18) -> Callable[[str], int]:
+    """Return a type of argument: a number in decimal digits; errors say that it is no ``what``."""
+
+    def read(text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) <= len(str(below - 1)) and least <= int(text) < below:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+
+    return read
+
+
 def config_path(args: argparse.Namespace) -> Path:
     """Return the configuration that is meant."""
     return where.config_path(getattr(args, "config", None))
@@ -55,6 +67,15 @@ def run_dir(args: argparse.Namespace) -> Path:
         OSError: the configuration cannot be read.
     """
     return where.run_dir_of(config_path(args))
+
+
+def control_socket(args: argparse.Namespace, daemon: str) -> Path:
+    """Return the control socket of a daemon.
+
+    Raises:
+        PoolError, OSError: as ``run_dir``.
+    """
+    return where.control_socket(run_dir(args), daemon)
 
 
 def author() -> str:
@@ -71,8 +92,8 @@ def ask_broker(args: argparse.Namespace, command: str, **fields: object) -> dict
     """Ask the broker.
 
     Raises:
-        PoolError, NotReachable: as ``client.ask`` and ``run_dir``.
+        PoolError, NotReachable: as ``client.ask`` and ``control_socket``.
     """
     from tlspool_admin.client import ask  # not needed to print help
 
-    return ask(run_dir(args) / "broker.sock", {"cmd": command, "author": author(), **fields})
+    return ask(control_socket(args, "broker"), {"cmd": command, "author": author(), **fields})

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tlspool_admin import files
+from tlspool_admin.doctor.credentials import is_anchor
 from tlspool_admin.options import ask_broker
 from tlspool_admin.table import objects, texts
 from tlspool_broker.explain import shown_json
@@ -48,9 +49,7 @@ def anchors(args: argparse.Namespace, side: str) -> list[bytes]:
 
 
 def _counts(record: Mapping[str, object], side: str) -> bool:
-    flags = texts(record.get("flags"))
-    is_anchor = "x509" in flags and "revoke" not in flags and "pinned" not in flags
-    return is_anchor and side in flags and record.get("valexp") != "0"
+    return is_anchor(record) and side in texts(record.get("flags")) and record.get("valexp") != "0"
 
 
 def _der(data: object) -> bytes:

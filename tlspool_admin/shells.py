@@ -10,26 +10,15 @@ import argparse
 
 from tlspool_admin.tree import Node, tree
 
-# Both bash and zsh read this table; `words` may hold blanks, so kinds are separated by semicolons.
-_BASH = r"""
-_tlspool() {
-    local line="${COMP_LINE:0:COMP_POINT}" command="" place=0 skip="" kind="" word i
-    local subcommands options values arguments
-    local -a words kinds
-    read -ra words <<<"$line"
-    [[ $line == *[[:space:]] ]] && words+=("")
-    local last=$((${#words[@]} - 1))
-    local cur="${words[last]}"
-    _tlspool_table ""
-    for ((i = 1; i < last; i++)); do
-        word="${words[i]}"
+# Both bash and zsh read the table; `words` may hold blanks, so kinds are separated by semicolons.
+_WALK = r"""        word="${words[i]}"
         if [[ -n $skip ]]; then
             skip=""
         elif [[ $word == -* ]]; then
             [[ ";$values" == *";$word:"* ]] && skip="$word"
         elif [[ -n $subcommands ]]; then
             command="${command:+$command }$word"
-            _tlspool_table "$command" || return 0
+            _tlspool_table "$command" || return 1
         else
             place=$((place + 1))
         fi
@@ -43,7 +32,24 @@ _tlspool() {
     elif [[ -n $subcommands ]]; then
         kind="=$subcommands"
     else
-        IFS=';' read -ra kinds <<<"$arguments"
+"""
+"""The middle of both functions: walk over the words before the one to complete, and find its kind."""
+
+_BASH = (
+    r"""
+_tlspool() {
+    local line="${COMP_LINE:0:COMP_POINT}" command="" place=0 skip="" kind="" word i
+    local subcommands options values arguments
+    local -a words kinds
+    read -ra words <<<"$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    local last=$((${#words[@]} - 1))
+    local cur="${words[last]}"
+    _tlspool_table ""
+    for ((i = 1; i < last; i++)); do
+"""
+    + _WALK
+    + r"""        IFS=';' read -ra kinds <<<"$arguments"
         if ((place < ${#kinds[@]})); then
             kind="${kinds[place]}"
         elif ((${#kinds[@]})) && [[ ${kinds[-1]} == *'*' ]]; then
@@ -69,8 +75,10 @@ _tlspool() {
 }
 complete -F _tlspool tlspool
 """
+)
 
-_ZSH = r"""
+_ZSH = (
+    r"""
 _tlspool() {
     local command="" place=0 skip="" kind="" word i found
     local subcommands options values arguments
@@ -78,28 +86,9 @@ _tlspool() {
     local cur="${words[CURRENT]}"
     _tlspool_table ""
     for ((i = 2; i < CURRENT; i++)); do
-        word="${words[i]}"
-        if [[ -n $skip ]]; then
-            skip=""
-        elif [[ $word == -* ]]; then
-            [[ ";$values" == *";$word:"* ]] && skip="$word"
-        elif [[ -n $subcommands ]]; then
-            command="${command:+$command }$word"
-            _tlspool_table "$command" || return 1
-        else
-            place=$((place + 1))
-        fi
-    done
-    if [[ -n $skip ]]; then
-        kind=";$values"
-        kind="${kind#*";$skip:"}"
-        kind="${kind%%;*}"
-    elif [[ $cur == -* ]]; then
-        kind="=$options"
-    elif [[ -n $subcommands ]]; then
-        kind="=$subcommands"
-    else
-        kinds=("${(@s:;:)arguments}")
+"""
+    + _WALK
+    + r"""        kinds=("${(@s:;:)arguments}")
         if ((place < ${#kinds})); then
             kind="${kinds[place + 1]}"
         elif [[ ${kinds[-1]} == *'*' ]]; then
@@ -118,6 +107,7 @@ _tlspool() {
     return 0
 }
 """
+)
 
 _FISH = r"""
 function __tlspool_at

@@ -26,6 +26,16 @@ def config_path(given: Path | None) -> Path:
     return given or (Path(named) if named else DEFAULT_CONFIG)
 
 
+def read(path: Path) -> bytes:
+    """Return what a configuration has, as far as one may reach.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(_CONFIG_B)
+
+
 def run_dir_of(path: Path) -> Path:
     """Return the directory that a configuration names with ``run_dir``, or the default.
 
@@ -34,8 +44,7 @@ def run_dir_of(path: Path) -> Path:
         PoolError: SETTING_INVALID, what it says is no path.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_CONFIG_B)
+        data = read(path)
     except OSError as error:
         raise Unconfigured(
             f"no configuration: {path}: {error.strerror}; name one by --config or TLSPOOL_CONFIG_FILE"
@@ -46,11 +55,22 @@ def run_dir_of(path: Path) -> Path:
     return found
 
 
+def control_socket(run_dir: Path, daemon: str) -> Path:
+    """Return the control socket of a daemon: broker, worker or keyd."""
+    return run_dir / f"{daemon}.sock"
+
+
 def run_dir_untrusted(data: bytes) -> Path:
     """Return the last ``run_dir`` among the lines of a file, whatever else there may be."""
-    found = DEFAULT_RUN_DIR
+    found = values_untrusted(data).get("run_dir")
+    return DEFAULT_RUN_DIR if found is None else Path(found.replace("\0", ""))
+
+
+def values_untrusted(data: bytes) -> dict[str, str]:
+    """Return the last value of each keyword of a file."""
+    found: dict[str, str] = {}
     for line in data.decode("utf-8", "replace").split("\n"):
-        keyword, space, value = line.partition(" ")
-        if keyword == "run_dir" and space:
-            found = Path(value.replace("\0", ""))
+        keyword, blank, value = line.partition(" ")
+        if blank and keyword and not keyword.startswith("#"):
+            found[keyword] = value
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tlspool_admin.client import ask
-from tlspool_admin.options import run_dir
+from tlspool_admin.options import control_socket
 from tlspool_admin.table import objects
 from tlspool_common.errors import PoolError
 
@@ -30,7 +30,7 @@ def words_of(args: argparse.Namespace, kind: str) -> list[str]:
         return sorted(option.name for option in settings.TABLE)
     request, name, field = _ASKED[kind]
     try:
-        answer = ask(run_dir(args) / "broker.sock", {"cmd": request}, _TIMEOUT_S)
+        answer = ask(control_socket(args, "broker"), {"cmd": request}, _TIMEOUT_S)
     except (PoolError, OSError):
         return []
     found = [str(one.get(field, "")) for one in objects(answer.get(name))]

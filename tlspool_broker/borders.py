@@ -36,10 +36,11 @@ from tlspool_broker.events import (
     WorkerNumber,
     WorkerSaid,
 )
-from tlspool_broker.pump import Pump
-from tlspool_common.channel import Channel, ChannelBroken, Received, from_fd, pair, raw_pair
+from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd, pair, raw_pair
+from tlspool_common.child import watch
 from tlspool_common.codec import HEADER, BadFrame, header_untrusted
 from tlspool_common.fd import OwnedFd
+from tlspool_common.line import Line
 from tlspool_common.log import Log
 from tlspool_common.messages import (
     BY_CODE,
@@ -75,10 +76,10 @@ class Borders:
         self._loop = asyncio.get_running_loop()
         self._uids = {Party.KEYD: settings.keyd_uid, Party.MASTER: settings.worker_uid}
         self._unidentified: dict[socket.socket, tuple[int, asyncio.TimerHandle]] = {}
-        self._peers: dict[PeerId, Pump] = {}
-        self._workers: dict[WorkerNumber, Pump] = {}
+        self._peers: dict[PeerId, Line] = {}
+        self._workers: dict[WorkerNumber, Line] = {}
         self._settings = settings
-        self._helper: tuple[HelperNumber, Pump] | None = None
+        self._helper: tuple[HelperNumber, Line] | None = None
         self._children: dict[int, int] = {}
         self._last = 0
 
@@ -87,8 +88,8 @@ class Borders:
         for sock in list(self._unidentified):
             self._identified(sock)
             sock.close()
-        for pump in [*self._peers.values(), *self._workers.values()]:
-            pump.close()
+        for line in [*self._peers.values(), *self._workers.values()]:
+            line.close()
         if self._helper is not None:
             self.stop_helper(self._helper[0])
         for pidfd in self._children:
@@ -98,7 +99,7 @@ class Borders:
     @property
     def has_queued(self) -> bool:
         """Whether something waits for another daemon to read."""
-        return any(pump.has_queued for pump in [*self._peers.values(), *self._workers.values()])
+        return any(line.has_queued for line in [*self._peers.values(), *self._workers.values()])
 
     # --- who is it ------------------------------------------------------------------------------------
 
@@ -147,15 +148,16 @@ class Borders:
     def _start_peer(self, peer: PeerId, channel: Channel) -> None:
         is_keyd = channel.peer is Party.KEYD
 
-        def lost(reason: str, broken: bool) -> None:
+        def lost(error: ChannelClosed) -> None:
             del self._peers[peer]
-            if broken:
-                self._log.error("border.broken", peer=channel.peer, detail=reason)
-            self._happened(KeydLost(peer, reason) if is_keyd else MasterLost(peer, reason))
+            self._note_broken(channel, error)
+            self._happened(KeydLost(peer, str(error)) if is_keyd else MasterLost(peer, str(error)))
 
-        pump = Pump(channel, lambda received: self._peer_said(peer, received), lost, self._log)
-        self._peers[peer] = pump
-        pump.start()
+        self._peers[peer] = Line(channel, lambda received: self._peer_said(peer, received), lost, self._log)
+
+    def _note_broken(self, channel: Channel, error: ChannelClosed) -> None:
+        if isinstance(error, ChannelBroken):
+            self._log.error("border.broken", peer=channel.peer, detail=str(error))
 
     # --- in -------------------------------------------------------------------------------------------
 
@@ -181,10 +183,13 @@ class Borders:
         """Send to a worker."""
         self._send(self._workers.get(worker), message, fd)
 
-    @staticmethod
-    def _send(pump: Pump | None, message: Message, fd: OwnedFd | None, exchange: int = 0) -> None:
-        if pump is not None:
-            pump.send(message, fd, exchange)
+    def _send(self, line: Line | None, message: Message, fd: OwnedFd | None = None, exchange: int = 0) -> None:
+        if line is not None:
+            try:
+                line.send(message, exchange, fd)
+            except BadFrame as error:  # a bug of ours costs this channel, and not all others
+                self._log.error("border.internal", message=type(message).__name__, detail=str(error))
+                line.give_up(ChannelClosed("a message to it broke the table"))
         elif fd is not None:
             fd.close()
 
@@ -196,12 +201,11 @@ class Borders:
             self._happened(WorkerLost(worker, str(error), broken=True))
             return
 
-        def lost(reason: str, broken: bool) -> None:
+        def lost(error: ChannelClosed) -> None:
             del self._workers[worker]
-            self._happened(WorkerLost(worker, reason, broken))
+            self._happened(WorkerLost(worker, str(error), isinstance(error, ChannelBroken)))
 
-        self._workers[worker] = Pump(channel, lambda received: self._worker_said(worker, received), lost, self._log)
-        self._workers[worker].start()
+        self._workers[worker] = Line(channel, lambda received: self._worker_said(worker, received), lost, self._log)
 
     def start_helper(self, helper: HelperNumber) -> None:
         """Start the helper that asks the network."""
@@ -213,15 +217,12 @@ class Borders:
             self._happened(HelperLost(helper, f"it cannot be started: {error.strerror}"))
             return
 
-        def lost(reason: str, broken: bool) -> None:
+        def lost(error: ChannelClosed) -> None:
             self._helper = None
-            if broken:
-                self._log.error("border.broken", peer=channel.peer, detail=reason)
-            self._happened(HelperLost(helper, reason))
+            self._note_broken(channel, error)
+            self._happened(HelperLost(helper, str(error)))
 
-        pump = Pump(channel, lambda received: self._helper_said(helper, received), lost, self._log)
-        self._helper = helper, pump
-        pump.start()
+        self._helper = helper, Line(channel, lambda received: self._helper_said(helper, received), lost, self._log)
 
     def _helper_said(self, helper: HelperNumber, received: Received) -> None:
         match received.message:
@@ -231,7 +232,7 @@ class Borders:
     def send_helper(self, helper: HelperNumber, exchange: int, message: Message) -> None:
         """Ask the helper."""
         if self._helper is not None and self._helper[0] == helper:
-            self._helper[1].send(message, exchange=exchange)
+            self._send(self._helper[1], message, exchange=exchange)
 
     def stop_helper(self, helper: HelperNumber) -> None:
         """Close the channel of a helper."""
@@ -240,8 +241,12 @@ class Borders:
             self._helper = None
 
     def _watch_child(self, pid: int) -> None:
-        """Reap a child when it has ended, which may be long after its channel was closed."""
-        pidfd = os.pidfd_open(pid)
+        """Reap a child when it has ended, which may be long after its channel was closed.
+
+        Raises:
+            OSError: there is no descriptor left for that, and the child neither.
+        """
+        pidfd = watch(pid).detach()
         self._children[pidfd] = pid
         self._loop.add_reader(pidfd, self._reap, pidfd)
 
@@ -258,19 +263,19 @@ class Borders:
         try:
             keyd_end, worker_end = raw_pair()
         except OSError as error:
-            pump = self._workers.get(effect.worker)
-            if pump is not None:
-                pump.give_up(f"no channel to keyd: {error.strerror}")
+            line = self._workers.get(effect.worker)
+            if line is not None:
+                line.give_up(ChannelClosed(f"no channel to keyd: {error.strerror}"))
             return
         self.send_peer(effect.keyd, KeyChannel(worker_id=effect.worker_id), keyd_end)
         self.send_worker(effect.worker, UseKeyChannel(worker_id=effect.worker_id), worker_end)
 
     def close_peer(self, peer: PeerId) -> None:
         """Close the channel of keyd or a worker master."""
-        if (pump := self._peers.pop(peer, None)) is not None:
-            pump.close()
+        if (line := self._peers.pop(peer, None)) is not None:
+            line.close()
 
     def close_worker(self, worker: WorkerNumber) -> None:
         """Close the channel of a worker."""
-        if (pump := self._workers.pop(worker, None)) is not None:
-            pump.close()
+        if (line := self._workers.pop(worker, None)) is not None:
+            line.close()

@@ -6,8 +6,9 @@ from tlspool_broker import crypto, policy
 from tlspool_broker.events import Out, SendWorker
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.online import Online
-from tlspool_broker.policy import Asks, Plan, Records, Terms
+from tlspool_broker.policy import Asks, Plan, Terms
 from tlspool_broker.session import Session
+from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import Proceed, Side, StartSession, TrustAnchor, TrustBegin, UseCredential
@@ -104,13 +105,13 @@ def proceed_message(session_id: int, terms: Terms | None) -> Proceed:
     )
 
 
-def parameters_of(session: Session, settings: Settings) -> CryptoPolicy:
-    """Return what the handshake may agree on, by what is known of who we are.
+def parameters_of(session: Session, plan: Plan, settings: Settings) -> CryptoPolicy:
+    """Return what the handshake may agree on under a plan of the session, by what is known of who we are.
 
     Raises:
-        PoolError: SETTING_INVALID, or the databases cannot be read.
+        PoolError: POLICY_UNKNOWN, POLICY_EMPTY; or what the databases raise.
     """
-    return crypto.choose(settings, session.records, session.request.service, str(session.plan.localid or ""))
+    return crypto.choose(settings, session.records, session.request.service, str(plan.localid or ""))
 
 
 def give_credentials(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tlspool_broker import policy
-from tlspool_broker.policy import Allowed, Plan, Records
+from tlspool_broker.policy import Allowed, Plan
 from tlspool_broker.snapshot import Snapshot
+from tlspool_broker.wanted import Records
 from tlspool_common.appwire import BadPayload, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise, parse_selector_untrusted, parse_untrusted

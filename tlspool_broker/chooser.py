@@ -34,9 +34,10 @@ from tlspool_broker.access import Access
 from tlspool_broker.choice import Disclosure, Stored
 from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.events import Arm, Caller, Clock, Disarm, Out, SessionId, Timer
-from tlspool_broker.policy import Plan, Records
+from tlspool_broker.policy import Plan
 from tlspool_broker.session import Session
 from tlspool_broker.snapshot import Snapshots
+from tlspool_broker.wanted import Records
 from tlspool_common.appwire import Cmd, ErrorReply, Flag, Frame, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise, parse_untrusted

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from tlspool_broker import admin, dryrun, explain
 from tlspool_broker.admin import keys
+from tlspool_broker.admin.fields import author
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import Event, KillAsked, SessionId
@@ -127,13 +128,10 @@ class Control:
         args = request.get("args")
         if value is None and isinstance(args, list) and args:
             value = args[0]
-        text = str(value)
-        if not (text.isascii() and text.isdigit() and len(text) < 20):
-            raise PoolError(Code.FIELD_MALFORMED, "name a session by its number: kill 17")
-        session_id = SessionId(int(text))
+        session_id = SessionId(_number(str(value), "name a session by its number: kill 17"))
         if self._core.sessions.get(session_id) is None:
-            raise PoolError(Code.SESSION_UNKNOWN, text)
-        self._log.info("session.kill", session=session_id, author=_author(request))
+            raise PoolError(Code.SESSION_UNKNOWN, str(session_id))
+        self._log.info("session.kill", session=session_id, author=author(request))
         self._happened(KillAsked(session_id))
         return {"session": session_id}
 
@@ -164,14 +162,14 @@ class Control:
         if wanted and self._questions is not None and self._core.keyd.present:
             told = await self._questions.ask(one.uri for one in wanted)
         warnings = keys.judge(wanted, told)
-        before = self._databases.generation
-        answer = admin.apply(self._databases, request, work, uid=_uid(request), durable=False)
+        before, uid = self._databases.generation, _uid(request)
+        answer = admin.apply(self._databases, request, work, uid=uid, durable=False)
         generation = self._databases.generation
         await loop.run_in_executor(None, self._databases.sync)
         if generation != before:
             what = next((str(answer[key]) for key in ("id", "selector", "remote", "key", "keys") if key in answer), "")
-            uid, author = _uid(request), _author(request)
-            self._log.info("database.changed", cmd=name, what=what, uid=uid, author=author, generation=generation)
+            acting = author(request)
+            self._log.info("database.changed", cmd=name, what=what, uid=uid, author=acting, generation=generation)
         if not warnings:
             return answer
         others = answer.get("warnings")
@@ -197,8 +195,3 @@ def _uid(request: Request) -> int:
     """Return who asks, by word of the kernel; ourselves where no kernel is between us."""
     uid = request.get(PEER_UID)
     return uid if isinstance(uid, int) else os.getuid()
-
-
-def _author(request: Request) -> str:
-    """Return who an operator's program says it acts for; nothing but the log believes it."""
-    return str(request.get("author", ""))[:100]

@@ -53,11 +53,11 @@ from tlspool_broker.explain import Explain
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.online import Online
-from tlspool_broker.policy import Records
 from tlspool_broker.questions import Questions
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.sessions import Sessions
 from tlspool_broker.snapshot import Snapshots
+from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.errors import PoolError
 from tlspool_common.messages import AskedByRemote, MasterHello, RemoteTold, Told, WorkerBorn, WorkerGone

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from tlspool_broker import certificates, records
 from tlspool_broker.records import LocalRecord, TrustRecord
-from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyKind
 
-__all__ = ["Anchor", "Credential", "Pin", "Revocations"]
+LocalEntries = Sequence[tuple[str, Sequence[bytes]]]
+"""Credentials: PKCS #11 URI and chain with the leaf first.  For the type VALEXP: expression, and no chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,18 @@ class Anchor:
     sha256: bytes = b""
     valexp: str = "1"
     may_be_no_root: bool = False
+
+
+def local_values(flags: int, entries: LocalEntries) -> list[bytes]:
+    """Make records of localid.db: credentials of one type for the roles named.
+
+    Raises:
+        PoolError: RECORD_MALFORMED, NOT_SUPPORTED_YET.
+    """
+    new = [local_value(flags, uri, chain) for uri, chain in entries]
+    if flags & records.TYPE_MASK == records.VALEXP and len(new) > 1:
+        raise records.malformed("an identity has one validation expression for a role")
+    return new
 
 
 def local_value(flags: int, uri: str, chain: Sequence[bytes]) -> bytes:

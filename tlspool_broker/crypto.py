@@ -4,8 +4,8 @@
     2. the configuration: ``tls_policy``, with the lists (``tls_groups`` ...) that stand there in place of its own
 
 Two things no policy gets around: the versions from ``tls_min_version`` to ``tls_max_version``, and what
-``quantum_proof_...`` demands.  A server whose identity follows from the name that its client asks for is under the
-policy of its service, or of the host: versions and groups are settled before that name is known.
+``quantum_proof_...`` demands.  For a server whose identity follows from the name that its client asks for, this is
+asked once more when that is known: nothing of the handshake is settled before.
 """
 
 from __future__ import annotations

@@ -16,15 +16,14 @@ reading.py.  Duplicates are unsorted, as their order has a meaning: first is pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from tlspool_broker import history, ledger, records
-from tlspool_broker.credentials import Anchor, Credential
-from tlspool_broker.edit import Edit, LocalEntries
+from tlspool_broker.edit import Edit
 from tlspool_broker.entries import Entry, Name, read_entry
 from tlspool_broker.environment import Environment, View
 from tlspool_broker.history import By, Change, Place, Values
@@ -38,8 +37,6 @@ from tlspool_common.identity import Donai
 from tlspool_common.messages import Side
 from tlspool_common.settings import Settings
 
-__all__ = ["Anchor", "Credential", "Databases", "Entry", "Name"]
-
 GENERATION_FILE, HISTORY_FILE, POLICY_FILE = "generation.db", "history.db", "policy.db"
 """Ours alone; earlier pools do not know them and need not."""
 
@@ -49,7 +46,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _now_s() -> int:
+def now_s() -> int:
+    """Return the time that records have: seconds since 1970."""
     return int(datetime.now(UTC).timestamp())
 
 
@@ -68,7 +66,7 @@ class Databases(Reading):
         report: Report = lambda _error: None,
         *,
         history_keep: int = limits.HISTORY_KEEP,
-        now_s: Callable[[], int] = _now_s,
+        now_s: Callable[[], int] = now_s,
     ) -> None:
         """Open, or create; file names are relative to ``directory``.  ``report`` hears of malformed records.
 
@@ -91,7 +89,7 @@ class Databases(Reading):
         self._opened = 0
         self._pasts: dict[int, Past] = {}
         self._environment.open()
-        self.generation  # noqa: B018 - read once, so that a damaged file shows at start
+        self._counted()  # so that a damaged file shows at start
 
     @classmethod
     def from_settings(cls, settings: Settings, report: Report = lambda _error: None) -> Databases:
@@ -211,10 +209,6 @@ class Databases(Reading):
         found = self._read_now(lambda view: history.net(ledger.since(view, first, last)))
         return found if old <= new else {place: (after, before) for place, (before, after) in found.items()}
 
-    def rollback(self, generation: int, by: By = _NOTHING) -> None:
-        """As Edit has it."""
-        self.change(lambda edit: edit.rollback(generation), by)
-
     def at(self, generation: int) -> Past:
         """Return the databases as they were in a generation; changes to come make no difference to it.
 
@@ -240,21 +234,9 @@ class Databases(Reading):
         """Return the records of an identity."""
         return self._entry(Name.LOCALID, str(donai).encode(), records.decode_local_untrusted)
 
-    def localid_get(self, donai: Donai) -> list[LocalRecord]:
-        """Return the well-formed records of an identity, and report the others."""
-        return self._reported(self.localid_entry(donai))
-
     def localid_list(self) -> list[Entry[LocalRecord]]:
         """Return the records of all identities, by identity."""
         return self._listed(Name.LOCALID, records.decode_local_untrusted)
-
-    def localid_set(self, donai: Donai, flags: int, entries: LocalEntries) -> None:
-        """As Edit has it."""
-        self.change(lambda edit: edit.localid_set(donai, flags, entries))
-
-    def localid_del(self, donai: Donai, flags: int | None = None) -> int:
-        """As Edit has it."""
-        return self.change(lambda edit: edit.localid_del(donai, flags))
 
     # --- disclose -------------------------------------------------------------------------------------
 
@@ -262,17 +244,9 @@ class Databases(Reading):
         """Return what a selector itself says, without a walk."""
         return self._entry(Name.DISCLOSE, str(selector).encode(), records.decode_disclosure_untrusted)
 
-    def disclose_get(self, selector: Donai) -> list[str]:
-        """Return the well-formed identities of a selector, and report the others."""
-        return [one.identity for one in self._reported(self.disclose_entry(selector)) if one.identity]
-
     def disclose_list(self) -> list[Entry[Disclosed]]:
         """Return all selectors and what they disclose, by selector."""
         return self._listed(Name.DISCLOSE, records.decode_disclosure_untrusted)
-
-    def disclose_set(self, selector: Donai, identities: Sequence[Donai], expression: str | None = None) -> None:
-        """As Edit has it."""
-        self.change(lambda edit: edit.disclose_set(selector, identities, expression))
 
     def disclose_add(self, selector: Donai, localid: Donai, *, first: bool, move: bool) -> bool:
         """As Edit has it, for the choice of an application.  It is safe if this process is killed.
@@ -283,31 +257,15 @@ class Databases(Reading):
         by = By(command="disclose.add", reason="an application's choice")
         return self.change(lambda edit: edit.disclose_add(selector, localid, first=first, move=move), by, durable=False)
 
-    def disclose_del(self, selector: Donai) -> int:
-        """As Edit has it."""
-        return self.change(lambda edit: edit.disclose_del(selector))
-
     # --- trust ----------------------------------------------------------------------------------------
 
     def trust_entry(self, key: bytes) -> Entry[TrustRecord]:
         """Return the records of a key identifier."""
         return self._entry(Name.TRUST, key, records.decode_trust_untrusted)
 
-    def trust_get(self, key: bytes) -> list[TrustRecord]:
-        """Return the well-formed records of a key identifier, and report the others."""
-        return self._reported(self.trust_entry(key))
-
     def trust_list(self) -> list[Entry[TrustRecord]]:
         """Return all records, by key identifier."""
         return self._listed(Name.TRUST, records.decode_trust_untrusted)
-
-    def trust_set(self, flags: int, valexp: str, ders: Sequence[bytes], key: bytes | None = None) -> list[bytes]:
-        """As Edit has it."""
-        return self.change(lambda edit: edit.trust_set(flags, valexp, ders, key))
-
-    def trust_del(self, key: bytes, flags: int | None = None) -> int:
-        """As Edit has it."""
-        return self.change(lambda edit: edit.trust_del(key, flags))
 
     def pin_add(self, remote: str, sha256: bytes, author: str, reason: str, side: Side) -> None:
         """Pin a certificate for a remote in our role, by first use; safe as disclose_add is.
@@ -336,11 +294,6 @@ class Databases(Reading):
     def _listed(self, name: Name, decode: Callable[[bytes], R]) -> list[Entry[R]]:
         found: Iterable[tuple[bytes, list[bytes]]] = self._read_now(lambda view: sorted(view.items(name)))
         return [read_entry(name, key, values, decode) for key, values in found]
-
-    def _reported(self, entry: Entry[R]) -> list[R]:
-        for error in entry.bad:
-            self._report(error)
-        return list(entry.good)
 
 
 def _counts(view: View) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """What can be done to the databases within one transaction.
 
-An operation checks what it is given, and whatever else it must know, in the transaction; when it raises, nothing
-of the transaction has happened.  A transaction may be run again, so nothing in here has effects elsewhere.
+Records that hold certificates come ready, as making them takes a while (credentials.py).  All else is checked in the
+transaction, with whatever must be known for it; when an operation raises, nothing of the transaction has happened.
+A transaction may be run again, so nothing in here has effects elsewhere.
 Identities and selectors are taken to be in normal form.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from tlspool_broker import certificates, credentials, history, ledger, records, trustdata
+from tlspool_broker import certificates, history, ledger, records, trustdata
 from tlspool_broker.entries import Entry, Name, read_entry, without
 from tlspool_broker.environment import View
 from tlspool_broker.history import Place, Values
@@ -21,9 +22,6 @@ from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai
 from tlspool_common.messages import Side
-
-LocalEntries = Sequence[tuple[str, Sequence[bytes]]]
-"""Credentials: PKCS #11 URI and chain with the leaf first.  For the type VALEXP: expression, and no chain."""
 
 
 class Edit:
@@ -42,22 +40,10 @@ class Edit:
         key = str(donai).encode()
         return read_entry(Name.LOCALID, key, self.view.values(Name.LOCALID, key), records.decode_local_untrusted)
 
-    def localid_set(self, donai: Donai, flags: int, entries: LocalEntries, *, like_upstream: bool = False) -> None:
-        """Give an identity these credentials of one type, for the roles named.
-
-        They take the place of what the identity has of that type for these roles; what it has for another role
-        stays, unless it is to be done ``like_upstream``: then all of the type goes.
-
-        Raises:
-            PoolError: RECORD_MALFORMED, NOT_SUPPORTED_YET.
-        """
-        kind, roles = flags & records.TYPE_MASK, flags & records.ROLE_MASK
-        new = [credentials.local_value(flags, uri, chain) for uri, chain in entries]
-        if kind == records.VALEXP and len(new) > 1:
-            raise malformed("an identity has one validation expression for a role")
+    def localid_file(self, donai: Donai, new: Sequence[bytes], kind: int, roles: int) -> None:
+        """File records of a type that are ready, in place of those the identity has for roles (0: for any)."""
         key = str(donai).encode()
-        old = self.view.values(Name.LOCALID, key)
-        kept = without(old, records.TYPE_MASK, kind, 0 if like_upstream else roles)
+        kept = without(self.view.values(Name.LOCALID, key), records.TYPE_MASK, kind, roles)
         self.view.replace(Name.LOCALID, key, [*kept, *new])
 
     def localid_del(self, donai: Donai, flags: int | None = None) -> int:
@@ -130,21 +116,6 @@ class Edit:
     def trust_entry(self, key: bytes) -> Entry[TrustRecord]:
         """Return the records of a key identifier."""
         return read_entry(Name.TRUST, key, self.view.values(Name.TRUST, key), records.decode_trust_untrusted)
-
-    def trust_set(
-        self, flags: int, valexp: str, ders: Sequence[bytes], key: bytes | None = None, *, like_upstream: bool = False
-    ) -> list[bytes]:
-        """Trust these anchors in the roles named; return their keys.
-
-        An anchor is filed under its own key identifier unless ``key`` is given, and takes the place of the
-        anchors that this key has for these roles (``like_upstream``: for any role).
-
-        Raises:
-            PoolError: RECORD_MALFORMED, NOT_SUPPORTED_YET.
-        """
-        new = credentials.trust_values(flags, valexp, ders, key)
-        self.trust_file(new, 0 if like_upstream else flags & records.ROLE_MASK)
-        return list(new)
 
     def trust_file(self, new: Mapping[bytes, Sequence[bytes]], roles: int) -> None:
         """File records of anchors that are ready, in place of those that their keys have for roles (0: for any)."""
@@ -260,7 +231,7 @@ class Edit:
         """Let this be all that an issuer has revoked; None or no date and serial: nothing is known.
 
         Raises:
-            PoolError: RECORD_MALFORMED, too many serials.
+            PoolError: RECORD_MALFORMED, too many serials, or one that is too long.
         """
         if revocations is not None and len(revocations.serials) > limits.REVOKED_SERIALS:
             raise malformed(f"more than {limits.REVOKED_SERIALS} revoked serials")

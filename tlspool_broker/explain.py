@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from tlspool_broker import policy
 from tlspool_broker.events import Caller
 from tlspool_broker.session import Session, State
-from tlspool_broker.validation.facts import without_chain
+from tlspool_broker.validation.facts import NOTHING_SHOWN, without_chain
 from tlspool_broker.validation.judgement import Judgement, Line
 from tlspool_common.appwire import Starttls
 from tlspool_common.codec import BadFrame, decode_untrusted, encode
@@ -54,6 +55,9 @@ _WHEN = {
     State.EXPECT_PLAINTEXT: "after the handshake",
 }
 """When something has gone wrong, for people; a session that is refused has not come further than that."""
+
+_TOLD = tuple(field.name for field in fields(RemoteShown) if field.name not in ("session_id", "chain"))
+"""What can be said of a remote, by name."""
 
 _WORDS = {state.name.lower(): f" {words}" for state, words in _WHEN.items()}
 
@@ -243,16 +247,11 @@ def _rule(judged: Judgement | None, code: Code) -> str:
     return code.name.lower()
 
 
-def _values(shown: RemoteShown) -> dict[str, object]:
-    return {field.name: getattr(shown, field.name) for field in fields(shown)}
-
-
 def shown_json(shown: RemoteShown) -> dict[str, object]:
     """Return what a remote has shown as programs read it: octets in hexadecimal, findings by name."""
     found: dict[str, object] = {}
-    for name, value in _values(shown).items():
-        if name in ("session_id", "chain"):
-            continue
+    for name in _TOLD:
+        value = getattr(shown, name)
         if isinstance(value, bytes):
             found[name] = value.hex()
         elif isinstance(value, Finding):
@@ -262,54 +261,22 @@ def shown_json(shown: RemoteShown) -> dict[str, object]:
     return found
 
 
-_DEFAULTS: dict[str, object] = {
-    "session_id": 0,
-    "tls_version": 0,
-    "cipher": "",
-    "group": "",
-    "fault": 0,
-    "detail": "",
-    "anchor_sha256": b"",
-    "self_signed": False,
-    "names": (),
-    "subject": "",
-    "leaf_sha256": b"",
-    "spki_sha256": b"",
-    "not_after_s": 0,
-    "strengths": (),
-    "usages": (),
-    "extensions": (),
-    "links": (),
-    "crl_urls": (),
-    "ocsp_urls": (),
-    "must_staple": False,
-    "stapled": Finding.NONE,
-    "stapled_detail": "",
-    "chain": (),
-}
-
-
 def shown_untrusted(given: Mapping[str, object]) -> RemoteShown:
     """Read what ``shown_json`` writes; what is left out is as if the certificate did not have it.
 
     Raises:
         PoolError: FIELD_MALFORMED.
     """
-    values = dict(_DEFAULTS)
+    values: dict[str, Any] = {}
     for name, value in given.items():
-        if name not in _DEFAULTS or name in ("session_id", "chain"):
-            raise PoolError(Code.FIELD_MALFORMED, f"remote.{name}; there are {', '.join(shown_names())}")
-        values[name] = _value_untrusted(name, value, _DEFAULTS[name])
-    message = RemoteShown(**values)  # type: ignore[arg-type]
+        if name not in _TOLD:
+            raise PoolError(Code.FIELD_MALFORMED, f"remote.{name}; there are {', '.join(_TOLD)}")
+        values[name] = _value_untrusted(name, value, getattr(NOTHING_SHOWN, name))
+    message = replace(NOTHING_SHOWN, **values)
     try:  # the border's own bounds
         return decode_untrusted(RemoteShown, encode(BY_MESSAGE[RemoteShown].code, 0, message))
     except BadFrame as error:
         raise PoolError(Code.FIELD_MALFORMED, f"remote: {error}") from None
-
-
-def shown_names() -> list[str]:
-    """Return the names of what can be said of a remote."""
-    return [name for name in _DEFAULTS if name not in ("session_id", "chain")]
 
 
 def _value_untrusted(name: str, value: object, like: object) -> object:

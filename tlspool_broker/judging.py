@@ -23,23 +23,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from tlspool_broker import crypto
 from tlspool_broker.briefing import NEVER, parameters_of
 from tlspool_broker.credentials import Anchor
 from tlspool_broker.events import Out, SendWorker
 from tlspool_broker.online import Online
-from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records, Terms
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_broker.session import Happening, Session, State
 from tlspool_broker.validation import expression, facts, judgement, predicates, revocation
 from tlspool_broker.validation.facts import Context, Facts
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.waits import bound_wait
+from tlspool_broker.wanted import Records
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import parse_untrusted
 from tlspool_common.log import Value
 from tlspool_common.messages import (
     AskRevocation,
-    Finding,
     HandshakeDone,
     RemoteAuth,
     RemoteShown,
@@ -121,7 +120,7 @@ class Judging:
         names_anchors = True
         if session.asks.asks and session.plan.side is Side.SERVER:
             names_anchors = judgement.needs_anchor(self._sources(session, session.plan))
-        return Terms(parameters_of(session, self._settings), names_anchors)
+        return Terms(parameters_of(session, session.plan, self._settings), names_anchors)
 
     def _sources(self, session: Session, plan: Plan) -> tuple[Source, ...]:
         """Return the expressions that do not depend on the remote's credential.
@@ -143,7 +142,7 @@ class Judging:
             text = records.disclosure_expression(remote)
             if text:
                 found.append(Source(f"disclose {records.disclosure(remote)[0]}", text))
-        parameters = crypto.choose(self._settings, records, request.service, str(plan.localid or ""))
+        parameters = parameters_of(session, plan, self._settings)
         found.append(Source(f"crypto policy {parameters.name}", parameters.expression, waives=False))
         found.append(Source("setting validation", self._settings.validation))
         return tuple(source for source in found if source.text)
@@ -271,30 +270,17 @@ class Judging:
         sources = self._sources(session, plan)
         if all(source.text in _ALWAYS for source in sources):
             return
-        shown = RemoteShown(
+        shown = replace(
+            facts.NOTHING_SHOWN,
             session_id=session.session_id,
             tls_version=done.tls_version,
             cipher=done.cipher,
             group=done.group,
             fault=Code.OK if answer.remote_verified else answer.code or Code.CHAIN_UNTRUSTED,
             detail=answer.detail,
-            anchor_sha256=b"",
-            self_signed=False,
             names=answer.remote_names,
             subject=answer.remote_subject,
             leaf_sha256=answer.remote_sha256,
-            spki_sha256=b"",
-            not_after_s=0,
-            strengths=(),
-            usages=(),
-            extensions=(),
-            links=(),
-            crl_urls=(),
-            ocsp_urls=(),
-            must_staple=False,
-            stapled=Finding.NONE,
-            stapled_detail="",
-            chain=(),
         )
         judged = judgement.judge(sources, facts.from_shown(shown, self._context(session, sources)), _UNTOLD)
         if not judged.outcome:
@@ -340,7 +326,7 @@ class Judging:
         except PoolError as error:
             if error.code is Code.INTERNAL:
                 raise
-            return Judgement(False, error.code, error.detail, ())
+            return Judgement(False, error.code, error.detail)
 
     def _facts(self, session: Session, done: HandshakeDone | None, sources: Iterable[Source]) -> Facts:
         context, shown = self._context(session, sources), session.shown
@@ -348,7 +334,7 @@ class Judging:
             if done is None:
                 raise PoolError(Code.INTERNAL, f"session {session.session_id}: there is nothing to judge")
             return facts.from_done(done, context)
-        found = facts.from_shown(explained(session.records, session.plan.side, shown), context)
+        found = facts.from_shown(_explained(session.records, session.plan.side, shown), context)
         if session.advice is not None:
             found = found.told(session.advice)
         found = found.with_revoked(revocation.revoked(found))
@@ -408,7 +394,7 @@ def _news(shown: RemoteShown, done: HandshakeDone) -> bool:
     return then != (done.tls_version, done.cipher, done.group)
 
 
-def explained(records: Records, side: Side, shown: RemoteShown) -> RemoteShown:
+def _explained(records: Records, side: Side, shown: RemoteShown) -> RemoteShown:
     """Return what is shown, with a better word for a chain that leads to an anchor whose expression is never true."""
     if shown.fault != Code.CHAIN_UNTRUSTED:
         return shown

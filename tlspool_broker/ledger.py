@@ -28,7 +28,6 @@ _DROPPED_AT_ONCE = 100
 
 _COUNT = struct.Struct("!Q")
 
-
 _MOST = 1 << 48
 """A number beyond that was never counted: nobody changes something a million times a second for nine years."""
 

@@ -10,13 +10,13 @@ keep the broker out.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tlspool_broker import start
 from tlspool_broker.databases import Databases
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
@@ -40,22 +40,17 @@ def open(settings: Settings, report: Callable[[PoolError], None] = lambda _error
 
 def _lock(directory: Path) -> OwnedFd:
     """Make the directory ours, for as long as the result is open."""
-    lock: OwnedFd | None = None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner_uid = directory.stat().st_uid
         if owner_uid != os.geteuid():
             name = _name(owner_uid)
             raise PoolError(Code.SETTING_INVALID, f"dbenv_dir {directory} belongs to user {name}; use sudo -u {name}")
-        lock = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return start.hold(directory, 0o700)
+    except BlockingIOError:
+        raise PoolError(Code.DATABASES_IN_USE, str(directory)) from None
     except OSError as error:
-        if lock is not None:
-            lock.close()
-        if isinstance(error, BlockingIOError):
-            raise PoolError(Code.DATABASES_IN_USE, str(directory)) from None
         raise PoolError(Code.SETTING_INVALID, f"dbenv_dir {directory}: {error.strerror}") from None
-    return lock
 
 
 def _name(uid: int) -> str:

@@ -14,7 +14,7 @@ from itertools import islice
 
 from tlspool_broker.credentials import Credential
 from tlspool_broker.events import FdKind, PassedFd
-from tlspool_broker.wanted import Records as Records
+from tlspool_broker.wanted import Records
 from tlspool_common.appwire import (
     FACILITIES_CURRENT,
     TIMEOUT_DEFAULT_MS,

@@ -9,12 +9,12 @@ generation that is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from tlspool_broker import credentials, records
 from tlspool_broker.credentials import Anchor, Credential
-from tlspool_broker.entries import Entry, Name, located, read_entry
+from tlspool_broker.entries import Name, located, read_entry
 from tlspool_broker.history import Place, Values
 from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_broker.trustindex import TrustIndex
@@ -104,7 +104,7 @@ class Reading:
         return list(found)
 
     def _load_credentials(self, donai: Donai, side: Side) -> tuple[Credential, ...]:
-        entry = self._localid(donai)
+        entry = read_entry(Name.LOCALID, *self._localid(donai), records.decode_local_untrusted)
         bad = list(entry.bad)
         found: dict[KeyKind, Credential] = {}
         for record in entry.good:
@@ -134,11 +134,11 @@ class Reading:
         known = self._expressions.get((str(donai), side))
         if known is not None:
             return known
-        entry = self._localid(donai)
+        key, values = self._localid(donai)
         wanted = records.ROLE_OF[side]
-        texts = [one.uri for one in entry.good if one.type == records.VALEXP and one.flags & wanted]
-        found = self._conjoined(Name.LOCALID, entry.key, texts)
-        if entry.good:
+        texts = (records.decode_local_untrusted(one).uri for one in values if records.is_condition(one, wanted))
+        found = self._conjoined(Name.LOCALID, key, texts)
+        if values:
             self._expressions[str(donai), side] = found
         return found
 
@@ -151,21 +151,22 @@ class Reading:
             self._judged = found
         return bool(self._judged[side]) or any(key.startswith("localid:") for key in self._assigned())
 
-    def _conjoined(self, name: Name, key: bytes, texts: Sequence[str]) -> str:
-        # Left out, it would let in whom it is to keep out.
+    def _conjoined(self, name: Name, key: bytes, texts: Iterable[str]) -> str:
+        # What does not parse is not left out: it would let in whom it is to keep out.
+        found = []
         try:
             for text in texts:
                 records.check_valexp(text)
+                found.append(text)
         except PoolError as error:
             wrong = located(error, name, key)
             self._report(wrong)
             raise wrong from None
-        return records.conjoined(texts) if texts else ""
+        return records.conjoined(found)
 
-    def _localid(self, donai: Donai) -> Entry[records.LocalRecord]:
+    def _localid(self, donai: Donai) -> tuple[bytes, list[bytes]]:
         key = str(donai).encode()
-        values = self._read(lambda source: source.values(Name.LOCALID, key))
-        return read_entry(Name.LOCALID, key, values, records.decode_local_untrusted)
+        return key, self._read(lambda source: source.values(Name.LOCALID, key))
 
     # --- whom we tell ---------------------------------------------------------------------------------
 
@@ -264,8 +265,7 @@ class Reading:
 
 def _note_judged(found: dict[Side, set[bytes]], key: bytes, values: Iterable[bytes]) -> None:
     """Note for which roles an identity has an expression other than 1."""
-    entry = read_entry(Name.LOCALID, key, list(values), records.decode_local_untrusted)
     for side, keys in found.items():
         wanted = records.ROLE_OF[side]
-        judged = any(one.type == records.VALEXP and one.flags & wanted and one.uri != "1" for one in entry.good)
+        judged = any(records.is_condition(one, wanted) and one[4:] != b"1\0" for one in values)
         (keys.add if judged else keys.discard)(key)

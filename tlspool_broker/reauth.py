@@ -95,7 +95,7 @@ class Reauth:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} relays in no worker")
         records = self._snapshots.take()
         generation = share_trust(self._out, worker, records)
-        sigalgs = parameters_of(session, self._settings).sigalgs
+        sigalgs = parameters_of(session, session.plan, self._settings).sigalgs
 
         def make(number: int) -> AskRemote:
             return AskRemote(

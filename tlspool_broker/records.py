@@ -1,4 +1,4 @@
-"""Formats of the records in the three databases, byte for byte those of earlier TLS pools.
+"""Formats of the records in the databases; all but policy.db byte for byte those of earlier TLS pools.
 
     localid.db    key: identity        +-------+-----------------------+----+------------------+
                                        | flags | PKCS #11 URI (VALEXP: | 00 | credential:      |
@@ -14,7 +14,6 @@
                                        +-------+-----------------------+----+------------------+
 
     policy.db     key: host, service:NAME, localid:IDENTITY     the name of a crypto policy
-                  (ours alone)
 
 What follows a trust record's expression, if that is no certificate, is in trustdata.py.
 
@@ -157,6 +156,12 @@ def flags_untrusted(value: bytes) -> int | None:
         return None
     flags: int = _FLAGS.unpack_from(value)[0]
     return flags
+
+
+def is_condition(value: bytes, role: int) -> bool:
+    """Tell whether a record of localid.db, malformed or not, is to be what must hold for remotes in a role."""
+    flags = flags_untrusted(value) or 0
+    return flags & TYPE_MASK == VALEXP and bool(flags & role)
 
 
 def with_flags(value: bytes, flags: int) -> bytes:

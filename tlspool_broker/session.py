@@ -47,8 +47,9 @@ from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, Note, SessionId
-from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Records, Terms
+from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_broker.validation.judgement import Judgement, Source
+from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker
 from tlspool_common.appwire import Details, Flag, Starttls, Verified
 from tlspool_common.errors import Code, PoolError

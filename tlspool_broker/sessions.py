@@ -19,11 +19,12 @@ from tlspool_broker.explain import Explain
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd, RandomBytes
 from tlspool_broker.online import Online
-from tlspool_broker.policy import Plan, Records
+from tlspool_broker.policy import Plan
 from tlspool_broker.proposals import Proposals
 from tlspool_broker.room import Room
 from tlspool_broker.session import LAST_WORDS, SAID, Happening, Session, State
 from tlspool_broker.waits import KEYD_WAIT_MS, WORKER_WAIT_MS, Waits, bound_wait, timer_of
+from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.appwire import Cmd, Flag, Frame, Starttls
 from tlspool_common.errors import Code, PoolError, code_of

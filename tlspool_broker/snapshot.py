@@ -12,7 +12,8 @@ A snapshot costs nothing while the databases stay as they are.  When they have c
 
 from __future__ import annotations
 
-from tlspool_broker.credentials import Anchor, Credential, Pin, Revocations
+from tlspool_broker.credentials import Anchor, Credential
+from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_broker.wanted import Records
 from tlspool_common.identity import Donai
 from tlspool_common.messages import Side

@@ -56,19 +56,29 @@ def lock(directory: Path, mode: int) -> OwnedFd:
     Raises:
         PoolError: SETTING_INVALID; another has it, or it cannot be had.
     """
-    fd = None
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        return hold(directory, mode)
+    except BlockingIOError:
+        raise PoolError(Code.SETTING_INVALID, f"another broker uses {directory}; stop it first") from None
+    except OSError as error:
+        raise _unfit(directory, error) from None
+
+
+def hold(directory: Path, mode: int) -> OwnedFd:
+    """Do what ``lock`` does.
+
+    Raises:
+        OSError: of these BlockingIOError, another process has it.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
+    try:
         fcntl.flock(fd.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fchmod(fd.fileno(), mode)
-        return fd
-    except OSError as error:
-        if fd is not None:
-            fd.close()
-        if isinstance(error, BlockingIOError):
-            raise PoolError(Code.SETTING_INVALID, f"another broker uses {directory}; stop it first") from None
-        raise _unfit(directory, error) from None
+    except OSError:
+        fd.close()
+        raise
+    return fd
 
 
 def _unfit(directory: Path, error: OSError) -> PoolError:

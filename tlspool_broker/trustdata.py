@@ -76,7 +76,11 @@ class Revocations:
     serials: frozenset[bytes]
 
     def encode(self, flags: int) -> bytes:
-        """Write the record."""
+        """Write the record.
+
+        Raises:
+            PoolError: RECORD_MALFORMED, a serial is longer than what is read.
+        """
         body = b"".join(_integer(serial) for serial in sorted(self.serials, key=lambda one: (len(one), one)))
         return TrustRecord(flags, "1", _PAIR.pack(self.this_update_s, self.next_update_s) + body).encode()
 
@@ -130,6 +134,8 @@ def serial_of(number: int) -> bytes:
 
 
 def _integer(content: bytes) -> bytes:
+    if len(content) > _SERIAL_B:
+        raise malformed(f"a serial has more than {_SERIAL_B} octets: {content[:8].hex()}...")
     return bytes([0x02, len(content)]) + content
 
 

@@ -119,7 +119,7 @@ class TrustIndex:
         if self._pins or self._revoking:
             return True
         _ = self.anchors
-        return bool(self._judged & records.ROLE_OF[side] >> 8)
+        return bool(self._judged & side)
 
     def pins(self, remote: str) -> list[Pin]:
         """Return the pins of a remote, and behind them those for any."""

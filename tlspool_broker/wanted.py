@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tlspool_broker.credentials import Anchor, Credential, Pin, Revocations
+from tlspool_broker.credentials import Anchor, Credential
+from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_common.identity import Donai
 from tlspool_common.messages import Side
 

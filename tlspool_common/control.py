@@ -19,8 +19,8 @@ from tlspool_common import peer
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.setting_errors import SettingError
 
-LINE_B = 16 * 1024 * 1024
-"""Longest request: 5000 trust anchors in base64, as one change, have some 10 MiB."""
+LINE_B = 1024 * 1024
+"""Longest request, where nobody says otherwise: a certificate chain in base64 fits many times."""
 
 Request = dict[str, object]
 Answer = dict[str, object]

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from tlspool_common.errors import PoolError
 from tlspool_common.identity import parse_untrusted
 from tlspool_common.policies import POLICIES
+from tlspool_common.valexp import fault_untrusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,23 +189,9 @@ def _log_level(text: str) -> str:
     return _LEVELS.get(text.lower()) or refuse("must be one of debug, info, warning, error")
 
 
-_ARITY = {**dict.fromkeys("LlIiFfAaTtDdRrEeOoGgPpUuSsCcQq01", 0), "~": 1, "&": 2, "|": 2, "?": 3}
-EXPRESSION_B = 1024
-
-
 def _expression(text: str) -> str:
-    """Check the form of a validation expression: postfix, a letter a token, one value in the end."""
-    if len(text) > EXPRESSION_B:
-        refuse(f"an expression has at most {EXPRESSION_B} letters")
-    depth = 0
-    for place, letter in enumerate(text, 1):
-        if letter not in _ARITY:
-            refuse(f"{letter!r} means nothing in a validation expression")
-        if depth < _ARITY[letter]:
-            refuse(f"too few operands for letter {place} of the validation expression")
-        depth += 1 - _ARITY[letter]
-    if text and depth != 1:
-        refuse(f"{depth} values are left in the end, not one: join them with & or |")
+    if text and (fault := fault_untrusted(text)):
+        refuse(f"must be a validation expression: {fault}")
     return text
 
 

@@ -1,7 +1,9 @@
 """The token processes as children of keyd: start, hear, end, reap.
 
-A child whose channel is closed logs out and ends by itself (token_process.py); one that has not done so after
-GRACE_S hangs in its module and is killed.  Whatever a child said before it ended is heard before its end is told.
+A PKCS #11 module is loaded only behind an exec, because a forked child would inherit sessions and login (and
+libraries that were initialised once).  A child whose channel is closed logs out and ends by itself
+(token_process.py); one that has not done so after GRACE_S hangs in its module and is killed.  Whatever a child said
+before it ended is heard before its end is told.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from tlspool_common import child as process
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, pair
 from tlspool_common.fd import OwnedFd
+from tlspool_common.line import Line
 from tlspool_common.messages import Message, Party
-from tlspool_keyd.line import Line
-from tlspool_keyd.spawn import spawn
 
 GRACE_S = 0.5
 """For C_Finalize, which takes some milliseconds; a network HSM gets its chance to end sessions in order."""
@@ -118,6 +120,16 @@ class Children:
         self._on_lost(generation, _how(os.waitstatus_to_exitcode(status)))
 
 
+def spawn(channel_fd: OwnedFd) -> int:
+    """Start a token process that speaks over this descriptor; return its process id.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    words = [str(process.CHANNEL_FD), str(os.getpid())]
+    return process.start(channel_fd, "tlspool_keyd.token_process", words, process.environment())
+
+
 def _spawn() -> tuple[Channel, int, OwnedFd]:
     """Start a process; return our end of its channel, its number, and a descriptor of it.
 
@@ -127,15 +139,9 @@ def _spawn() -> tuple[Channel, int, OwnedFd]:
     channel, theirs = pair(Party.KEYD, Party.TOKEN)
     try:
         pid = spawn(theirs)
+        return channel, pid, process.watch(pid)
     except OSError:
         channel.close()
-        raise
-    try:
-        return channel, pid, OwnedFd(os.pidfd_open(pid))
-    except OSError:  # no descriptor left: without one we would not hear of its end
-        channel.close()
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
         raise
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
-import signal
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CAP_IPC_LOCK = 14
@@ -37,10 +34,3 @@ def lock_down() -> bool:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # ONFAULT: pages that are never touched, such as the rest of thread stacks, cost nothing (Linux 4.4)
     return _may_lock_all() and libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Be killed when the parent ends, even while a module hangs."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(0)  # it ended before the call

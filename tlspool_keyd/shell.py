@@ -25,6 +25,7 @@ from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Receiv
 from tlspool_common.dial import dial_broker
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd, open_fds
+from tlspool_common.line import Line
 from tlspool_common.log import Log
 from tlspool_common.messages import (
     PROTOCOL,
@@ -44,7 +45,6 @@ from tlspool_common.settings import Settings
 from tlspool_keyd import events as e
 from tlspool_keyd.children import Children
 from tlspool_keyd.core import KeydCore
-from tlspool_keyd.line import Line
 from tlspool_keyd.pin import Origin, PinSource, Wallet
 from tlspool_keyd.services import Services
 

@@ -29,6 +29,7 @@ from setproctitle import setproctitle
 
 from tlspool_common import limits
 from tlspool_common.channel import Channel, ChannelClosed, Received
+from tlspool_common.child import die_with_parent
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
     Message,
@@ -43,7 +44,7 @@ from tlspool_common.messages import (
     TokenSigned,
     prose,
 )
-from tlspool_keyd.lockdown import die_with_parent, lock_down
+from tlspool_keyd.lockdown import lock_down
 from tlspool_keyd.pkcs11uri import parse_untrusted
 from tlspool_keyd.token import Module, Station
 

@@ -34,10 +34,10 @@ from typing import NoReturn
 from cryptography.utils import CryptographyDeprecationWarning
 
 from tlspool_common.channel import ChannelBroken, from_fd
+from tlspool_common.child import die_with_parent
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import LEVELS, Log
 from tlspool_common.messages import Party
-from tlspool_keyd.lockdown import die_with_parent
 from tlspool_online.core import Options
 from tlspool_online.shell import Shell
 from tlspool_online.watch import Watched

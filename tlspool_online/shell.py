@@ -19,9 +19,9 @@ from typing import Any, assert_never
 from setproctitle import setproctitle
 
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received
+from tlspool_common.line import Line
 from tlspool_common.log import Log
 from tlspool_common.messages import AskRevocation, AskStaple
-from tlspool_keyd.line import Line
 from tlspool_online import bounds
 from tlspool_online import events as e
 from tlspool_online.core import OnlineCore, Options

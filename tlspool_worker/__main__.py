@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
         return int(Exit.PROVIDER if error.code is Code.PROVIDER_ABSENT else Exit.CONFIGURATION)
-    if args.check:
-        return check_lists(settings, log)
+    if (status := check_lists(settings, log)) or args.check:
+        return status
     log = Log("worker", settings.log_level)
     for warning in settings.warnings:
         log.warning("setting.ignored", detail=warning)
@@ -72,12 +72,9 @@ def check_lists(settings: config.Settings, log: Log) -> int:
 
 def serve(settings: config.Settings, path: Path, log: Log) -> int:
     """Be the master until told to stop."""
-    # These import OpenSSL, so not before the provider is in effect.
-    from tlspool_worker import lists
-    from tlspool_worker.master_shell import Master
+    from tlspool_worker.master_shell import Master  # imports OpenSSL, so not before the provider is in effect
 
     try:
-        lists.check(settings)
         master = Master(settings, path, log)
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))

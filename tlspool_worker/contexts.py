@@ -24,7 +24,7 @@ from OpenSSL._util import ffi, lib
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyKind, RemoteAuth, Side, StartSession
 from tlspool_common.record import record
-from tlspool_worker import alpn, asked, stapling, verify
+from tlspool_worker import alpn, asked, lists, stapling, verify
 from tlspool_worker.tls_errors import take_queue
 from tlspool_worker.trust import Generation
 
@@ -117,10 +117,10 @@ def _make(key: _Key, trust: Generation) -> SSL.Context:
     made.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     lib.SSL_CTX_set_mode(made._context, lib.SSL_MODE_RELEASE_BUFFERS | _MODE_NO_AUTO_CHAIN)
     lib.SSL_CTX_clear_mode(made._context, lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
-    _set_list(made, "tls_ciphers12", "SSL_CTX_set_cipher_list", key.ciphers_tls12)
-    _set_list(made, "tls_ciphersuites13", "SSL_CTX_set_ciphersuites", key.ciphersuites_tls13)
-    _set_list(made, "tls_groups", "SSL_CTX_set1_curves_list", key.groups)
-    _set_list(made, "tls_sigalgs", "SSL_CTX_set1_sigalgs_list", key.sigalgs)
+    _set_list(made, "tls_ciphers12", key.ciphers_tls12)
+    _set_list(made, "tls_ciphersuites13", key.ciphersuites_tls13)
+    _set_list(made, "tls_groups", key.groups)
+    _set_list(made, "tls_sigalgs", key.sigalgs)
     if server:
         lib.SSL_CTX_set_alpn_select_cb(made._context, alpn.SELECT, ffi.NULL)
         lib.SSL_CTX_set_tlsext_status_cb(made._context, stapling.SEND)
@@ -132,15 +132,9 @@ def _make(key: _Key, trust: Generation) -> SSL.Context:
     return made
 
 
-def _set_list(made: SSL.Context, setting: str, function: str, text: str) -> None:
-    """Set a list of OpenSSL's; '' leaves its default."""
-    if not text:
-        return
-    if not hasattr(lib, function):
-        raise PoolError(Code.SETTING_INVALID, f"{setting}: this version of cryptography cannot set it")
-    if getattr(lib, function)(made._context, text.encode("ascii", "replace")) != 1:
-        take_queue()
-        raise PoolError(Code.SETTING_INVALID, f"{setting} {text!r}: OpenSSL does not take it")
+def _set_list(made: SSL.Context, setting: str, text: str) -> None:
+    if why := lists.fault(made, setting, text):
+        raise PoolError(Code.SETTING_INVALID, f"{setting} {text!r}: {why}")
 
 
 def _trust(made: SSL.Context, key: _Key, trust: Generation) -> None:

@@ -1,4 +1,4 @@
-"""Lists of the configuration in OpenSSL's syntax: whether this OpenSSL takes them.
+"""Lists in OpenSSL's syntax: giving them to OpenSSL, and whether it takes those of the configuration.
 
 Only a worker has OpenSSL, so that only its master can tell.  The broker sends the lists, and a list that OpenSSL
 does not take would end every handshake.
@@ -23,6 +23,19 @@ _FUNCTIONS = {
 }
 
 
+def fault(context: SSL.Context, name: str, text: str) -> str:
+    """Let a context have a list, '' for OpenSSL's own; return why that cannot be, '' when it is done."""
+    if not text:
+        return ""
+    give = getattr(lib, _FUNCTIONS[name], None)
+    if give is None:
+        return "this version of cryptography cannot set it"
+    if give(context._context, text.encode("ascii", "replace")) == 1:
+        return ""
+    take_queue()
+    return "OpenSSL does not take this list"
+
+
 def check(settings: Settings) -> None:
     """Let OpenSSL read each list.
 
@@ -31,11 +44,10 @@ def check(settings: Settings) -> None:
     """
     context = SSL.Context(SSL.TLS_METHOD)
     problems = []
-    for name, function in _FUNCTIONS.items():
+    for name in _FUNCTIONS:
         text = getattr(settings, name)
-        if text and getattr(lib, function)(context._context, text.encode("ascii")) != 1:
-            take_queue()
-            problems.append(Problem(settings.origins.get(name, 0), name, text, "OpenSSL does not take this list"))
+        if why := fault(context, name, text):
+            problems.append(Problem(settings.origins.get(name, 0), name, text, why))
     if problems:
         raise SettingError.of(problems)
 

@@ -30,6 +30,7 @@ from tlspool_common.messages import RemoteTold, UseCredential
 from tlspool_worker import facts, verify
 from tlspool_worker.asked import answering
 from tlspool_worker.keys import use_key
+from tlspool_worker.names import subject_untrusted
 from tlspool_worker.tls import Stream, remote_leaf
 from tlspool_worker.tls_errors import NO_ALERT, Fault, explain, take_queue
 
@@ -126,7 +127,7 @@ def judge(stream: Stream, check: verify.Check, session_id: int, question: int) -
         detail=check.detail.encode("utf-8", "replace")[:400].decode("utf-8", "ignore"),
         remote_verified=passed,
         remote_names=check.names if passed else (),
-        remote_subject=verify.subject_untrusted(leaf) if leaf is not None and passed else "",
+        remote_subject=subject_untrusted(leaf) if leaf is not None and passed else "",
         remote_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest() if leaf is not None else b"",
     )
 

@@ -75,9 +75,7 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import CREDENTIALS, Handshaking, Session, under
-from tlspool_worker.session import TABLE as TABLE
-from tlspool_worker.session import State as State
+from tlspool_worker.session import CREDENTIALS, TABLE, Handshaking, Session, State, under
 from tlspool_worker.symmetry import IsServer, Symmetry
 from tlspool_worker.tls import Step
 from tlspool_worker.trust import Trust

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import crypto
 from OpenSSL._util import ffi, lib
 
 from tlspool_worker import verify
+from tlspool_worker.binding import der_of
 from tlspool_worker.tls_errors import take_queue
 
 _OK, _NOTHING = 0, 3
@@ -26,12 +25,9 @@ _OK, _NOTHING = 0, 3
 def _send(ssl: Any, _argument: Any) -> int:
     try:
         check = verify.current()
-        certificate = lib.SSL_get_certificate(ssl)
-        if check is None or not check.staples or certificate == ffi.NULL:
+        if check is None or not check.staples:
             return _NOTHING
-        lib.X509_up_ref(certificate)
-        own = crypto.X509._from_raw_x509_ptr(certificate).to_cryptography()
-        staple = check.staples.get(own.public_bytes(Encoding.DER), b"")
+        staple = check.staples.get(der_of(lib.SSL_get_certificate(ssl)), b"")
         return _OK if staple and give(ssl, staple) else _NOTHING
     except Exception:  # without a response the handshake is as good as it was
         return _NOTHING

@@ -33,6 +33,7 @@ from tlspool_common.record import record
 from tlspool_worker import alpn, inquiry, showing, verify
 from tlspool_worker.contexts import fitting
 from tlspool_worker.keys import use_key
+from tlspool_worker.names import names_untrusted, subject_untrusted
 from tlspool_worker.tls_errors import (
     CALLBACK_FAILED,
     CERTIFICATE_VERIFY_FAILED,
@@ -45,8 +46,8 @@ from tlspool_worker.tls_errors import (
 )
 
 CIPHER_B = 8 * (16384 + 64)
-"""Ciphertext that is read, or sent, in one go: eight full records with what TLS adds.  spec/performance.md has
-measured it: half of it is slower, and twice as much leaves the cache."""
+"""Ciphertext that is read, or sent, in one go: eight full records with what TLS adds.  Measured: half of it is
+slower, and twice as much leaves the cache."""
 
 PLAIN_B = CIPHER_B + 2 * 16384
 """Room for its plaintext, for a record that was begun before, and for SSL_read to want a whole record more."""
@@ -248,7 +249,7 @@ class Handshake:
         try:
             if leaf is None:
                 leaf = remote_leaf(connection._ssl)
-                check.names = verify.names_untrusted(leaf) if leaf else ()
+                check.names = names_untrusted(leaf) if leaf else ()
         except ValueError as error:
             if start.remote_auth is not RemoteAuth.IGNORE:
                 return Step(output, fault=Fault(Code.CHAIN_INVALID, NO_ALERT, str(error)))
@@ -269,7 +270,7 @@ class Handshake:
             sni=sni.decode("ascii", "replace").lower(),
             remote_verified=verified,
             remote_names=check.names,
-            remote_subject=check.subject or (verify.subject_untrusted(leaf) if leaf else ""),
+            remote_subject=check.subject or (subject_untrusted(leaf) if leaf else ""),
             remote_sha256=check.sha256 or (hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest() if leaf else b""),
         )
         self._channel = None

@@ -27,8 +27,7 @@ from OpenSSL._util import ffi, lib
 
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, remote_matches
-from tlspool_worker.names import names_untrusted as names_untrusted
-from tlspool_worker.names import subject_untrusted as subject_untrusted
+from tlspool_worker.names import names_untrusted
 
 _V_ERR_INVALID_EXTENSION = 41
 _V_ERR_HOSTNAME_MISMATCH = 62

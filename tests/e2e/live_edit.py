@@ -2,11 +2,12 @@
 
     python -m tests.e2e.live_edit --seconds 60 --threads 8 --changes 100
 
-Each tool is a process that talks to the control socket: one gives our server another certificate, one discloses another
-identity to servers, one trusts and distrusts an authority and changes the host's crypto policy.  Meanwhile our server
-and our client have sessions with software of another kind.  The log says by which generation each was decided; by that
-one alone its certificate, its identity, its group and whether it was let in must be explained, and it must have been
-the current one at some moment between request and reply.
+Each tool is a process that talks to the control socket: one gives our server another certificate and, in one go with
+it, another expression; one discloses another identity to servers; one trusts and distrusts an authority, by changing
+expressions, and changes the host's crypto policy.  Meanwhile our server and our client have sessions with software of
+another kind.  The log says by which generation each was decided; by that one alone its certificate, its identity, its
+group, the expressions it was judged by, and whether it was let in must be explained, and it must have been the current
+one at some moment between request and reply.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -52,6 +55,8 @@ _LINE = re.compile(
     r"(?:.*?\bgroup=(\S+))?"
 )
 WAIT_S = 60
+REMEMBERED = 900
+"""Sessions that the broker is asked to explain: fewer than it remembers, which others of the pool may be among."""
 
 
 # --- a tool -----------------------------------------------------------------------------------------------
@@ -151,6 +156,7 @@ class Run:
     sessions: list[Session] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     lines: dict[int, tuple[str, str, int, str]] = field(default_factory=dict)
+    accounts: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     begun: float = 0.0
     seconds: float = 0.0
 
@@ -257,17 +263,29 @@ def writes(pool: DevPool, control: Path, pki: Pki) -> dict[str, list[tuple[objec
     records = ask(control, {"cmd": "localid.get", "id": SERVER})["records"]
     uri = next(one["uri"] for one in records if "uri" in one)
     certificates = [pki.certify(SERVER, known).public_bytes(Encoding.DER) for _ in range(CERTIFICATES)]
-    localid = {"cmd": "localid.set", "id": SERVER, "flags": "x509,client,server", "reason": "another certificate"}
-    anchor = {"cmd": "trust.set", "flags": "x509,client", "valexp": "1", "data": b64(pki.root_der)}
+    localid = {"cmd": "localid.set", "id": SERVER}
+    anchor = {"cmd": "trust.set", "flags": "x509,client", "data": b64(pki.root_der)}
     policy = {"cmd": "policy.set", "key": "host"}
+
+    def be(der: bytes, expression: str) -> dict[str, object]:
+        credential = {**localid, "flags": "x509,client,server", "records": [{"uri": uri, "chain": [b64(der)]}]}
+        judged = {**localid, "flags": "valexp,server", "records": [{"uri": expression}]}
+        return {"cmd": "batch", "reason": "another certificate", "operations": [credential, judged]}
+
+    def trust(expression: str, name: str) -> dict[str, object]:
+        operations = [{**anchor, "valexp": expression}, {**policy, "policy": name}]
+        return {"cmd": "batch", "operations": operations}
+
     return {
-        "localid": [(der, {**localid, "records": [{"uri": uri, "chain": [b64(der)]}]}) for der in certificates],
+        "localid": [((der, text), be(der, text)) for der, text in zip(certificates, itertools.cycle("FA"))],
         "disclose": [(name, {"cmd": "disclose.set", "selector": ".", "ids": [name]}) for name in reversed(CALLERS)],
         "trust": [
-            ((True, "intermediate"), {"cmd": "batch", "operations": [anchor, {**policy, "policy": "intermediate"}]}),
-            ((True, "fips-like"), {**policy, "policy": "fips-like"}),
-            ((False, "fips-like"), {**anchor, "valexp": "0"}),
-            ((False, "intermediate"), {**policy, "policy": "intermediate"}),
+            (("1", "intermediate"), trust("1", "intermediate")),
+            (("1", "fips-like"), {**policy, "policy": "fips-like"}),
+            (("a", "intermediate"), trust("a", "intermediate")),
+            (("T", "intermediate"), {**anchor, "valexp": "T"}),
+            (("0", "intermediate"), {**anchor, "valexp": "0"}),
+            (("0", "fips-like"), {**policy, "policy": "fips-like"}),
         ],
     }
 
@@ -301,6 +319,10 @@ def run(pool: DevPool, directory: Path, *, seconds: float, threads: int, changes
         (pool.directory / "log" / "broker.log").read_text(errors="replace")
     ):
         found.lines[int(number)] = (event, localid, int(generation), group)
+    for row in ask(control, {"cmd": "explain", "session": "list", "count": REMEMBERED})["accounts"]:
+        if row["service"].startswith("n"):
+            account = ask(control, {"cmd": "explain", "session": row["session"]})
+            found.accounts[int(row["service"][1:])] = account
     return found
 
 
@@ -323,11 +345,17 @@ def check(found: Run) -> None:
         assert change is not None, what
         assert change.begun <= session.ended, f"{what}: of a generation that came later, {change.begun}"
         assert following is None or following.ended >= session.begun, f"{what}: of one that was over, {following}"
+        account = found.accounts.get(session.number, {})
+        assert account.get("generation", generation) == generation, f"{what} {account}"
+        texts = {line["name"].split()[0]: line["text"] for line in account.get("trace", ()) if line["kind"] == "source"}
         trusted, policy = found.tools["trust"].at(generation)
         if session.kind == "server":
+            certificate, expression = found.tools["localid"].at(generation)
             assert (event, localid) == ("start", SERVER), what
-            assert session.certificate == found.tools["localid"].at(generation), what
-        elif trusted:
+            assert session.certificate == certificate, what
+            assert not account or texts["localid"] == expression, f"{what} {account}"
+        elif trusted != "0":
+            assert trusted == "1" or not account or texts["trust"] == trusted, f"{what} {account}"
             assert (event, session.code) == ("start", 0), what
             assert localid == found.tools["disclose"].at(generation), what
             shown = x509.load_der_x509_certificate(session.certificate).subject.rfc4514_string()

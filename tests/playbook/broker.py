@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 
 from tlspool_broker.core import BrokerCore
-from tlspool_broker.credentials import Anchor, Credential, Pin
+from tlspool_broker.credentials import Anchor, Credential
 from tlspool_broker.events import (
     AppConnected,
     AppFrame,
@@ -41,6 +41,7 @@ from tlspool_broker.events import (
     WorkerNumber,
     WorkerSaid,
 )
+from tlspool_broker.trustdata import Pin
 from tlspool_common.appwire import Cmd, ErrorReply, Frame, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd

@@ -233,7 +233,7 @@ WORDS = {"side": ["server", "client"], "localid": ["localhost", ""], "remoteid":
             **{name: st.sampled_from(words) | JSON for name, words in WORDS.items()},
             "service": JSON,
             "flags": JSON,
-            "remote": JSON | st.dictionaries(st.sampled_from(explain.shown_names()), JSON, max_size=5),
+            "remote": JSON | st.dictionaries(st.sampled_from(explain._TOLD), JSON, max_size=5),
             "findings": JSON,
             "tls_version": JSON,
         },

@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.fixtures.databases import Databases
 from tests.playbook.broker import SERVER, World
 from tests.playbook.test_broker_judging import LEAF, begun, demand, shows
-from tlspool_broker.databases import Databases
 from tlspool_broker.history import By
 from tlspool_broker.trustdata import Pin
 from tlspool_common import limits

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.fixtures import certs, legacy_databases
 from tests.fixtures.authority import Authority
+from tests.fixtures.databases import Databases
 from tests.fixtures.software_handshakes import NAME, Remote, handshake, shake
 from tests.security.test_policy_chains import KEYS, Made
 from tests.unit.test_reauth import Asking
 from tlspool_admin import chains, files
 from tlspool_broker import admin, certificates, crls
-from tlspool_broker.databases import Databases
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import RemoteAuth, Side, Verdict
 from tlspool_online.chains import BadChain, links_untrusted

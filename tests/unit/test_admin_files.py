@@ -174,4 +174,13 @@ def test_a_damaged_pkcs12_file_is_contents_or_one_error(data):
         assert error.code is Code.RECORD_MALFORMED
 
 
+def test_a_pkcs12_file_in_ber_is_read_in_silence():
+    """Its outermost length is indefinite (X.690 section 8.1.3.6), as other programs write it."""
+    assert PKCS12[:2] == b"\x30\x82"
+    ber = b"\x30\x80" + PKCS12[4:] + b"\0\0"
+    assert files.contents_untrusted(ber, "file", lambda _name: b"") == files.contents_untrusted(
+        PKCS12, "file", lambda _name: b""
+    )
+
+
 PKCS12 = pkcs12([certs.root().issue("a.example"), certs.root()], key=False)

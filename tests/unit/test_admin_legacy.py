@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures import certs
-from tlspool_admin import legacy
+from tlspool_admin import legacy, where
 
 URI = "pkcs11:token=t;object=x"
 SETUP = Path(__file__).parents[2] / "setup.cfg"
@@ -134,4 +134,4 @@ def test_variables(home, capsys, monkeypatch):
 
 @given(st.binary(max_size=100))
 def test_any_file_has_values(data):
-    assert all(keyword for keyword in legacy.values_untrusted(data))
+    assert all(keyword for keyword in where.values_untrusted(data))

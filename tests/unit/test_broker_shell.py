@@ -352,6 +352,19 @@ async def test_what_is_sent_to_nobody_is_closed():
         assert all(fd.closed for fd in fds)
 
 
+@on_loop
+async def test_a_message_of_ours_that_breaks_the_table_costs_its_channel():
+    with shell() as (made, core, log):
+        channel, theirs = pair(Party.WORKER, Party.BROKER)
+        made.borders.adopt(WorkerNumber(5), theirs)
+        fd = OwnedFd(os.open("/dev/null", os.O_RDONLY))
+        made.borders.send_worker(WorkerNumber(5), SAID, fd)  # it is for the broker
+        assert fd.closed
+        assert core.seen == [WorkerLost(WorkerNumber(5), "a message to it broke the table", broken=False)]
+        assert [fields["message"] for fields in log.of("border.internal")] == ["ClientHelloSeen"]
+        channel.close()
+
+
 # --- the title ------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ from functools import partial
 import pytest
 
 from tests.fixtures import certs, legacy_databases
+from tests.fixtures.databases import Databases
 from tlspool_broker import records
-from tlspool_broker.databases import Anchor, Credential, Databases
+from tlspool_broker.credentials import Anchor, Credential
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, parse_selector_untrusted, parse_untrusted
 from tlspool_common.messages import KeyKind, Side
@@ -553,7 +554,7 @@ def python(code: str, *arguments: str, **options) -> subprocess.Popen:
     prelude = """
         import os, signal, sys
         from pathlib import Path
-        from tlspool_broker.databases import Databases
+        from tests.fixtures.databases import Databases
         from tlspool_broker.environment import View
         from tlspool_common.identity import Donai
         databases = Databases(Path(sys.argv[1]))

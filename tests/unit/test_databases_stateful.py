@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.fixtures import certs
+from tests.fixtures.databases import Databases, localid_set, trust_set
 from tlspool_broker import records
-from tlspool_broker.databases import Databases
 from tlspool_broker.entries import CONTENT, Name
 from tlspool_broker.history import By
 from tlspool_broker.trustdata import Pin, Revocations
@@ -65,13 +65,13 @@ class Machine(RuleBasedStateMachine):
     @rule(identity=st.sampled_from(IDENTITIES), roles=ROLES, text=EXPRESSIONS, like_upstream=st.booleans())
     def set_expression(self, identity, roles, text, like_upstream) -> None:
         self.change(
-            lambda edit: edit.localid_set(identity, records.VALEXP | roles, [(text, [])], like_upstream=like_upstream)
+            lambda edit: localid_set(edit, identity, records.VALEXP | roles, [(text, [])], like_upstream=like_upstream)
         )
 
     @rule(identity=st.sampled_from(IDENTITIES), roles=ROLES, number=st.integers(1, 2))
     def set_credential(self, identity, roles, number) -> None:
         pairs = [(f"pkcs11:object={number}", [certs.leaf().der])]
-        self.change(lambda edit: edit.localid_set(identity, records.X509 | roles, pairs))
+        self.change(lambda edit: localid_set(edit, identity, records.X509 | roles, pairs))
 
     @rule(identity=st.sampled_from(IDENTITIES), flags=st.none() | ROLES.map(lambda roles: records.X509 | roles))
     def del_identity(self, identity, flags) -> None:
@@ -91,7 +91,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(roles=ROLES, text=EXPRESSIONS)
     def trust(self, roles, text) -> None:
-        self.change(lambda edit: edit.trust_set(records.X509 | roles, text, [certs.root().der]))
+        self.change(lambda edit: trust_set(edit, records.X509 | roles, text, [certs.root().der]))
 
     @rule(remote=REMOTES, sha256=PINNED, alone=st.booleans())
     def pin(self, remote, sha256, alone) -> None:

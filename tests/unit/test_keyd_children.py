@@ -11,11 +11,11 @@ import pytest
 
 from tests.fixtures import slowtoken
 from tests.fixtures.keyd_world import PIN, WAIT_S, KeydWorld
+from tlspool_common.child import environment
 from tlspool_common.errors import Code
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import TokenFind, TokenOpen, TokenSign
 from tlspool_keyd import children as module
-from tlspool_keyd import spawn
 from tlspool_keyd.children import Children
 
 
@@ -174,7 +174,7 @@ def test_many_last_words_are_heard(no_leaks, monkeypatch):
         with fd:
             actions = [(os.POSIX_SPAWN_DUP2, fd.fileno(), 3)]
             words = [sys.executable, "-c", CHATTERBOX]
-            return os.posix_spawn(sys.executable, words, spawn.environment(), file_actions=actions)
+            return os.posix_spawn(sys.executable, words, environment(), file_actions=actions)
 
     monkeypatch.setattr(module, "spawn", chatterbox)
 

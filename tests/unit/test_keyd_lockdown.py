@@ -1,8 +1,5 @@
-"""No core file, no look into the process, no life without a parent."""
+"""No core file, no look into the process."""
 
-import os
-import select
-import signal
 import subprocess
 import sys
 
@@ -40,25 +37,3 @@ def test_with_a_limit_of_locked_memory_nothing_is_locked():
         "print(lockdown.lock_down())"
     )
     assert python("-c", code).stdout == "False\n"
-
-
-def test_a_child_ends_with_its_parent():
-    code = (
-        "import os, subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import os, sys; "
-        "from tlspool_keyd.lockdown import die_with_parent; die_with_parent(os.getppid()); "
-        "print(os.getpid(), flush=True); sys.stdin.read()'], stdin=subprocess.PIPE)\n"
-        "sys.stdin.read()"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    child_fd = os.pidfd_open(int(parent.stdout.readline()))
-    parent.send_signal(signal.SIGKILL)
-    parent.communicate()
-    assert select.select([child_fd], [], [], 10)[0]
-    os.close(child_fd)
-
-
-def test_a_child_whose_parent_has_ended_already():
-    done = python("-c", "from tlspool_keyd.lockdown import die_with_parent; die_with_parent(1); print('still here')")
-    if os.getpid() != 1:
-        assert done.stdout == ""

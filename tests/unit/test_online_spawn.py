@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.online_process import Helper, Wishes
-from tlspool_common import settings
+from tlspool_common import child, settings
 from tlspool_common.channel import pair
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import PROTOCOL, Party
@@ -32,7 +32,7 @@ def test_the_environment(monkeypatch):
     monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
     monkeypatch.setenv("NOTIFY_SOCKET", "/x")
     found = spawn.environment()
-    assert not set(spawn.NOT_PASSED_ON) & set(found)
+    assert not set(child.NOT_PASSED_ON) & set(found)
     assert found["RES_OPTIONS"] == spawn.RESOLVER
     monkeypatch.setenv("RES_OPTIONS", "timeout:1")
     assert spawn.environment()["RES_OPTIONS"] == "timeout:1"

@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from tests.fixtures import certs, legacy_databases
+from tests.fixtures.databases import Databases, localid_set, trust_set
 from tlspool_broker import records, trustdata
-from tlspool_broker.databases import Databases
 from tlspool_broker.history import By
 from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_common import limits
@@ -64,6 +64,8 @@ def test_several_or_wrong_expressions_of_other_tools(tmp_path) -> None:
             (b"two.example", b"\0\0\1\5TI&\0"),
             (b"two.example", b"\0\0\3\5e~\0"),
             (b"bad.example", b"\0\0\1\5TI\0"),
+            (b"cut.example", b"\0\0\1\5TI&"),
+            (b"cut.example", b"\0\0\3\5T\0"),
         ],
     )
     legacy_databases.write(
@@ -74,11 +76,14 @@ def test_several_or_wrong_expressions_of_other_tools(tmp_path) -> None:
     assert databases.expression(parse_untrusted("two.example"), Side.SERVER) == "e~"
     for ask in (
         lambda: databases.expression(parse_untrusted("bad.example"), Side.CLIENT),
+        lambda: databases.expression(parse_untrusted("cut.example"), Side.CLIENT),
         lambda: databases.disclosure_expression(parse_untrusted("a.org")),
     ):
         with pytest.raises(PoolError) as caught:
             ask()
         assert caught.value.code is Code.RECORD_MALFORMED
+    assert databases.expression(parse_untrusted("cut.example"), Side.SERVER) == "T", "a condition of the other role"
+    assert databases.judged_identities(Side.CLIENT)
     assert databases.disclosure_expression(parse_untrusted("a.com")) == "TR&"
     assert databases.disclosure(parse_untrusted("a.com")) == (".", ["two.example"])
     databases.close()
@@ -271,10 +276,10 @@ def test_the_past_stays_as_it_was(databases) -> None:
     then = told(databases)
     before = databases.at(generation)
     changes = [
-        lambda edit: edit.localid_set(EXAMPLE, X509_BOTH, [("pkcs11:object=new", [certs.leaf().der])]),
-        lambda edit: edit.localid_set(EXAMPLE, VALEXP, [("0", [])]),
+        lambda edit: localid_set(edit, EXAMPLE, X509_BOTH, [("pkcs11:object=new", [certs.leaf().der])]),
+        lambda edit: localid_set(edit, EXAMPLE, VALEXP, [("0", [])]),
         lambda edit: edit.disclose_del(parse_selector_untrusted(".")),
-        lambda edit: edit.trust_set(0x301, "1", [other.der]),
+        lambda edit: trust_set(edit, 0x301, "1", [other.der]),
         lambda edit: edit.trust_del(root.key_identifier),
         lambda edit: edit.unpin("mail.org"),
         lambda edit: edit.revoke(root.key_identifier, Revocations(1, 2, frozenset())),
@@ -325,7 +330,7 @@ def test_few_pasts_are_remembered(databases) -> None:
 def test_history_diff_and_rollback(databases) -> None:
     databases.localid_set(EXAMPLE, VALEXP, [("T", [])])
     by = By(1000, "localid.set", "alice", "the auditor wants it")
-    databases.change(lambda edit: edit.localid_set(EXAMPLE, VALEXP, [("TR&", [])]), by)
+    databases.change(lambda edit: localid_set(edit, EXAMPLE, VALEXP, [("TR&", [])]), by)
     databases.change(lambda edit: edit.policy_set("host", "modern"), by)
     assert [one.generation for one in databases.history(2, 4)] == [2, 3, 4]
     change = databases.history(3, 3)[0]
@@ -358,8 +363,8 @@ def test_what_is_changed_and_changed_back_makes_no_generation(databases) -> None
     databases.localid_set(EXAMPLE, VALEXP, [("T", [])])
 
     def there_and_back(edit) -> None:
-        edit.localid_set(EXAMPLE, VALEXP, [("R", [])])
-        edit.localid_set(EXAMPLE, VALEXP, [("T", [])])
+        localid_set(edit, EXAMPLE, VALEXP, [("R", [])])
+        localid_set(edit, EXAMPLE, VALEXP, [("T", [])])
 
     databases.change(there_and_back)
     assert databases.generation == 2
@@ -367,7 +372,7 @@ def test_what_is_changed_and_changed_back_makes_no_generation(databases) -> None
 
 def test_all_of_a_change_or_nothing(databases) -> None:
     def half(edit) -> None:
-        edit.localid_set(EXAMPLE, VALEXP, [("T", [])])
+        localid_set(edit, EXAMPLE, VALEXP, [("T", [])])
         edit.disclose_set(parse_selector_untrusted("."), [parse_untrusted("nobody.example")])
 
     with pytest.raises(PoolError):
@@ -403,7 +408,7 @@ def test_a_history_that_begins_later(tmp_path) -> None:
 def test_a_bundle_of_anchors_fits_and_can_be_undone(databases) -> None:
     padded = [certs.make(f"Root {number}", ca=True, number=2000 + number % 3, pad_b=600).der for number in range(400)]
     databases.change(
-        lambda edit: [edit.trust_set(0x301, "1", [der], bytes([n % 256, n // 256])) for n, der in enumerate(padded)]
+        lambda edit: [trust_set(edit, 0x301, "1", [der], bytes([n % 256, n // 256])) for n, der in enumerate(padded)]
     )
     assert databases.generation == 2
     assert len(databases.anchors()) == 400

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.fixtures.databases import Databases
 from tests.playbook.broker import FakeRecords, anchor, credential
-from tlspool_broker.databases import Databases
 from tlspool_broker.snapshot import Snapshot, Snapshots
 from tlspool_broker.trustdata import Pin
 from tlspool_common.identity import parse_untrusted

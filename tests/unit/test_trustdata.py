@@ -67,3 +67,15 @@ def test_when_a_pin_holds(until_s: int, before_s: int, now_s: int, over: bool, r
 def test_several_records_of_an_issuer_are_one() -> None:
     old, new = Revocations(10, 20, frozenset({b"\1"})), Revocations(15, 0, frozenset({b"\2"}))
     assert trustdata.merged([new, old]) == trustdata.merged([old, new]) == Revocations(15, 0, frozenset({b"\1", b"\2"}))
+
+
+def test_no_serial_is_written_that_would_not_be_read() -> None:
+    longest = bytes([1]) + bytes(63)
+    for serial in (longest, longest + b"\0", bytes([1]) + bytes(255)):
+        found = Revocations(1, 0, frozenset({b"\1", serial}))
+        if serial == longest:
+            assert trustdata.revocations_of(records.decode_trust_untrusted(found.encode(0x701))) == found
+            continue
+        with pytest.raises(PoolError) as caught:
+            found.encode(0x701)
+        assert caught.value.code is Code.RECORD_MALFORMED

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.expressions import Table, knowledge, lettered, shapes, texts
+from tests.fixtures.running import conjunction
 from tlspool_broker.validation import expression
-from tlspool_broker.validation.expression import LETTERS, conjunction, needs, parse
+from tlspool_broker.validation.expression import needs, parse
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.valexp import LETTERS
 
 FEW = "TREoP"
 UNKNOWN, YES, NO = None, True, False

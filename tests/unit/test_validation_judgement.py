@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.expressions import knowledge, texts
-from tests.fixtures.remotes import LEAF, NOW_S, OTHER, Stored, asked, context, remote, revoking
+from tests.fixtures.remotes import LEAF, NOW_S, OTHER, Stored, asked, context, evaluate, remote, revoking
+from tests.fixtures.running import conjunction
 from tests.unit.test_validation_predicates import ODD, handshake
 from tlspool_broker.trustdata import Pin
 from tlspool_broker.validation import expression, facts, judgement
 from tlspool_broker.validation.facts import Facts
-from tlspool_broker.validation.judgement import Judgement, Line, Source, baseline, judge, judge_all, needs
+from tlspool_broker.validation.judgement import Judgement, Line, Source, baseline, judge, judge_all
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import RemoteAuth, Side
@@ -294,7 +295,7 @@ def test_the_trace_is_for_programs_too() -> None:
 
 
 def test_a_judgement_of_somebody_else_has_its_own_lines() -> None:
-    assert Judgement(False, Code.DATABASE, "away", ()).trace == ()
+    assert Judgement(False, Code.DATABASE, "away").trace == ()
 
 
 def test_what_a_certificate_says_moves_no_cursor() -> None:
@@ -324,7 +325,7 @@ def conjoined(several: list[str], found: Facts) -> bool | None:
     texts_ = [text for text in several if text]
     parsed = [expression.parse(text) for text in texts_]
     base = baseline(sources_of(several), found)
-    whole = expression.conjunction([*parsed, expression.parse(base)] if base else parsed)
+    whole = conjunction([*parsed, expression.parse(base)] if base else parsed)
     return whole.value({letter: judgement.predicates.answer(letter, found).value for letter in whole.mentions})
 
 
@@ -386,7 +387,6 @@ def test_whatever_is_in_a_database_is_judged(several: list[str], fields: dict) -
         except PoolError:
             assert result.outcome is False
     assert result.trace is not None
-    needs(sources_of(several), remote(**fields))
 
 
 @settings(deadline=None)
@@ -407,11 +407,4 @@ def test_anchors_and_crypto_policies_never_accept_more(several: list[str], added
 def test_nobody_is_accepted_who_has_not_been_authenticated(several: list[str], fields: dict) -> None:
     found = remote(**{**fields, "remote_auth": RemoteAuth.REQUIRE})
     if judge(sources_of(several), found, {}).outcome:
-        values = judgement.predicates.evaluate(judgement.AUTHENTICATES, found)
-        assert any(values.values())
-
-
-def test_what_matters_at_all() -> None:
-    assert needs([Source("a", "1pS?")], remote()) == {"T", "I", "p", "S"}
-    assert needs([Source("a", ""), Source("b", "F")], remote()) == {"T", "I", "F"}
-    assert needs([], remote(remote_auth=RemoteAuth.IGNORE)) == set()
+        assert any(evaluate(judgement.AUTHENTICATES, found).values())

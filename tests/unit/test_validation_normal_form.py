@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.expressions import Table, texts
-from tlspool_broker.validation.expression import BIT, LETTERS, parse
-from tlspool_broker.validation.normal_form import TooMany, cases, text
+from tests.fixtures.normal_form import TooMany, cases, text
+from tlspool_broker.validation.expression import BIT, parse
+from tlspool_common.valexp import LETTERS
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "validation.json").read_text())
 FEW = "TREoP"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tlspool_broker.validation import judgement, usages
-from tlspool_broker.validation.expression import LETTERS, parse
+from tlspool_broker.validation.expression import parse
 from tlspool_common import limits
 from tlspool_common.errors import Code
+from tlspool_common.valexp import LETTERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "validation.md").read_text()
 

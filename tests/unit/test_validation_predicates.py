@@ -18,16 +18,17 @@ from tests.fixtures.remotes import (
     Stored,
     asked,
     context,
+    evaluate,
     remote,
     revoking,
 )
 from tlspool_broker.trustdata import Pin
 from tlspool_broker.validation import facts, pinning, predicates
-from tlspool_broker.validation.expression import LETTERS
 from tlspool_common import limits
 from tlspool_common.errors import Code
 from tlspool_common.messages import HandshakeDone, RemoteAuth, Side
 from tlspool_common.messages_judging import Finding, RevocationTold
+from tlspool_common.valexp import LETTERS
 
 YES, NO, UNKNOWN = True, False, None
 SERVER = {"side": Side.SERVER, "expected": None}
@@ -264,7 +265,7 @@ def test_without_a_credential_all_about_it_is_false(auth: RemoteAuth) -> None:
     for letter in set(LETTERS) - predicates.WITHOUT_CREDENTIAL:
         answer = predicates.answer(letter, found)
         assert (answer.value, answer.code) == (False, code)
-    assert predicates.evaluate("FfAaSsCcqu", found) == {
+    assert evaluate("FfAaSsCcqu", found) == {
         "F": True, "f": True, "A": True, "a": True, "S": False, "s": True, "C": False, "c": False, "q": True, "u": True
     }  # fmt: skip
     assert not pinning.pins_on_acceptance(found)
@@ -273,14 +274,14 @@ def test_without_a_credential_all_about_it_is_false(auth: RemoteAuth) -> None:
 def test_who_is_ignored_is_not_looked_at_though_it_shows_something() -> None:
     found = remote(remote_auth=RemoteAuth.IGNORE)
     assert found.shown is None
-    assert predicates.evaluate("TIPRq", found) == {"T": False, "I": False, "P": False, "R": False, "q": True}
+    assert evaluate("TIPRq", found) == {"T": False, "I": False, "P": False, "R": False, "q": True}
 
 
 def test_databases_are_only_asked_about_what_matters() -> None:
     stored = Stored()
-    predicates.evaluate(set(LETTERS) - set("PpRrOo"), remote(stored=stored))
+    evaluate(set(LETTERS) - set("PpRrOo"), remote(stored=stored))
     assert stored.asked == []
-    predicates.evaluate("R", remote(stored=stored))
+    evaluate("R", remote(stored=stored))
     assert stored.asked == ["list of aabb", "list of ccdd", "list of aabb"]
 
 
@@ -296,16 +297,16 @@ def test_only_a_first_use_pins() -> None:
 
 def test_the_end_of_the_handshake_tells_the_rest() -> None:
     middle = remote(tls_version=0x0303, cipher="", group="")
-    assert predicates.evaluate("Fq", middle) == {"F": None, "q": False}
+    assert evaluate("Fq", middle) == {"F": None, "q": False}
     end = middle.finished(handshake())
-    assert predicates.evaluate("Fq", end) == {"F": True, "q": True}
+    assert evaluate("Fq", end) == {"F": True, "q": True}
     assert end.shown is middle.shown
 
 
 def test_what_the_helper_tells() -> None:
     told = RevocationTold(crl=Finding.GOOD, ocsp=Finding.UNKNOWN, detail="list of today")
     found = remote().told(told)
-    assert predicates.evaluate("RrOo", found) == {"R": True, "r": True, "O": False, "o": True}
+    assert evaluate("RrOo", found) == {"R": True, "r": True, "O": False, "o": True}
 
 
 def handshake() -> HandshakeDone:
@@ -372,7 +373,7 @@ ODD = st.fixed_dictionaries(
 @settings(deadline=None)
 @given(ODD)
 def test_upper_case_implies_lower_case_whatever_a_remote_shows(fields: dict) -> None:
-    values = predicates.evaluate(LETTERS, remote(**fields))
+    values = evaluate(LETTERS, remote(**fields))
     for letter in LETTERS:
         if letter.isupper() and values[letter] is True:
             assert values[letter.lower()] is True, letter
@@ -392,8 +393,8 @@ def test_revoked_leaves_nothing_true(fields: dict) -> None:
 def test_to_ask_never_changes_what_was_known(fields: dict, crl: Finding, ocsp: Finding) -> None:
     """But for what turns out to be revoked."""
     fields["online"] = None
-    before = predicates.evaluate("RrOo", remote(**fields))
-    after = predicates.evaluate("RrOo", remote(**fields).with_online(asked(crl, ocsp)))
+    before = evaluate("RrOo", remote(**fields))
+    after = evaluate("RrOo", remote(**fields).with_online(asked(crl, ocsp)))
     assert None not in after.values()
     if Finding.REVOKED not in (crl, ocsp):
         assert all(value is None or after[letter] is value for letter, value in before.items())

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.expressions import Table, lettered, shapes, texts
+from tests.fixtures.running import Validation
 from tlspool_broker.validation import expression
-from tlspool_broker.validation.running import Validation
 from tlspool_common.errors import Code, PoolError
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "validation.json").read_text())

@@ -17,7 +17,8 @@ from tlspool_common.errors import Code
 from tlspool_common.identity import parse_untrusted
 from tlspool_common.messages import RemoteAuth
 from tlspool_worker import verify
-from tlspool_worker.verify import Check, names_untrusted, subject_untrusted
+from tlspool_worker.names import names_untrusted, subject_untrusted
+from tlspool_worker.verify import Check
 
 
 def certificate(names=None, subject="x", raw=None):

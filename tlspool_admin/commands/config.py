@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from tlspool_admin import where
 from tlspool_admin.catalog import help_of
 from tlspool_admin.client import NotReachable, ask
-from tlspool_admin.options import author, common, config_path, run_dir
+from tlspool_admin.options import author, common, config_path, control_socket, run_dir
 from tlspool_admin.table import clean, objects, paint, print_json, table, texts, warn
 from tlspool_common.errors import Code, PoolError
 
-SOCKETS = {"worker": "worker.sock", "keyd": "keyd.sock", "broker": "broker.sock"}
+DAEMONS = ("worker", "keyd", "broker")
 """In the order in which they are to reload: the worker is the one that knows which lists OpenSSL takes, and the
 broker the one that sends them."""
 
@@ -22,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "Shows settings in effect, with the line each comes from; from the file alone when the daemon does not run."
     parser = subparsers.add_parser("config", parents=[common()], help=help_of("config"), description=text)
     parser.add_argument("names", nargs="*", metavar="SETTING", help="only these")
-    parser.add_argument("--of", choices=sorted(SOCKETS), default="broker", help="which daemon's (default: %(default)s)")
+    parser.add_argument("--of", choices=sorted(DAEMONS), default="broker", help="which daemon's (default: %(default)s)")
     parser.add_argument("--value", action="store_true", help="only the values, one a line, for scripts")
     parser.add_argument("--changed", action="store_true", help="only what the file sets")
     parser.set_defaults(run=run_config)
@@ -65,7 +66,7 @@ def run_config(args: argparse.Namespace) -> int:
 def _effective(args: argparse.Namespace) -> dict[str, object]:
     """Return the settings of a daemon, or what they would be."""
     try:
-        return ask(run_dir(args) / SOCKETS[args.of], {"cmd": "config"})
+        return ask(control_socket(args, args.of), {"cmd": "config"})
     except NotReachable as error:
         if not error.nobody:
             raise
@@ -131,11 +132,11 @@ def run_reload(args: argparse.Namespace) -> int:
     answers: dict[str, object] = {}
     code = 0
     refused = ""
-    for name, socket_name in SOCKETS.items():
+    for name in DAEMONS:
         try:
             if refused:
                 raise PoolError(Code.SETTING_INVALID, f"not asked, as {refused} has refused")
-            answer = ask(directory / socket_name, {"cmd": "reload", "author": author()})
+            answer = ask(where.control_socket(directory, name), {"cmd": "reload", "author": author()})
         except (NotReachable, PoolError) as error:
             answers[name] = {"ok": False, "error": str(error)}
             code = 1

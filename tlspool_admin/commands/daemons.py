@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tlspool_admin import where
 from tlspool_admin.catalog import help_of
 from tlspool_admin.client import NotReachable, ask
-from tlspool_admin.options import ask_broker, common, run_dir
+from tlspool_admin.options import ask_broker, common, control_socket, number, run_dir
 from tlspool_admin.table import clean, objects, print_json, print_warnings, show, table, texts, warn
 
-_DAEMONS = {"broker": "broker.sock", "worker": "worker.sock", "keyd": "keyd.sock"}
+_DAEMONS = ("broker", "worker", "keyd")
 
 _LISTS = {
-    # command: (socket, request, list in the answer, when it is empty)
-    "sessions": ("broker.sock", "sessions", "sessions", "there are no sessions"),
-    "workers": ("worker.sock", "status", "workers", "there are no workers"),
-    "keys": ("keyd.sock", "keys", "keys", "there are no keys"),
+    # command: (daemon, request, list in the answer, when it is empty)
+    "sessions": ("broker", "sessions", "sessions", "there are no sessions"),
+    "workers": ("worker", "status", "workers", "there are no workers"),
+    "keys": ("keyd", "keys", "keys", "there are no keys"),
 }
+
+_SESSION = number("number of a session; `tlspool sessions` lists them", below=10**19)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             actions = one.add_subparsers(dest="action", metavar="list|kill")
             actions.add_parser("list", parents=[common()], help="list them (the default)")
             kill = actions.add_parser("kill", parents=[common()], help="end a session at once")
-            kill.add_argument("session", metavar="SESSION", type=_number, help="its number")
+            kill.add_argument("session", metavar="SESSION", type=_SESSION, help="its number")
             kill.set_defaults(run=run_kill)
 
 
@@ -40,9 +43,9 @@ def run_status(args: argparse.Namespace) -> int:
     directory = run_dir(args)
     answers: dict[str, object] = {}
     code = 0
-    for name, socket_name in _DAEMONS.items():
+    for name in _DAEMONS:
         try:
-            answer = ask(directory / socket_name, {"cmd": "status"})
+            answer = ask(where.control_socket(directory, name), {"cmd": "status"})
         except NotReachable as error:
             print(f"tlspool: {name}: {clean(error)}", file=sys.stderr)
             answers[name] = {"ok": False, "error": str(error)}
@@ -59,8 +62,8 @@ def run_status(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Ask one daemon for a list."""
-    socket_name, request, name, empty = _LISTS[args.command]
-    answer = ask(run_dir(args) / socket_name, {"cmd": request})
+    daemon, request, name, empty = _LISTS[args.command]
+    answer = ask(control_socket(args, daemon), {"cmd": request})
     if args.json:
         print_json(answer)
         return 0
@@ -80,9 +83,3 @@ def run_kill(args: argparse.Namespace) -> int:
     print_warnings(answer)
     print(f"session {args.session}: ended")
     return 0
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a session; `tlspool sessions` lists them")
-    return int(text)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from tlspool_admin import files
 from tlspool_admin.catalog import help_of
 from tlspool_admin.operations import operate
 from tlspool_admin.options import changing, common
@@ -92,12 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    if str(args.file) == "-":
-        data = sys.stdin.buffer.read(_FILE_B + 1)
-    else:
-        with args.file.open("rb") as file:
-            data = file.read(_FILE_B + 1)
-    operations = lines_untrusted(data, str(args.file))
+    operations = lines_untrusted(*files.begin_of(args.file, _FILE_B + 1))
     answer = operate(args, "batch", operations=operations)
     if args.json:
         print_json(answer)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tlspool_admin.catalog import help_of
-from tlspool_admin.options import ask_broker, common
+from tlspool_admin.options import ask_broker, common, number
 from tlspool_admin.table import clean, objects, paint, print_json, print_warnings, table, texts
 
 _TEXT = """\
@@ -36,12 +36,20 @@ _FACTS = (
     ("anchor_sha256", "anchor"),
 )
 
+_COUNT = number("number below 100000", below=100000)
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser("explain", parents=[common()], help=help_of("explain"), description=_TEXT)
     parser.add_argument("session", nargs="?", type=_session, metavar="SESSION|last", help="default: a list of the last")
-    parser.add_argument("-n", type=_count, default=20, metavar="N", help="how many to list (default: %(default)s)")
+    parser.add_argument(
+        "-n",
+        type=_COUNT,
+        default=20,
+        metavar="N",
+        help="how many to list (default: %(default)s)",
+    )
     parser.add_argument("--refused", action="store_true", help="list only those that were refused")
     dry = parser.add_argument_group("would a certificate be accepted")
     dry.add_argument("--certificate", type=Path, metavar="FILE", help="what the remote shows: leaf, then its issuers")
@@ -71,12 +79,6 @@ def _session(text: str) -> str:
     if text == "last" or (text.isascii() and text.isdigit() and len(text) < 20):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a session nor last")
-
-
-def _count(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 6:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number below 100000")
 
 
 def run(args: argparse.Namespace) -> int:

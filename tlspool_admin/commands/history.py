@@ -7,23 +7,24 @@ from collections.abc import Mapping
 
 from tlspool_admin.catalog import help_of
 from tlspool_admin.operations import operate
-from tlspool_admin.options import changing, common
+from tlspool_admin.options import changing, common, number
 from tlspool_admin.table import clean, objects, paint, print_json, print_warnings, table, texts
 
 _SHOWN = 20
+_NUMBER = number("number")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the three commands."""
     parser = subparsers.add_parser("history", parents=[common()], help=help_of("history"))
-    parser.add_argument("generation", nargs="?", type=number, metavar="GENERATION", help="what this one changed")
-    parser.add_argument("-n", type=number, default=_SHOWN, metavar="N", help="the last N (default: %(default)s)")
+    parser.add_argument("generation", nargs="?", type=_NUMBER, metavar="GENERATION", help="what this one changed")
+    parser.add_argument("-n", type=_NUMBER, default=_SHOWN, metavar="N", help="the last N (default: %(default)s)")
     parser.set_defaults(run=run_history)
 
     text = "Shows what would have to be removed (-) and added (+) to make one generation of another.  No PIN is shown."
     parser = subparsers.add_parser("diff", parents=[common()], help=help_of("diff"), description=text)
-    parser.add_argument("a", type=number, metavar="GENERATION", help="the one before")
-    parser.add_argument("b", type=number, nargs="?", metavar="GENERATION", help="the one after (default: the present)")
+    parser.add_argument("a", type=_NUMBER, metavar="GENERATION", help="the one before")
+    parser.add_argument("b", type=_NUMBER, nargs="?", metavar="GENERATION", help="the one after (default: the present)")
     parser.set_defaults(run=run_diff)
 
     text = (
@@ -32,15 +33,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "rollback", parents=[common(), changing()], help=help_of("rollback"), description=text
     )
-    parser.add_argument("generation", type=number, metavar="GENERATION")
+    parser.add_argument("generation", type=_NUMBER, metavar="GENERATION")
     parser.set_defaults(run=run_rollback)
-
-
-def number(text: str) -> int:
-    """Read the number of a generation, or of some."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return int(text)
 
 
 def run_history(args: argparse.Namespace) -> int:

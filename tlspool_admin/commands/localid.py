@@ -12,7 +12,7 @@ from tlspool_admin import files
 from tlspool_admin.catalog import help_of
 from tlspool_admin.client import ask
 from tlspool_admin.operations import operate
-from tlspool_admin.options import changing, common, run_dir
+from tlspool_admin.options import changing, common, control_socket
 from tlspool_admin.table import clean, objects, print_json, print_warnings, table, warn, words
 from tlspool_common.errors import Code, PoolError
 
@@ -168,7 +168,7 @@ def _import(args: argparse.Namespace) -> int:
         identity = args.id or _identity(path, chain[0])
         uri = args.key
         if uri is None:
-            keys = keys if keys is not None else objects(ask(run_dir(args) / "keyd.sock", {"cmd": "keys"}).get("keys"))
+            keys = keys if keys is not None else objects(ask(control_socket(args, "keyd"), {"cmd": "keys"}).get("keys"))
             uri = key_uri(keys, identity)
         changes.setdefault(identity, []).append(
             {"uri": uri, "chain": [base64.b64encode(der).decode() for der in chain]}

@@ -10,7 +10,7 @@ from pathlib import Path
 from tlspool_admin import files
 from tlspool_admin.catalog import help_of
 from tlspool_admin.operations import operate
-from tlspool_admin.options import changing, common
+from tlspool_admin.options import changing, common, number
 from tlspool_admin.progress import Progress
 from tlspool_admin.table import clean, objects, print_json, print_warnings, table, texts, warn, words
 from tlspool_common.errors import Code, PoolError
@@ -36,6 +36,8 @@ _PIN = """\
 Only CERT may be shown by REMOTE, in sessions whose validation expression asks for it (p or P): a file, or the SHA-256
 of the certificate in hexadecimal.  --days says how long, and --replace-days for how many days before that end the pool
 may take another certificate of the same remote in its place."""
+
+_DAYS = number("number of days from 1 to 36499", least=1, below=36500)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,8 +79,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one = actions.add_parser("pin", parents=change, help="bind a remote to a certificate", description=_PIN)
     one.add_argument("remote", metavar="REMOTE", help="domain or user@domain")
     one.add_argument("cert", metavar="CERT|SHA256")
-    one.add_argument("--days", type=_days, metavar="N", help="how long the pin counts (default: forever)")
-    one.add_argument("--replace-days", type=_days, metavar="N", help="days before the end in which another may come")
+    one.add_argument("--days", type=_DAYS, metavar="N", help="how long the pin counts (default: forever)")
+    one.add_argument("--replace-days", type=_DAYS, metavar="N", help="days before the end in which another may come")
     one.set_defaults(run=run_pin)
 
     one = actions.add_parser("unpin", parents=change, help="forget the pins of a remote")
@@ -330,9 +332,3 @@ def _serial(text: str) -> str:
     if not digits or digits.strip("0123456789abcdef"):
         raise PoolError(Code.FIELD_MALFORMED, f"serial {text!r} is neither hexadecimal nor a file with a certificate")
     return digits
-
-
-def _days(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 36500:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 1 to 36499")
-    return int(text)

@@ -230,10 +230,13 @@ def trust(entries: Iterable[Object], now: datetime) -> list[Finding]:
 
 def anchor_of(record: Object) -> x509.Certificate | None:
     """Return the certificate of a trust record, if it is an anchor that can be read."""
+    return _certificate(record.get("data")) if is_anchor(record) else None
+
+
+def is_anchor(record: Object) -> bool:
+    """Whether a trust record is an anchor, and neither a pin nor a revocation."""
     flags = texts(record.get("flags"))
-    if "x509" not in flags or "revoke" in flags or "pinned" in flags:
-        return None
-    return _certificate(record.get("data"))
+    return "x509" in flags and "revoke" not in flags and "pinned" not in flags
 
 
 def _x509(entry: Object) -> list[Object]:

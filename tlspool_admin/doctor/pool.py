@@ -10,7 +10,7 @@ from tlspool_admin.table import objects
 Answers = Mapping[str, Mapping[str, object] | str]
 """What each daemon answered to ``status``, or why it did not."""
 
-_UNITS = {"broker": "tlspool-broker", "worker": "tlspool-worker", "keyd": "tlspool-keyd"}
+UNITS = {"broker": "tlspool-broker", "worker": "tlspool-worker", "keyd": "tlspool-keyd"}
 _SEATS = {
     # state of a seat: level, words, remedy
     "ready": (OK, "the token is ready", ""),
@@ -27,7 +27,7 @@ _SEATS = {
 def daemons(answers: Answers) -> list[Finding]:
     """Check that all three answer, speak the same protocol, and are connected."""
     found = []
-    for name, unit in _UNITS.items():
+    for name, unit in UNITS.items():
         answer = answers.get(name, "was not asked")
         if isinstance(answer, str):
             remedy = f"systemctl status {unit}; journalctl -u {unit}"
@@ -42,9 +42,7 @@ def daemons(answers: Answers) -> list[Finding]:
         ("worker", "master", "is not connected to the broker: no session can be set up"),
     ):
         if isinstance(answers.get(name), Mapping) and not broker.get(field):
-            found.append(
-                Finding(ERROR, "daemons", _UNITS[name], text, f"systemctl restart {_UNITS[name]}; see its log")
-            )
+            found.append(Finding(ERROR, "daemons", UNITS[name], text, f"systemctl restart {UNITS[name]}; see its log"))
     protocols = {
         name: answer["protocol"]
         for name, answer in answers.items()

@@ -15,11 +15,10 @@ from tlspool_admin.doctor.finding import ERROR, NOTE, Finding
 from tlspool_admin.operations import operate
 from tlspool_admin.options import config_path
 from tlspool_admin.table import objects
+from tlspool_admin.where import control_socket
 from tlspool_common import settings
 from tlspool_common.errors import PoolError
 from tlspool_common.settings import Settings
-
-_SOCKETS = {"broker": "tlspool-broker", "worker": "tlspool-worker", "keyd": "tlspool-keyd"}
 
 Say = Callable[[str], None]
 
@@ -48,8 +47,8 @@ def examine(args: argparse.Namespace, say: Say = lambda _what: None) -> list[Fin
 
 def _host(path: Path, found: Settings, now: datetime) -> list[Finding]:
     findings = []
-    for name, unit in _SOCKETS.items():
-        findings += host.control_socket(found.run_dir / f"{name}.sock", unit)
+    for name, unit in pool.UNITS.items():
+        findings += host.control_socket(control_socket(found.run_dir, name), unit)
     for one in found.sockets:
         findings += host.application_socket(one.path)
     findings += host.private_directory(found.run_dir / "private")
@@ -62,9 +61,9 @@ def _host(path: Path, found: Settings, now: datetime) -> list[Finding]:
 
 def _daemons(found: Settings) -> dict[str, Mapping[str, object] | str]:
     answers: dict[str, Mapping[str, object] | str] = {}
-    for name in _SOCKETS:
+    for name in pool.UNITS:
         try:
-            answers[name] = ask(found.run_dir / f"{name}.sock", {"cmd": "status"})
+            answers[name] = ask(control_socket(found.run_dir, name), {"cmd": "status"})
         except (NotReachable, PoolError) as error:
             answers[name] = str(error)
     return answers
@@ -85,7 +84,7 @@ def _databases(args: argparse.Namespace, found: Settings, now: datetime, *, keyd
     anchors = [one for record in records if (one := credentials.anchor_of(record)) is not None]
     findings: list[Finding] = []
     if keyd_answers:
-        held = ask(found.run_dir / "keyd.sock", {"cmd": "keys"})
+        held = ask(control_socket(found.run_dir, "keyd"), {"cmd": "keys"})
         findings += credentials.keys(identities, objects(held.get("keys")))
         findings += credentials.matching(identities, _asked(found, identities))
     return [
@@ -105,7 +104,7 @@ def _asked(found: Settings, identities: Iterable[Mapping[str, object]]) -> dict[
             if not isinstance(uri, str) or uri in answers:
                 continue
             try:
-                answer = ask(found.run_dir / "keyd.sock", {"cmd": "key", "uri": uri})
+                answer = ask(control_socket(found.run_dir, "keyd"), {"cmd": "key", "uri": uri})
                 answers[uri] = {"spki": base64.b64decode(str(answer.get("spki", "")), validate=True).hex()}
             except (NotReachable, PoolError, binascii.Error, ValueError):
                 continue  # that a key is not there is told by the list of keys

@@ -9,7 +9,7 @@ from itertools import islice
 
 from tlspool_broker import records, trustdata
 from tlspool_broker.admin import shown
-from tlspool_broker.admin.fields import Answer, Request, Work, bad, number, number_of, warned
+from tlspool_broker.admin.fields import Answer, Request, Work, number_of, warned
 from tlspool_broker.databases import Databases
 from tlspool_broker.edit import Edit
 from tlspool_broker.entries import Name, read_entry, shown_key
@@ -59,9 +59,7 @@ def diff(databases: Databases, request: Request) -> Answer:
 
 def rollback(request: Request) -> Work:
     """Make everything what it was."""
-    to = number(request, "to", 0)
-    if to is None:
-        raise bad("to must be the number of a generation")
+    to = number_of(request, "to", 0)
 
     def work(edit: Edit) -> Answer:
         undone = edit.rollback(to)

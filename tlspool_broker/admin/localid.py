@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
-from tlspool_broker import certificates, records
+from tlspool_broker import certificates, credentials, records
 from tlspool_broker.admin import shown
 from tlspool_broker.admin.fields import Answer, Request, Work, bad, binary, boolean, listed, raw, text, warned, words
 from tlspool_broker.databases import Databases
@@ -35,6 +35,7 @@ def set_records(request: Request) -> Work:
     pairs = pairs_of(request)
     if not pairs:
         raise bad("records is empty; localid.del deletes")
+    new = credentials.local_values(flags, pairs)
     warnings = [
         f"{uri}: {doubt}"
         for uri, chain in pairs
@@ -43,7 +44,7 @@ def set_records(request: Request) -> Work:
     ]
 
     def work(edit: Edit) -> Answer:
-        edit.localid_set(donai, flags, pairs, like_upstream=like_upstream)
+        edit.localid_file(donai, new, flags & records.TYPE_MASK, 0 if like_upstream else flags & records.ROLE_MASK)
         return warned({"id": str(donai), "records": len(pairs)}, warnings)
 
     return work

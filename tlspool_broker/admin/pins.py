@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 
 from tlspool_broker import certificates, records, trustdata
 from tlspool_broker.admin import shown
@@ -20,7 +19,7 @@ from tlspool_broker.admin.fields import (
     warned,
     words,
 )
-from tlspool_broker.databases import Databases
+from tlspool_broker.databases import Databases, now_s
 from tlspool_broker.edit import Edit
 from tlspool_broker.trustdata import Pin
 from tlspool_common.identity import parse_untrusted
@@ -37,7 +36,7 @@ def pin(request: Request) -> Work:
     sha256, warnings = _certificate_of(request)
     new = Pin(sha256, until_s, before_s, str(remote), sides)
     alone = boolean(request, "alone")
-    if new.is_over(_now_s()):
+    if new.is_over(now_s()):
         warnings.append(f"the pin has expired: until_s is {shown.when(until_s)}")
 
     def work(edit: Edit) -> Answer:
@@ -65,14 +64,14 @@ def list_all(databases: Databases, request: Request) -> Answer:
     """Show the pins of a remote, or all."""
     wanted = text(request, "remote", 0, "")
     remote = str(parse_untrusted(wanted)) if wanted else ""
-    now_s = _now_s()
+    at_s = now_s()
     found = []
     for entry in databases.trust_list():
         for record in entry.good:
             row = shown.trusted(record, entry.key, False) if record.is_pin else {}
             if "sha256" in row and remote in ("", row["remote"]):
                 one = trustdata.pin_of(entry.key, record)
-                state = "expired" if one.is_over(now_s) else "replaceable" if one.is_replaceable(now_s) else "in force"
+                state = "expired" if one.is_over(at_s) else "replaceable" if one.is_replaceable(at_s) else "in force"
                 found.append({**shown.pin(one), "flags": row["flags"], "state": state})
     return {"pins": sorted(found, key=lambda row: (str(row["remote"]), str(row["sha256"])))}
 
@@ -86,7 +85,3 @@ def _certificate_of(request: Request) -> tuple[bytes, list[str]]:
     if len(sha256) != trustdata.SHA256_B:
         raise bad("sha256 must be 64 hexadecimal digits")
     return sha256, []
-
-
-def _now_s() -> int:
-    return int(datetime.now(UTC).timestamp())

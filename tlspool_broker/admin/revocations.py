@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from tlspool_broker import crls
 from tlspool_broker.admin import shown
 from tlspool_broker.admin.fields import Answer, Request, Work, bad, binary, hexadecimal, text, texts, time_s, warned
 from tlspool_broker.admin.trust import key_of
 from tlspool_broker.crls import RevocationList
+from tlspool_broker.databases import now_s
 from tlspool_broker.edit import Edit, issuer_key
 from tlspool_broker.trustdata import Revocations, serial_of
 
@@ -24,11 +23,11 @@ def revoke(request: Request) -> Work:
     serials = frozenset(_serials(request))
     if not serials:
         raise bad("serials is empty")
-    now_s = int(datetime.now(UTC).timestamp())
+    today_s = now_s()
     next_s = time_s(request, "next_update_s")
 
     def work(edit: Edit) -> Answer:
-        old = edit.revocations(key) or Revocations(now_s, 0, frozenset())
+        old = edit.revocations(key) or Revocations(today_s, 0, frozenset())
         new = Revocations(old.this_update_s, next_s or old.next_update_s, old.serials | serials)
         edit.revoke(key, new)
         warnings = [] if edit.issuers(key) else [f"no anchor is filed under {key.hex()}"]
@@ -64,9 +63,8 @@ def _take_over(request: Request) -> Work:
         key = found.issuer_key
     else:
         raise bad("key or data is needed: the list does not name the key of its issuer")
-    now_s = int(datetime.now(UTC).timestamp())
     warnings = []
-    if found.revocations.next_update_s and found.revocations.next_update_s < now_s:
+    if 0 < found.revocations.next_update_s < now_s():
         warnings.append(f"the list is out of date since {shown.when(found.revocations.next_update_s)}")
 
     def work(edit: Edit) -> Answer:

@@ -3,8 +3,6 @@
 Functions of their arguments only: no socket, clock, file, certificate or database is touched here.
 
     expression    the grammar, and three-valued evaluation
-    normal_form   an expression as a disjunction of cases
-    running       one validation whose predicates become known one after the other
     facts         what is known of a remote and its session
     predicates    from facts to the letters; pinning, revocation, levels and usages have their parts
     judgement     several expressions and the facts: accepted, refused, or not decided yet, and why

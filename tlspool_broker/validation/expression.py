@@ -1,8 +1,6 @@
-"""The grammar of validation expressions, and their three-valued evaluation.
+"""Validation expressions and their three-valued evaluation; tlspool_common/valexp.py has the grammar.
 
-    expr = "0" | "1" | letter | expr "~" | expr expr "&" | expr expr "|" | expr expr expr "?"
-
-Postfix, one ASCII character a token, no blanks.  ``eti?`` is "if i then t else e": the condition comes last.
+``eti?`` is "if i then t else e": the condition comes last.
 A letter is true, false or not known (None), and so is an expression (Kleene's strong logic): it is decided as soon
 as what is known decides it, whatever the rest turns out to be, and never decided the other way by knowing more.
 
@@ -17,15 +15,12 @@ from functools import lru_cache
 
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
-
-LETTERS = "LlIiFfAaTtDdRrEeOoGgPpUuSsCcQq"
-"""The predicates, in the order in which they are told and started."""
+from tlspool_common.valexp import LETTERS, fault_untrusted
 
 Value = bool | None
 Known = Mapping[str, Value]
 
 BIT = {letter: 1 << number for number, letter in enumerate(LETTERS)}
-_OPERANDS = {"~": 1, "&": 2, "|": 2, "?": 3}
 
 # How tightly the infix text of a part holds together.
 _IF, _OR, _AND, _NOT = range(4)
@@ -107,33 +102,10 @@ def parse(text: str) -> Expression:
     Raises:
         PoolError: RECORD_MALFORMED, with place and remedy.
     """
-    if not text:
-        raise _malformed(text, "it is empty; 1 is what is always true")
-    if len(text) > limits.VALEXP_B:
-        raise _malformed(text[:20] + "...", f"{len(text)} characters; at most {limits.VALEXP_B} are read")
-    depth = 0
-    for place, sign in enumerate(text, 1):
-        if sign not in BIT and sign not in "01~&|?":
-            raise _malformed(text, f"{sign!r} at character {place} means nothing; {_instead(sign)}")
-        needed = _OPERANDS.get(sign, 0)
-        if depth < needed:
-            raise _malformed(
-                text,
-                f"{sign} at character {place} needs {needed} values in front of it, and there {_are(depth)}; "
-                "operators come behind what they work on, as in TR&",
-            )
-        depth += 1 - needed
-    if depth != 1:
-        raise _malformed(
-            text, f"{depth} values are left at the end; join them with {'&' * (depth - 1)} if all of them must hold"
-        )
+    if fault := fault_untrusted(text):
+        shown = text if len(text) <= limits.VALEXP_B else f"{text[:20]}..."
+        raise PoolError(Code.RECORD_MALFORMED, f"validation expression {shown!r}: {fault}")
     return _made(text)
-
-
-def conjunction(expressions: Iterable[Expression]) -> Expression:
-    """Return the expression that is true when all of these are; of none it is 1."""
-    texts = [expression.text for expression in expressions]
-    return _made("".join(texts) + "&" * (len(texts) - 1) if texts else "1")
 
 
 def needs(expressions: Iterable[str]) -> set[str]:
@@ -244,21 +216,3 @@ def _enough(value: Value, decisive: bool, sides: Sequence[tuple[Value, int]]) ->
 def _held(part: tuple[int, str], binding: int) -> str:
     own, text = part
     return text if own >= binding else f"({text})"
-
-
-def _instead(sign: str) -> str:
-    if sign.isspace():
-        return "leave blanks out"
-    if sign in "()":
-        return "there are no brackets: write operands first, then the operator"
-    if sign in "!^":
-        return "not is ~, behind its operand"
-    return f"the predicates are {LETTERS}, the operators ~ & | ?"
-
-
-def _are(depth: int) -> str:
-    return "is none" if depth == 0 else "is one" if depth == 1 else f"are {depth}"
-
-
-def _malformed(text: str, why: str) -> PoolError:
-    return PoolError(Code.RECORD_MALFORMED, f"validation expression {text!r}: {why}")

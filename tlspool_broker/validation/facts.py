@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Protocol
 
+from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_broker.validation.expression import Value
 from tlspool_common import limits
 from tlspool_common.errors import Code, code_of
@@ -37,63 +37,23 @@ _FAULTS = frozenset(
 """What a worker may say of a chain."""
 
 
-class StoredPin(Protocol):
-    """A certificate that is pinned for a remote identity."""
-
-    @property
-    def sha256(self) -> bytes:
-        """Of the certificate."""
-
-    @property
-    def until_s(self) -> int:
-        """When it expires; 0: never."""
-
-    @property
-    def before_s(self) -> int:
-        """How long before that one other certificate may take its place."""
-
-    @property
-    def remote(self) -> str:
-        """For whom; '' is whoever shows the certificate."""
-
-    @property
-    def for_sides(self) -> int:
-        """For which local roles, a bit set: 1 client, 2 server."""
-
-
-class StoredRevocations(Protocol):
-    """What is stored of an issuer's revocations."""
-
-    @property
-    def this_update_s(self) -> int:
-        """Since when it is so."""
-
-    @property
-    def next_update_s(self) -> int:
-        """Until when the list is complete; 0: it never was, it only names some that are revoked."""
-
-    @property
-    def serials(self) -> AbstractSet[bytes]:
-        """What is revoked, as content octets of DER INTEGERs."""
-
-
 class Stored(Protocol):
     """What the databases know about remotes.  Each may raise PoolError."""
 
-    def pins(self, remote: str) -> Sequence[StoredPin]:
+    def pins(self, remote: str) -> Sequence[Pin]:
         """Return what is pinned for a remote identity, and what is pinned for whoever shows it."""
 
-    def revocations(self, issuer_key: bytes) -> StoredRevocations | None:
+    def revocations(self, issuer_key: bytes) -> Revocations | None:
         """Return what is stored about the certificates of an issuer, by its key identifier."""
 
 
 class _Empty:
     """Databases in which nothing is pinned or revoked."""
 
-    def pins(self, remote: str) -> Sequence[StoredPin]:
+    def pins(self, remote: str) -> Sequence[Pin]:
         return ()
 
-    def revocations(self, issuer_key: bytes) -> StoredRevocations | None:
+    def revocations(self, issuer_key: bytes) -> Revocations | None:
         return None
 
 
@@ -207,6 +167,33 @@ class Answer:
     why: str
     code: Code = Code.VALIDATION_FAILED
 
+
+NOTHING_SHOWN = RemoteShown(
+    session_id=0,
+    tls_version=0,
+    cipher="",
+    group="",
+    fault=0,
+    detail="",
+    anchor_sha256=b"",
+    self_signed=False,
+    names=(),
+    subject="",
+    leaf_sha256=b"",
+    spki_sha256=b"",
+    not_after_s=0,
+    strengths=(),
+    usages=(),
+    extensions=(),
+    links=(),
+    crl_urls=(),
+    ocsp_urls=(),
+    must_staple=False,
+    stapled=Finding.NONE,
+    stapled_detail="",
+    chain=(),
+)
+"""A description in which nothing is said yet: for who knows only some of it."""
 
 _BARE = tuple(field.name for field in dataclasses.fields(RemoteShown) if field.name != "chain")
 _bare_values = attrgetter(*_BARE)

@@ -29,6 +29,7 @@ from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import RemoteAuth, Side
 from tlspool_common.record import record
+from tlspool_common.valexp import LETTERS
 
 AUTHENTICATES = frozenset("TtPpDdGg")
 """Predicates any of which authenticates a remote's credential."""
@@ -114,6 +115,9 @@ class Basis:
     values: Mapping[str, Value]
 
 
+NOTHING_WEIGHED = Basis((), {}, {})
+
+
 @record
 class Judgement:
     """What came of it.
@@ -122,7 +126,7 @@ class Judgement:
         outcome: True accepted, False refused, None: not decided by what is known.
         code: what to tell; OK if accepted.
         detail: one sentence for log and operator; '' if accepted.
-        basis: what the trace is made of; or its lines, in a judgement that was not made here.
+        basis: what the trace is made of; empty where it did not come to that.
         rule: the source that refuses, or that is not decided.
         missing: letters that would decide it, in order.
         slow: those of them that are worth to be asked about: without them it cannot be accepted, with them it can.
@@ -132,7 +136,7 @@ class Judgement:
     outcome: Value
     code: Code
     detail: str
-    basis: Basis | tuple[Line, ...]
+    basis: Basis = NOTHING_WEIGHED
     rule: str = ""
     missing: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
@@ -142,8 +146,6 @@ class Judgement:
     def trace(self) -> tuple[Line, ...]:
         """Every source, then every predicate, with value and reason; put into words when somebody asks."""
         basis = self.basis
-        if isinstance(basis, tuple):
-            return basis
         sources = (_source_line(one, basis.values) for one in basis.judged)
         return (*sources, *(_letter_line(letter, answer) for letter, answer in basis.answers.items()))
 
@@ -219,11 +221,6 @@ def judge_all(sources: Sequence[Source], facts: Facts, known: Mapping[str, Value
     return Judgement(True, Code.OK, "", basis, pin=_to_pin(basis, facts))
 
 
-def needs(sources: Sequence[Source], facts: Facts) -> set[str]:
-    """Return the letters that matter, those of the baseline among them."""
-    return expression.needs(source.text for source in with_baseline(sources, facts))
-
-
 def _parsed(text: str) -> Expression | PoolError:
     try:
         return expression.parse(text)
@@ -276,7 +273,7 @@ def _reason(one: _Judged, basis: Basis) -> tuple[Code, str, int]:
 def _undecided(basis: Basis) -> Judgement:
     open_ones = [(one, one.expression) for one in basis.judged if one.value is None and one.expression is not None]
     wanting = {letter for _, found in open_ones for letter in found.wanting(basis.values)}
-    missing = tuple(letter for letter in expression.LETTERS if letter in wanting)
+    missing = tuple(letter for letter in LETTERS if letter in wanting)
     one, found = open_ones[0]
     detail = _sentence(one.source.where, _because(found.wanting(basis.values), basis))
     slow = _worth_asking([found for _, found in open_ones], missing, basis.values)

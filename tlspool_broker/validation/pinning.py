@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tlspool_broker.validation.facts import Answer, Facts, StoredPin
+from tlspool_broker.trustdata import Pin
+from tlspool_broker.validation.facts import Answer, Facts
 from tlspool_common.errors import Code
 from tlspool_common.messages_judging import RemoteShown
 
@@ -67,29 +68,23 @@ def pins_on_acceptance(facts: Facts) -> bool:
     return not _matching(facts.shown, pins, facts.context.now_s) and _may_pin(facts, pins)
 
 
-def _pins(facts: Facts) -> list[StoredPin]:
+def _pins(facts: Facts) -> list[Pin]:
     """Return the pins that speak of this remote, and of anybody, in our role."""
     side = facts.context.side
     return [pin for pin in facts.context.stored.pins(facts.remote) if pin.for_sides & side]
 
 
-def _own(pins: Iterable[StoredPin], remote: str) -> list[StoredPin]:
+def _own(pins: Iterable[Pin], remote: str) -> list[Pin]:
     """Return the pins that leave no room for first use: those for the remote itself."""
     return [pin for pin in pins if pin.remote == remote]
 
 
-def _matching(shown: RemoteShown, pins: Iterable[StoredPin], now_s: int) -> bool:
-    return any(pin.sha256 == shown.leaf_sha256 and not _is_over(pin, now_s) for pin in pins)
+def _matching(shown: RemoteShown, pins: Iterable[Pin], now_s: int) -> bool:
+    return any(pin.sha256 == shown.leaf_sha256 and not pin.is_over(now_s) for pin in pins)
 
 
-def _may_pin(facts: Facts, pins: Iterable[StoredPin]) -> bool:
+def _may_pin(facts: Facts, pins: Iterable[Pin]) -> bool:
     """Whether another certificate may be pinned: nothing is, or one is in the last part of its life."""
     now_s = facts.context.now_s
     own = _own(pins, facts.remote)
-    return not own or any(
-        pin.until_s and pin.until_s - pin.before_s < now_s and not _is_over(pin, now_s) for pin in own
-    )
-
-
-def _is_over(pin: StoredPin, now_s: int) -> bool:
-    return pin.until_s != 0 and now_s > pin.until_s
+    return not own or any(pin.is_replaceable(now_s) and not pin.is_over(now_s) for pin in own)

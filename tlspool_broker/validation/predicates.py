@@ -1,17 +1,16 @@
 """From facts to letters: what each predicate means, and why it has the value that it has.
 
 A predicate is None, not known, for three reasons: nobody has been asked yet (SLOW), this pool cannot find out at all
-(UNKNOWABLE), or there was no handshake.  Without a credential of the remote all that is about the credential is false.
+(``DdGg``), or there was no handshake.  Without a credential of the remote all that is about the credential is false.
 
 An upper-case letter wants proof, its lower-case one is content if nothing speaks against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from tlspool_broker.validation import levels, pinning, revocation, usages
-from tlspool_broker.validation.expression import Value
 from tlspool_broker.validation.facts import LONGER, Answer, Context, Facts, is_longer
 from tlspool_common.errors import TABLE as ERRORS
 from tlspool_common.errors import Code
@@ -21,9 +20,6 @@ from tlspool_common.messages_judging import RemoteShown
 
 SLOW = frozenset("RrOo")
 """What somebody else has to be asked about."""
-
-UNKNOWABLE = frozenset("DdGg")
-"""What this pool cannot find out."""
 
 WITHOUT_CREDENTIAL = frozenset("FfAaSsCcqu")
 """What is about the session, and has an answer when the remote shows no credential."""
@@ -68,7 +64,6 @@ _TLS13 = (0x0304, 0xFEFC)
 _TLS12 = (0x0303, 0xFEFD)
 _EPHEMERAL = ("ECDHE-", "DHE-", "TLS_ECDHE_", "TLS_DHE_")
 
-
 _NO_VERSION = Answer(None, "the TLS version is not known of the handshake")
 _NO_CIPHER = Answer(None, "version and cipher are not known of the handshake")
 _NO_GROUP = Answer(None, "the key exchange is not known of the handshake")
@@ -76,15 +71,6 @@ _NO_GROUP = Answer(None, "the key exchange is not known of the handshake")
 
 Predicate = Callable[[Facts, RemoteShown], Answer]
 """What looks at a credential that is there."""
-
-
-def evaluate(letters: Iterable[str], facts: Facts) -> dict[str, Value]:
-    """Return the values of predicates.
-
-    Raises:
-        PoolError: what the databases raise, for P p R r O o.
-    """
-    return {letter: answer(letter, facts).value for letter in letters}
 
 
 def answer(letter: str, facts: Facts) -> Answer:

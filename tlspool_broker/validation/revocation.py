@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Callable
 from functools import lru_cache
 
+from tlspool_broker.trustdata import serial_of
 from tlspool_broker.validation.facts import Answer, Context, Facts, Online, is_longer
 from tlspool_common.errors import Code
 from tlspool_common.messages_judging import Finding, RemoteShown
@@ -66,7 +67,7 @@ def _revoked(facts: Facts, shown: RemoteShown) -> str:
     for place, line in enumerate(shown.links):
         issuer, serial = _link_untrusted(line)
         stored = facts.context.stored.revocations(issuer) if issuer else None
-        if stored is not None and serial and _octets(serial) in stored.serials:
+        if stored is not None and serial and serial_of(int(serial, 16)) in stored.serials:
             whose = "" if place == 0 else f" (certificate {place + 1} of the chain)"
             return f"serial {serial}{whose} is on the list of {day(stored.this_update_s)}"
     if shown.stapled is Finding.REVOKED:
@@ -113,12 +114,6 @@ def _link_untrusted(line: str) -> tuple[bytes, str]:
     except ValueError:
         return b"", ""
     return key, serial
-
-
-def _octets(serial: str) -> bytes:
-    """Return the content octets of a serial number, as short as they have to be (X.690 section 8.3)."""
-    number = int(serial, 16)
-    return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
 
 
 @lru_cache(maxsize=64)  # of the same few lists

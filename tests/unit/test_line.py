@@ -1,4 +1,4 @@
-"""A channel on the loop."""
+"""A channel on the loop: in order, both ways, and one word when it is over."""
 
 import asyncio
 import os
@@ -6,12 +6,14 @@ import os
 import pytest
 
 from tests.fixtures.keyd_world import WAIT_S
+from tests.fixtures.loops import Lines, until
 from tlspool_common import limits
+from tlspool_common import line as module
 from tlspool_common.channel import ChannelBroken, ChannelClosed, from_fd, pair, raw_pair
+from tlspool_common.codec import BadFrame
 from tlspool_common.fd import OwnedFd
+from tlspool_common.line import Line
 from tlspool_common.messages import PROTOCOL, KeyAnswer, KeyChannel, KeydHello, KeyQuestion, Party
-from tlspool_keyd import line as module
-from tlspool_keyd.line import Line
 
 QUESTION = KeyQuestion(uri="pkcs11:object=a")
 
@@ -34,7 +36,8 @@ class Ends:
         self.broker = from_fd(theirs, Party.BROKER, Party.KEYD)
         self.heard, self.lost, self.changed = [], [], asyncio.Event()
         self.on_message = on_message or self.heard.append
-        self.line = Line(channel, self._message, self._lost)
+        self.log = Lines()
+        self.line = Line(channel, self._message, self._lost, self.log)
 
     def _message(self, received):
         self.on_message(received)
@@ -102,12 +105,14 @@ def test_what_does_not_fit_goes_out_when_there_is_room(no_leaks):
         ends.line.send(KeydHello(protocol=PROTOCOL, pid=1, grant_secret=bytes(32)))
         for exchange in range(1, 301):
             ends.line.send(big, exchange=exchange)
+        assert ends.line.has_queued
         got = []
         while len(got) < 301:
             if (received := ends.broker.receive()) is not None:
                 got.append(received.exchange)
             await asyncio.sleep(0)
         assert got == list(range(301))
+        await until(lambda: not ends.line.has_queued)
         ends.line.close()
         ends.broker.close()
 
@@ -120,9 +125,9 @@ def test_one_who_does_not_read_loses_the_line(no_leaks):
         big = KeyAnswer(code=0, detail="", spki=bytes(limits.SPKI_B))
         while ends.line.open:
             ends.line.send(big)
-        assert ends.lost == []  # not while we were sending
-        await ends.until(lambda: ends.lost)
+        assert len(ends.lost) == 1
         assert isinstance(ends.lost[0], ChannelClosed)
+        assert not ends.line.has_queued
         one, other = raw_pair()
         ends.line.send(KeyAnswer(code=0, detail="", spki=b""), fd=one)
         assert one.closed
@@ -132,15 +137,63 @@ def test_one_who_does_not_read_loses_the_line(no_leaks):
     run(work)
 
 
-def test_a_reader_that_goes_away_while_frames_wait(no_leaks):
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_reader_that_ends_while_frames_wait(no_leaks, breaks):
+    """The loop watches the channel for both directions by then, and is to forget both."""
+
     async def work():
         ends = Ends()
         big = KeyAnswer(code=0, detail="", spki=bytes(limits.SPKI_B))
-        for _ in range(300):
+        while not ends.line.has_queued:
             ends.line.send(big)
+        if breaks:
+            ends.broker._sock.send(b"garbage")
         ends.broker.close()
         await ends.until(lambda: ends.lost)
-        assert len(ends.lost) == 1
+        assert [isinstance(error, ChannelBroken) for error in ends.lost] == [breaks]
+        ends.line.close()
+
+    run(work)
+
+
+def test_the_reason_why_a_line_is_given_up_is_said_once(no_leaks):
+    async def work():
+        ends = Ends()
+        for reason in ("first", "again"):
+            ends.line.give_up(ChannelClosed(reason))
+        assert [str(error) for error in ends.lost] == ["first"]
+        ends.broker.close()
+
+    run(work)
+
+
+def test_a_message_of_ours_that_breaks_the_table(no_leaks):
+    async def work():
+        ends = Ends()
+        one, other = raw_pair()
+        with pytest.raises(BadFrame):
+            ends.line.send(QUESTION, fd=one)
+        assert one.closed
+        assert ends.line.open
+        other.close()
+        ends.line.close()
+        ends.broker.close()
+
+    run(work)
+
+
+def test_messages_are_traced_without_what_is_in_them(no_leaks):
+    async def work():
+        ends = Ends()
+        ends.line.send(KeydHello(protocol=PROTOCOL, pid=1, grant_secret=bytes(32)))
+        ends.broker.send(QUESTION)
+        await ends.until(lambda: ends.heard)
+        assert ends.log.of("border.message") == [
+            {"way": "keyd->broker", "message": "KeydHello"},
+            {"way": "broker->keyd", "message": "KeyQuestion"},
+        ]
+        ends.line.close()
+        ends.broker.close()
 
     run(work)
 
