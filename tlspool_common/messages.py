@@ -30,6 +30,13 @@ from tlspool_common.messages_judging import RemoteShown as RemoteShown
 from tlspool_common.messages_judging import RevocationTold as RevocationTold
 from tlspool_common.messages_judging import StapleTold as StapleTold
 from tlspool_common.messages_judging import Verdict as Verdict
+from tlspool_common.messages_rejoining import BrokerAway as BrokerAway
+from tlspool_common.messages_rejoining import KeepChannel as KeepChannel
+from tlspool_common.messages_rejoining import KeepRecord as KeepRecord
+from tlspool_common.messages_rejoining import SessionHere as SessionHere
+from tlspool_common.messages_rejoining import SessionsTold as SessionsTold
+from tlspool_common.messages_rejoining import TellSessions as TellSessions
+from tlspool_common.messages_rejoining import Welcome as Welcome
 from tlspool_common.messages_relaying import AskedByRemote as AskedByRemote
 from tlspool_common.messages_relaying import AskExport as AskExport
 from tlspool_common.messages_relaying import AskFact as AskFact
@@ -126,10 +133,15 @@ class MasterHello(Message):
 
 @named_record
 class WorkerBorn(Message):
-    """A worker was forked; the descriptor is the broker's end of its channel."""
+    """A worker was forked; the descriptor is the broker's end of its channel.
+
+    ``again``: it was another broker's, and may have sessions.  ``protocol`` is what it speaks.
+    """
 
     worker_id: U32
     pid: U32
+    again: bool = False
+    protocol: U16 = PROTOCOL
 
 
 @named_record
@@ -397,6 +409,8 @@ TABLE: tuple[Row, ...] = (
     Row(0x14, WorkerGone, _M, _B),
     Row(0x16, SpawnWorkers, _B, _M),
     Row(0x18, RetireWorker, _B, _M),
+    Row(0x1A, Welcome, _B, _M, fds=1, once=True),
+    Row(0x1C, KeepChannel, _B, _M, fds=1),
     Row(0x20, KeydHello, _K, _B, first=True),
     Row(0x22, KeyChannel, _B, _K, fds=1),
     Row(0x24, KeyQuestion, _B, _K, answer=KeyAnswer),
@@ -432,6 +446,11 @@ TABLE: tuple[Row, ...] = (
     Row(0x7C, AskedByRemote, _W, _B),
     Row(0x7E, RemoteShown, _W, _B),
     Row(0x80, Verdict, _B, _W),
+    Row(0x82, KeepRecord, _B, _W),
+    Row(0x84, BrokerAway, _B, _W),
+    Row(0x86, TellSessions, _B, _W),
+    Row(0x88, SessionHere, _W, _B),
+    Row(0x8A, SessionsTold, _W, _B),
     Row(0x90, OnlineHello, _O, _B, first=True),
     Row(0x92, AskRevocation, _B, _O, answer=RevocationTold),
     Row(0x93, RevocationTold, _O, _B),

@@ -108,6 +108,11 @@ class Ask:
 
 
 @record
+class ForgetQuestions:
+    """Tell nobody any more what was asked before now: who asked is gone, and another one counts from the beginning."""
+
+
+@record
 class Answer:
     """Show the remote of a relay, which has asked, who we are; without credentials, that we are nobody."""
 
@@ -159,6 +164,7 @@ Effect = (
     | Attach
     | EndRelay
     | Ask
+    | ForgetQuestions
     | Answer
     | Wait
     | Drop

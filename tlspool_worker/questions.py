@@ -42,12 +42,13 @@ _TLS13 = 0x0304
 class _Asking:
     """A client that was asked and has not answered yet."""
 
-    __slots__ = ("check", "question", "ssl")
+    __slots__ = ("check", "era", "question", "ssl")
 
-    def __init__(self, check: verify.Check, question: int, ssl: object) -> None:
+    def __init__(self, check: verify.Check, question: int, ssl: object, era: int) -> None:
         self.check = check
         self.question = question
         self.ssl = ssl
+        self.era = era
 
 
 class Questions:
@@ -57,7 +58,8 @@ class Questions:
         self._relays = relays
         self._contexts = contexts
         self._answers = Contexts()  # apart, as they belong to no generation of anchors
-        self._say = say
+        self._say_now = say
+        self._era = 0
         self._asking: dict[int, _Asking] = {}
         self._answered: deque[int] = deque()
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -72,20 +74,28 @@ class Questions:
             reauth.forget(asking.ssl)
         os.close(self._fd)
 
+    def forget(self) -> None:
+        """Tell nobody what was asked before now."""
+        self._era += 1
+
+    def _say(self, message: Message, era: int) -> None:
+        if era == self._era:
+            self._say_now(message)
+
     # --- the broker asks ------------------------------------------------------------------------------
 
     def ask(self, message: AskExport | AskFact | AskRemote, trust: Generation | None) -> None:
         """Answer a question, now or when it can be answered; not at all when the session ends before."""
-        relay = self._relays[message.session_id]
+        relay, era = self._relays[message.session_id], self._era
         if isinstance(message, AskRemote):
             if trust is None:
                 raise AssertionError("a client is asked without anchors to judge it by")
             anchors = trust
-            relay.hold(lambda stream: self._ask_remote(stream, message, anchors))
+            relay.hold(lambda stream: self._ask_remote(stream, message, anchors, era))
         else:
-            relay.hold(lambda stream: self._tell(stream, message))
+            relay.hold(lambda stream: self._tell(stream, message, era))
 
-    def _tell(self, stream: Stream, message: AskExport | AskFact) -> None:
+    def _tell(self, stream: Stream, message: AskExport | AskFact, era: int) -> None:
         code, value = Code.OK, b""
         try:
             if isinstance(message, AskExport):
@@ -98,9 +108,9 @@ class Questions:
         except PoolError as error:
             code = error.code
         clear_errors()
-        self._say(Told(session_id=message.session_id, question=message.question, code=int(code), value=value))
+        self._say(Told(session_id=message.session_id, question=message.question, code=int(code), value=value), era)
 
-    def _ask_remote(self, stream: Stream, message: AskRemote, trust: Generation) -> None:
+    def _ask_remote(self, stream: Stream, message: AskRemote, trust: Generation, era: int) -> None:
         session_id = message.session_id
         try:
             if session_id in self._asking:
@@ -111,9 +121,9 @@ class Questions:
             reauth.ask(stream, context, check, lambda: self._note(session_id))
         except PoolError as error:
             clear_errors()
-            self._say(reauth.not_asked(session_id, message.question, error))
+            self._say(reauth.not_asked(session_id, message.question, error), era)
             return
-        self._asking[session_id] = _Asking(check, message.question, stream.ssl)
+        self._asking[session_id] = _Asking(check, message.question, stream.ssl, era)
 
     def _note(self, session_id: int) -> None:
         """A client has answered.  Called from within OpenSSL."""
@@ -135,7 +145,7 @@ class Questions:
 
     def _judge(self, relay: Relay, asking: _Asking) -> None:
         def judge(stream: Stream) -> None:
-            self._say(reauth.judge(stream, asking.check, relay.session_id, asking.question))
+            self._say(reauth.judge(stream, asking.check, relay.session_id, asking.question), asking.era)
             clear_errors()
 
         relay.hold(judge)

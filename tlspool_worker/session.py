@@ -75,6 +75,26 @@ class Session:
         self.state = state
         self.handshaking: Handshaking | None = handshaking
 
+    @property
+    def is_unencrypted(self) -> bool:
+        """Whether an alert may go out as it is: nothing of ours has been encrypted yet.
+
+        OpenSSL has no way to be asked for an alert.  A server's encryption starts with its first flight; a
+        client's, at the earliest, with the answer to it.
+        """
+        handshaking = self.handshaking
+        if handshaking is None or self.state in (State.EXPECT_STEP, State.EXPECT_VERDICT):
+            return False
+        return self.state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED, State.EXPECT_ROLE) or (
+            handshaking.start.side is Side.CLIENT and handshaking.first
+        )
+
+    @property
+    def nothing_sent(self) -> bool:
+        """Whether a server has sent nothing at all."""
+        handshaking = self.handshaking
+        return handshaking is not None and handshaking.first and handshaking.start.side is Side.SERVER
+
 
 def under(start: StartSession | None, message: Proceed) -> StartSession | None:
     """Return a session's policy as it is now: that of its start, unless a Proceed has another one.
@@ -100,3 +120,8 @@ def under(start: StartSession | None, message: Proceed) -> StartSession | None:
         sigalgs=message.sigalgs,
         names_anchors=message.names_anchors,
     )
+
+
+def alert_record(alert: int) -> bytes:
+    """Return a fatal alert in a plaintext record (RFC 8446 sections 5.1 and 6)."""
+    return bytes([21, 3, 3, 0, 2, 2, alert])

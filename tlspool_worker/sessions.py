@@ -19,7 +19,8 @@
 * A session that is over is forgotten at once.  What the broker said before it heard of that crosses our last
   word, so a message for a session that we had is dropped; for one that we never had, it breaks the table.
 * A broker that breaks the table cannot be trusted: ``BrokenBroker``, and the process ends.
-* A broker that goes away takes along what is being set up.  What relays needs nobody, and goes on.
+* A broker that goes away takes along what is being set up.  What relays needs nobody, and goes on.  If another one
+  may come (BrokerAway), it is told of that (telling.py); a closed channel says that none will.
 
 Rule: every change of ``state`` goes through ``_move``, which holds it against TABLE.
 """
@@ -35,17 +36,19 @@ from tlspool_common.messages import (
     AskExport,
     AskFact,
     AskRemote,
+    BrokerAway,
     ClientHelloSeen,
     EndReason,
     EndSession,
     HandshakeFailed,
+    KeepRecord,
     Message,
     PlainConnected,
     Proceed,
     RemoteShown,
-    SessionEnded,
     Side,
     StartSession,
+    TellSessions,
     TrustAnchor,
     TrustBegin,
     UseCredential,
@@ -63,6 +66,7 @@ from tlspool_worker.effects import (
     Drop,
     EndRelay,
     Finish,
+    ForgetQuestions,
     GoOn,
     Judge,
     Listen,
@@ -75,10 +79,16 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import CREDENTIALS, TABLE, Handshaking, Session, State, under
+from tlspool_worker.session import CREDENTIALS, TABLE, Handshaking, Session, State, alert_record, under
 from tlspool_worker.symmetry import IsServer, Symmetry
+from tlspool_worker.telling import Telling, end_of
 from tlspool_worker.tls import Step
 from tlspool_worker.trust import Trust
+
+UNSAID_MS = 60_000
+"""How long an idle worker waits for a broker that it can tell how its sessions have ended."""
+
+_NO_SESSION = 0
 
 
 class BrokenBroker(Exception):
@@ -95,8 +105,11 @@ class Sessions:
         self._sessions: dict[int, Session] = {}
         self._highest = 0
         self._asked: dict[int, list[UseCredential]] = {}
+        self._telling = Telling(out)
         self._has_broker = True
+        self._may_come = True
         self._retired = False
+        self._waits_to_tell = False
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -117,13 +130,18 @@ class Sessions:
                 self._out(UseKeys(fd))
             case TrustBegin() | TrustAnchor():
                 self._trust_said(message)
+            case BrokerAway():
+                self._out(Note("info", "broker.away", {"worker": self._worker_id, "sessions": len(self._sessions)}))
+                self._lose_broker()
+            case TellSessions():
+                self._tell(message)
             case StartSession() if fd is not None:
                 self._start(message, fd)
             case PlainConnected() if fd is not None:
                 self._plain_connected(message, fd)
             case AskExport() | AskFact() | AskRemote():
                 self._ask(message)
-            case UseCredential() | Proceed() | EndSession() | Verdict():
+            case UseCredential() | Proceed() | EndSession() | Verdict() | KeepRecord():
                 session = self._find(message.session_id, type(message).__name__)
                 if session is not None:
                     self._session_said(session, message)
@@ -158,8 +176,7 @@ class Sessions:
         except BrokenBroker:
             fd.close()
             raise
-        # One that had to wait, for keyd or for its application's word, comes after others that have higher numbers.
-        self._highest = max(self._highest, session_id)
+        self._highest = max(self._highest, session_id)  # one that had to wait comes after higher numbers
         server = message.side is Side.SERVER
         state = State.EXPECT_CLIENT_HELLO if server else State.EXPECT_PROCEED
         self._sessions[session_id] = Session(session_id, state, Handshaking(message, trust))
@@ -167,9 +184,16 @@ class Sessions:
         if server:
             self._out(Listen(session_id))
 
-    def _session_said(self, session: Session, message: UseCredential | Proceed | EndSession | Verdict) -> None:
+    def _session_said(
+        self, session: Session, message: UseCredential | Proceed | EndSession | Verdict | KeepRecord
+    ) -> None:
         if isinstance(message, EndSession):
             self._end(session, message.alert)
+            return
+        if isinstance(message, KeepRecord):
+            if session.state not in (State.EXPECT_PLAINTEXT, State.RELAYING):
+                raise BrokenBroker(f"a record for session {session.session_id} in {session.state.name}")
+            self._telling.keep(session.session_id, message.record)
             return
         if isinstance(message, Verdict):
             if session.state is not State.EXPECT_VERDICT:
@@ -243,27 +267,15 @@ class Sessions:
             self._out(EndRelay(session.session_id))
             return
         record = b""
-        if alert != NO_ALERT and self._is_unencrypted(session):
+        if alert != NO_ALERT and session.is_unencrypted:
             record = alert_record(alert)
         self._over(session, record)
         self._say_ended(session.session_id, EndReason.ORDERED, 0, 0, "")
 
-    @staticmethod
-    def _is_unencrypted(session: Session) -> bool:
-        """Whether an alert may go out as it is: nothing of ours has been encrypted yet.
-
-        OpenSSL has no way to be asked for an alert.  A server's encryption starts with its first flight; a
-        client's, at the earliest, with the answer to it.
-        """
-        handshaking = session.handshaking
-        if handshaking is None or session.state in (State.EXPECT_STEP, State.EXPECT_VERDICT):
-            return False
-        return session.state in (State.EXPECT_CLIENT_HELLO, State.EXPECT_PROCEED, State.EXPECT_ROLE) or (
-            handshaking.start.side is Side.CLIENT and handshaking.first
-        )
-
     def waited(self, session_id: int) -> None:
         """A peer has listened long enough.  The session may be over, or the remote have begun to speak."""
+        if session_id == _NO_SESSION and self._waits_to_tell and not self._sessions:
+            self._out(Finish(Exit.OK))  # nobody has come to hear how they have ended
         session = self._sessions.get(session_id)
         if session is None or session.state is not State.EXPECT_ROLE or session.handshaking is None:
             return
@@ -277,7 +289,7 @@ class Sessions:
         if isinstance(verdict, IsServer):
             handshaking.start = replace(handshaking.start, side=Side.SERVER, peer=False)
             handshaking.symmetry, handshaking.credentials, handshaking.data = None, [], verdict.data
-            hello = verdict.hello
+                hello = verdict.hello
             self._move(session, State.EXPECT_PROCEED)
             self._out(Say(ClientHelloSeen(session_id=session.session_id, sni=hello.sni, alpn=hello.alpn)))
             return
@@ -325,9 +337,7 @@ class Sessions:
 
     def cipher_ended(self, session_id: int, reset: str = "") -> None:
         """The remote has closed, or reset the connection, during the handshake."""
-        session = self._sessions[session_id]
-        code = Code.REMOTE_RESET if reset else Code.REMOTE_CLOSED
-        self._fail(session, code, NO_ALERT, reset)
+        self._fail(self._sessions[session_id], Code.REMOTE_RESET if reset else Code.REMOTE_CLOSED, NO_ALERT, reset)
 
     # --- what OpenSSL makes of it ---------------------------------------------------------------------
 
@@ -353,9 +363,8 @@ class Sessions:
             self._fail(session, Code.INTERNAL, 80, "a handshake went on without a verdict")
             return
         if step.fault is not None:
-            fault = step.fault
-            record = step.output
-            if not record and not fault.received and fault.alert != NO_ALERT and self._nothing_sent(session):
+            fault, record = step.fault, step.output
+            if not record and not fault.received and fault.alert != NO_ALERT and session.nothing_sent:
                 record = alert_record(fault.alert)
             self._fail(session, fault.code, fault.alert, fault.detail, record)
             return
@@ -380,17 +389,12 @@ class Sessions:
         """A handshake could not be made, or went wrong by a fault of our own."""
         session = self._sessions.get(session_id)
         if session is not None:
-            record = alert_record(80) if self._nothing_sent(session) else b""
+            record = alert_record(80) if session.nothing_sent else b""
             self._fail(session, code, 80, detail, record)
-
-    @staticmethod
-    def _nothing_sent(session: Session) -> bool:
-        handshaking = session.handshaking
-        return handshaking is not None and handshaking.first and handshaking.start.side is Side.SERVER
 
     def remote_asks(self, session_id: int) -> None:
         """The remote of a client's relay wants to know once more who we are; the relay stands still."""
-        if self._has_broker:
+        if self._has_broker and self._telling.knows(session_id):
             self._asked[session_id] = []
             self._out(Say(AskedByRemote(session_id=session_id)))
         else:
@@ -402,15 +406,31 @@ class Sessions:
         self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str
     ) -> None:
         """A relay is over, before or after it had its plaintext end."""
-        self._move(self._sessions[session_id], State.OVER)
-        del self._sessions[session_id]
+        session = self._sessions.pop(session_id)
+        did_relay = session.state is State.RELAYING
+        self._move(session, State.OVER)
         self._asked.pop(session_id, None)
-        self._say_ended(session_id, reason, from_remote_b, to_remote_b, detail)
+        if did_relay and self._may_come:
+            self._telling.ended(end_of(session_id, reason, from_remote_b, to_remote_b, detail))
+        else:
+            self._telling.forget(session_id)
+            self._say_ended(session_id, reason, from_remote_b, to_remote_b, detail)
         self._look_for_the_end()
 
     def broker_gone(self) -> None:
-        """The broker's channel is closed: what is being set up ends, and what relays goes on."""
+        """The broker's channel is closed for ever: what is being set up ends, and what relays goes on."""
+        self._may_come = False
+        self._telling.broker_gone()
+        self._lose_broker()
+
+    def _lose_broker(self) -> None:
         self._has_broker = False
+        self._give_up_setting_up()
+        self._look_for_the_end()
+
+    def _give_up_setting_up(self) -> None:
+        """The broker that wanted it is no more: end what does not relay, and let what relays be told of."""
+        self._telling.broker_away({one for one in self._sessions if self._sessions[one].state is State.RELAYING})
         asked, self._asked = self._asked, {}
         for session_id in asked:
             self._out(Answer(session_id, ()))
@@ -419,7 +439,16 @@ class Sessions:
                 self._out(EndRelay(session.session_id))
             elif session.state is not State.RELAYING:
                 self._over(session, b"")
-        self._look_for_the_end()
+
+    def _tell(self, message: TellSessions) -> None:
+        """A broker has found us, and wants to know what there is."""
+        if not message.after:
+            self._has_broker = False
+            self._give_up_setting_up()
+            self._trust.forget()
+            self._out(ForgetQuestions())
+            self._has_broker, self._waits_to_tell = True, False
+        self._telling.tell(message)
 
     def retire(self) -> None:
         """No more sessions will come: end after the last one."""
@@ -436,8 +465,13 @@ class Sessions:
         self._out(Finish(Exit.OK))
 
     def _look_for_the_end(self) -> None:
-        if not self._sessions and (self._retired or not self._has_broker):
+        if self._sessions or not (self._retired or not self._has_broker):
+            return
+        if not self._telling.unsaid:
             self._out(Finish(Exit.OK))
+        elif not self._waits_to_tell:
+            self._waits_to_tell = True
+            self._out(Wait(_NO_SESSION, UNSAID_MS))
 
     def _fail(self, session: Session, code: Code, alert: int, detail: str, record: bytes = b"") -> None:
         """Report a handshake that did not succeed."""
@@ -457,22 +491,10 @@ class Sessions:
 
     def _say_ended(self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> None:
         if self._has_broker:
-            ended = SessionEnded(
-                session_id=session_id,
-                reason=reason,
-                from_remote_b=from_remote_b,
-                to_remote_b=to_remote_b,
-                detail=prose(detail),
-            )
-            self._out(Say(ended))
+            self._out(Say(end_of(session_id, reason, from_remote_b, to_remote_b, detail)))
 
     @staticmethod
     def _move(session: Session, state: State) -> None:
         if state not in TABLE[session.state]:
             raise AssertionError(f"session {session.session_id}: {session.state.name} -> {state.name}")
         session.state = state
-
-
-def alert_record(alert: int) -> bytes:
-    """Return a fatal alert in a plaintext record (RFC 8446 sections 5.1 and 6)."""
-    return bytes([21, 3, 3, 0, 2, 2, alert])

@@ -40,6 +40,7 @@ from tlspool_worker.effects import (
     Effect,
     EndRelay,
     Finish,
+    ForgetQuestions,
     GoOn,
     Judge,
     Listen,
@@ -280,6 +281,8 @@ class Shell:
                 self._end_relay(effect.session_id)
             case Ask():
                 self._questions.ask(effect.message, effect.trust)
+            case ForgetQuestions():
+                self._questions.forget()
             case Answer():
                 self._answer(effect)
             case Wait():

@@ -94,6 +94,10 @@ class Trust:
             raise ValueError(f"trust generation {number} begins twice")
         self._newest = Generation(number)
 
+    def forget(self) -> None:
+        """Another broker counts its generations anew; those in use live on with those who hold them."""
+        self._newest = None
+
     def anchor(self, number: int, for_sides: int, der: bytes) -> bool:
         """Add to the newest generation; say whether the anchor could be read.
 

@@ -24,8 +24,8 @@ from tlspool_common.messages import (
 )
 from tlspool_worker.effects import Answer, Ask, Attach, Begin, Drop, Finish, GoOn, Listen, Say, SendCipher, Wait
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import State
-from tlspool_worker.sessions import BrokenBroker, alert_record
+from tlspool_worker.session import State, alert_record
+from tlspool_worker.sessions import BrokenBroker
 from tlspool_worker.tls import Step
 
 

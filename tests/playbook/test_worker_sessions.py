@@ -44,8 +44,8 @@ from tlspool_worker.effects import (
     UseKeys,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import TABLE, State
-from tlspool_worker.sessions import BrokenBroker, Sessions, alert_record
+from tlspool_worker.session import TABLE, State, alert_record
+from tlspool_worker.sessions import BrokenBroker, Sessions
 from tlspool_worker.shown import Chain, Wire, describe_untrusted
 from tlspool_worker.tls import Step
 from tlspool_worker.tls_errors import Fault

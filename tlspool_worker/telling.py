@@ -1,0 +1,93 @@
+"""What a worker keeps for a broker that comes after the present one, and what it has told it.
+
+The broker gives a record with each session that relays, which is opaque here.  As long as there is no broker
+nothing is said, so that nothing piles up in the channel; what ends in this time is kept with its record, and told to
+the next broker as if it had ended just then.  A broker asks in portions, as the channel holds only so much.
+
+Rule: a broker hears of a session that was not its own from the beginning by SessionHere first, or never.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from tlspool_common.messages import EndReason, Message, SessionEnded, SessionHere, SessionsTold, TellSessions, prose
+from tlspool_worker.effects import Out, Say
+
+PORTION = 256
+"""Sessions told at a time: with the longest records half of what a channel may queue (limits.CHANNEL_QUEUE_B)."""
+
+UNSAID = 1000
+"""Sessions that have ended without a broker, and are kept: more than end in the seconds that a restart takes."""
+
+
+class Telling:
+    """Records, and who knows what."""
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+        self._records: dict[int, bytes] = {}
+        self._untold: set[int] = set()
+        self._unsaid: dict[int, SessionEnded] = {}
+
+    @property
+    def unsaid(self) -> int:
+        """How many sessions have ended and nobody knows."""
+        return len(self._unsaid)
+
+    def keep(self, session_id: int, record: bytes) -> None:
+        """Keep the record of a session."""
+        self._records[session_id] = record
+
+    def forget(self, session_id: int) -> None:
+        """Forget a session that did not come to relay."""
+        self._records.pop(session_id, None)
+
+    def knows(self, session_id: int) -> bool:
+        """Whether the broker, if there is one, has heard of this session."""
+        return session_id not in self._untold
+
+    def broker_away(self, relaying: set[int]) -> None:
+        """There is no broker; the next one knows nothing of these sessions."""
+        self._untold = relaying
+
+    def broker_gone(self) -> None:
+        """There will be none any more."""
+        self._records.clear()
+        self._unsaid.clear()
+
+    def ended(self, message: SessionEnded) -> None:
+        """A session that did relay is over."""
+        session_id = message.session_id
+        if session_id not in self._untold:
+            self._records.pop(session_id, None)
+            self._out(Say(message))
+        elif session_id in self._records:
+            self._unsaid[session_id] = message
+            if len(self._unsaid) > UNSAID:
+                oldest = next(iter(self._unsaid))
+                del self._unsaid[oldest], self._records[oldest]
+
+    def tell(self, asked: TellSessions) -> None:
+        """Tell of the next sessions."""
+        ids = heapq.nsmallest(PORTION + 1, (one for one in self._untold & self._records.keys() if one > asked.after))
+        more, ids = len(ids) > PORTION, ids[:PORTION]
+        for session_id in ids:
+            self._untold.discard(session_id)
+            here: Message = SessionHere(nonce=asked.nonce, session_id=session_id, record=self._records[session_id])
+            self._out(Say(here))
+            ended = self._unsaid.pop(session_id, None)
+            if ended is not None:
+                self.ended(ended)
+        self._out(Say(SessionsTold(nonce=asked.nonce, last=ids[-1] if ids else asked.after, more=more)))
+
+
+def end_of(session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> SessionEnded:
+    """Return what is said of the end of a session."""
+    return SessionEnded(
+        session_id=session_id,
+        reason=reason,
+        from_remote_b=from_remote_b,
+        to_remote_b=to_remote_b,
+        detail=prose(detail),
+    )
