@@ -33,6 +33,7 @@ from tlspool_common.messages_judging import Verdict as Verdict
 from tlspool_common.messages_rejoining import BrokerAway as BrokerAway
 from tlspool_common.messages_rejoining import KeepChannel as KeepChannel
 from tlspool_common.messages_rejoining import KeepRecord as KeepRecord
+from tlspool_common.messages_rejoining import MasterLeaves as MasterLeaves
 from tlspool_common.messages_rejoining import SessionHere as SessionHere
 from tlspool_common.messages_rejoining import SessionsTold as SessionsTold
 from tlspool_common.messages_rejoining import TellSessions as TellSessions
@@ -411,6 +412,7 @@ TABLE: tuple[Row, ...] = (
     Row(0x18, RetireWorker, _B, _M),
     Row(0x1A, Welcome, _B, _M, fds=1, once=True),
     Row(0x1C, KeepChannel, _B, _M, fds=1),
+    Row(0x1E, MasterLeaves, _M, _B, once=True),
     Row(0x20, KeydHello, _K, _B, first=True),
     Row(0x22, KeyChannel, _B, _K, fds=1),
     Row(0x24, KeyQuestion, _B, _K, answer=KeyAnswer),

@@ -31,6 +31,11 @@ class KeepChannel(Message):
 
 
 @named_record
+class MasterLeaves(Message):
+    """The master was told to end.  Its workers stay with the broker, until another master comes or none does."""
+
+
+@named_record
 class KeepRecord(Message):
     """Keep this for whoever is the broker when it asks (TellSessions): it cannot be read or made by a worker."""
 

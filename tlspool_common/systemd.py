@@ -1,9 +1,11 @@
-"""The two things a daemon says to and hears from systemd: readiness, and sockets that are open already."""
+"""What a daemon says to and hears from systemd: readiness, sockets that are open already, and what it is to keep."""
 
 from __future__ import annotations
 
+import array
 import os
 import socket
+from collections.abc import Sequence
 
 from tlspool_common.fd import OwnedFd
 
@@ -11,8 +13,11 @@ _FIRST_FD = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
-def notify(text: str) -> None:
-    """Tell systemd, if it listens: ``READY=1``, ``STATUS=...``, ``STOPPING=1`` (sd_notify(3))."""
+def notify(text: str, fds: Sequence[int] = ()) -> None:
+    """Tell systemd, if it listens: ``READY=1``, ``STATUS=...``, ``STOPPING=1`` (sd_notify(3)).
+
+    With descriptors: ``FDSTORE=1`` has it keep copies of them for who is started next (sd_pid_notify_with_fds(3)).
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -21,7 +26,8 @@ def notify(text: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
             sock.connect(address)
-            sock.send(text.encode())
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            sock.sendmsg([text.encode()], rights)
         except OSError:
             return  # a supervisor that does not listen is no reason to stop
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -24,12 +26,22 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.grants import now_ms
 from tlspool_common.log import Log
-from tlspool_common.messages import PROTOCOL, Message, Party, RetireWorker, SpawnWorkers, WorkerBorn
+from tlspool_common.messages import (
+    PROTOCOL,
+    KeepChannel,
+    Message,
+    Party,
+    RetireWorker,
+    SpawnWorkers,
+    Welcome,
+    WorkerBorn,
+)
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_worker import lists, worker
 from tlspool_worker import master as m
 from tlspool_worker.exits import Exit
+from tlspool_worker.keeping import Keeping
 from tlspool_worker.provider import configuration_fd
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -49,7 +61,8 @@ class Master:
         self._core = m.MasterCore(os.getpid(), settings.workers, now_ms)
         self._channel: Channel | None = None
         self._former: Channel | None = None  # to the same broker, which closes it
-        self._held: dict[int, OwnedFd] = {}  # the broker's ends of channels, until it has them
+        self._keeping = Keeping()
+        self._life: OwnedFd | None = None  # open at the other end for as long as the broker lives
         self._connect_at_ms: int | None = None
         self._running = True
         self._control = LineServer(settings.run_dir / "worker.sock", self._answer)
@@ -59,13 +72,17 @@ class Master:
 
     # --- loop -----------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Take signals, fork the first workers, and make a first try to reach the broker."""
+    def start(self, inherited: Mapping[str, OwnedFd]) -> None:
+        """Take signals and what systemd has kept, fork the first workers, and make a first try to reach the broker."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one is kept for each worker, which has many more
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, _queue)
         gc.collect()
         gc.freeze()  # so that a worker's collector does not touch, and thereby copy, what all share
+        for pid, protocol in self._keeping.take_stored(inherited):
+            self._happened(m.Kept(pid, protocol))
         self._carry_out(self._core.start())
         self._connect_if_due()
         self._show()
@@ -75,6 +92,9 @@ class Master:
         while self._running:
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
+            poll.register(self._keeping, select.POLLIN)
+            if self._life is not None:
+                poll.register(self._life, select.POLLIN)
             for fd in self._control.filenos():
                 poll.register(fd, select.POLLIN)
             if self._channel is not None:
@@ -85,6 +105,11 @@ class Master:
             for fd, _ in poll.poll(wait_ms):
                 if fd == self._wake_read.fileno():
                     self._signalled()
+                elif fd == self._keeping.fileno():
+                    for pid in self._keeping.over():
+                        self._happened(m.ChannelOver(pid))
+                elif self._life is not None and fd == self._life.fileno():
+                    self._broker_died()
                 elif self._channel is not None and fd == self._channel.fileno():
                     self._channel_ready()
                 elif self._former is not None and fd == self._former.fileno():
@@ -106,9 +131,9 @@ class Master:
         for channel in (self._channel, self._former):
             if channel is not None:
                 channel.close()
-        for fd in self._held.values():
-            fd.close()
-        self._held.clear()
+        self._keeping.close()
+        if self._life is not None:
+            self._life.close()
 
     def _signalled(self) -> None:
         try:
@@ -137,8 +162,13 @@ class Master:
         try:
             while self._channel is not None and (received := self._channel.receive()) is not None:
                 with received:
-                    if isinstance(received.message, SpawnWorkers | RetireWorker):
-                        self._happened(m.BrokerSaid(received.message))
+                    match received.message:
+                        case SpawnWorkers() | RetireWorker() as said:
+                            self._happened(m.BrokerSaid(said))
+                        case Welcome():
+                            self._welcomed(received.take_fd())
+                        case KeepChannel() as keep:
+                            self._keep(keep, received.take_fd())
             if self._channel is not None:
                 self._channel.flush()
         except ChannelClosed as error:
@@ -150,10 +180,33 @@ class Master:
             self._channel = None
         self._happened(m.BrokerLost(reason))
 
+    def _welcomed(self, life: OwnedFd) -> None:
+        if self._life is not None:
+            self._life.close()
+        self._life = life
+        self._happened(m.Welcomed())
+
+    def _broker_died(self) -> None:
+        if self._life is not None:
+            self._life.close()
+            self._life = None
+            self._happened(m.BrokerDied())
+
+    def _keep(self, message: KeepChannel, end: OwnedFd) -> None:
+        pid = message.worker_id
+        if pid in self._keeping:
+            end.close()
+        elif len(self._core.children) < m.WORKERS and self._keeping.adopt(pid, message.protocol, end):
+            self._happened(m.Kept(pid, message.protocol))
+        else:
+            end.close()
+
     def _connect_if_due(self) -> None:
         if self._connect_at_ms is None or now_ms() < self._connect_at_ms:
             return
         self._connect_at_ms = None
+        if self._life is not None and select.select([self._life], [], [], 0)[0]:
+            self._broker_died()  # its workers hear of that before another one speaks to them
         try:
             self._channel = dial_broker(self._settings, Party.MASTER)
         except ChannelClosed as error:
@@ -175,15 +228,20 @@ class Master:
                     self._connect_at_ms = now_ms() + delay_ms
                 case m.SendBroker(message):
                     self._send(message)
-                case m.Introduce(worker_id, pid):
-                    self._send(WorkerBorn(worker_id=worker_id, pid=pid), self._held.pop(worker_id))
-                case m.Fork(worker_id):
-                    self._fork(worker_id)
+                case m.Introduce(pid, again, protocol):
+                    end = self._keeping.copy(pid)
+                    if end is not None:
+                        self._send(WorkerBorn(worker_id=pid, pid=pid, again=again, protocol=protocol), end)
+                case m.Fork():
+                    self._fork()
+                case m.TellAway(pid):
+                    self._keeping.tell_away(pid)
                 case m.Kill(pid, number):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, number)  # our child, and not reaped: the number is still its own
-                case m.Forget(worker_id):
-                    self._held.pop(worker_id).close()
+                    if not self._keeping.signal(pid, number):
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, number)  # our child, and not reaped: the number is still its own
+                case m.Forget(pid):
+                    self._keeping.forget(pid)
                 case m.End():
                     self._running = False
 
@@ -197,7 +255,7 @@ class Master:
         except ChannelClosed as error:
             self._lost(str(error))
 
-    def _fork(self, worker_id: int) -> None:
+    def _fork(self) -> None:
         ours, theirs = raw_pair()
         # A signal between fork and the child's own handlers must neither end the child nor be queued into the
         # master's pipe; the worker lets signals in again when it can take them.
@@ -206,13 +264,13 @@ class Master:
             pid = os.fork()
             if pid == 0:
                 ours.close()
-                self._be_worker(worker_id, theirs)
+                self._be_worker(os.getpid(), theirs)
         except OSError as error:
             ours.close()
-            self._happened(m.ForkFailed(worker_id, error.strerror or str(error)))
+            self._happened(m.ForkFailed(error.strerror or str(error)))
         else:
-            self._held[worker_id] = ours
-            self._happened(m.Forked(worker_id, pid))
+            self._keeping.hold(pid, PROTOCOL, ours)
+            self._happened(m.Forked(pid))
             self._show()
         finally:
             theirs.close()
@@ -277,10 +335,11 @@ class Master:
             "broker": self._core.connected,
             "workers": [
                 {
-                    "worker": child.worker_id,
+                    "worker": child.pid,
                     "pid": child.pid,
                     "age_s": round((now_ms() - child.born_ms) / 1000, 1),
                     "retired": child.retired,
+                    "of_earlier_master": not child.ours,
                     **load_of(child.pid),
                 }
                 for child in self._core.children

@@ -289,7 +289,7 @@ class Sessions:
         if isinstance(verdict, IsServer):
             handshaking.start = replace(handshaking.start, side=Side.SERVER, peer=False)
             handshaking.symmetry, handshaking.credentials, handshaking.data = None, [], verdict.data
-                hello = verdict.hello
+            hello = verdict.hello
             self._move(session, State.EXPECT_PROCEED)
             self._out(Say(ClientHelloSeen(session_id=session.session_id, sni=hello.sni, alpn=hello.alpn)))
             return
