@@ -30,6 +30,7 @@ from tlspool_broker.control import Control
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
+from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
 from tlspool_broker.shell import Shell
 from tlspool_broker.title import Title
@@ -85,7 +86,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
-    core = BrokerCore(config, databases, secrets.token_bytes, time.time)  # noqa: TID251
+    lasting = in_directory(config.private_socket.parent)
+    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting)  # noqa: TID251
     title = Title(lambda: len(core.sessions))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)

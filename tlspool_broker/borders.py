@@ -27,6 +27,7 @@ from tlspool_broker.events import (
     HelperNumber,
     HelperSaid,
     JoinKeyd,
+    KeepWorker,
     KeydLost,
     KeydSaid,
     MasterLost,
@@ -44,16 +45,20 @@ from tlspool_common.line import Line
 from tlspool_common.log import Log
 from tlspool_common.messages import (
     BY_CODE,
+    PROTOCOL,
+    KeepChannel,
     KeyAnswer,
     KeyChannel,
     KeydHello,
     MasterHello,
+    MasterLeaves,
     Message,
     OnlineHello,
     Party,
     RevocationTold,
     StapleTold,
     UseKeyChannel,
+    Welcome,
     WorkerBorn,
     WorkerGone,
 )
@@ -81,6 +86,7 @@ class Borders:
         self._settings = settings
         self._helper: tuple[HelperNumber, Line] | None = None
         self._children: dict[int, int] = {}
+        self._life = raw_pair()  # a master has copies of the second, and sees the end of the first
         self._last = 0
 
     def close(self) -> None:
@@ -88,8 +94,12 @@ class Borders:
         for sock in list(self._unidentified):
             self._identified(sock)
             sock.close()
-        for line in [*self._peers.values(), *self._workers.values()]:
+        for line in self._peers.values():
             line.close()
+        for line in self._workers.values():
+            line.leave()
+        for end in self._life:
+            end.close()
         if self._helper is not None:
             self.stop_helper(self._helper[0])
         for pidfd in self._children:
@@ -163,7 +173,7 @@ class Borders:
 
     def _peer_said(self, peer: PeerId, received: Received) -> None:
         match received.message:
-            case MasterHello() | WorkerBorn() | WorkerGone() as of_master:
+            case MasterHello() | WorkerBorn() | WorkerGone() | MasterLeaves() as of_master:
                 self._happened(MasterSaid(peer, of_master, received.take_fd() if received.fds else None))
             case KeydHello() | KeyAnswer() as of_keyd:
                 self._happened(KeydSaid(peer, of_keyd, received.exchange))
@@ -200,6 +210,7 @@ class Borders:
         except ChannelBroken as error:
             self._happened(WorkerLost(worker, str(error), broken=True))
             return
+        channel.is_shared = True
 
         def lost(error: ChannelClosed) -> None:
             del self._workers[worker]
@@ -269,6 +280,17 @@ class Borders:
             return
         self.send_peer(effect.keyd, KeyChannel(worker_id=effect.worker_id), keyd_end)
         self.send_worker(effect.worker, UseKeyChannel(worker_id=effect.worker_id), worker_end)
+
+    def welcome(self, peer: PeerId) -> None:
+        """Give a master what tells it that we live."""
+        self.send_peer(peer, Welcome(), OwnedFd(os.dup(self._life[1].fileno())))
+
+    def keep(self, effect: KeepWorker) -> None:
+        """Give a master a copy of the channel of a worker that is not its own."""
+        line = self._workers.get(effect.worker)
+        if line is not None and line.open:
+            message = KeepChannel(worker_id=effect.worker_id, pid=effect.pid, protocol=PROTOCOL)
+            self.send_peer(effect.peer, message, line.copy())
 
     def close_peer(self, peer: PeerId) -> None:
         """Close the channel of keyd or a worker master."""

@@ -4,6 +4,7 @@
     sessions                every session that is not over
     workers                 every worker, as the broker sees it
     kill ID                 end a session; field: session
+    drain                   take no new sessions; drain off takes them again; drain worker ID lets one worker finish
     explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
     explain.dry             whether a remote would be accepted; for programs (dryrun.py)
     config                  the settings in force, and where each comes from
@@ -30,7 +31,7 @@ from tlspool_broker.admin import keys
 from tlspool_broker.admin.fields import author
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
-from tlspool_broker.events import Event, KillAsked, SessionId
+from tlspool_broker.events import DrainAsked, Event, FinishAsked, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_common import grants
 from tlspool_common.control import PEER_UID, Answer, Request
@@ -69,6 +70,7 @@ class Control:
             "sessions": self._sessions,
             "workers": self._workers,
             "kill": self._kill,
+            "drain": self._drain,
             "explain": self._explain,
             "explain.dry": self._explain_dry,
             "help": self._help,
@@ -110,6 +112,7 @@ class Control:
             "choosers": self._core.chooser.describe(),
             "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
+            "draining": self._core.sessions.room.draining,
             "states": dict(states),
             "generation": self._databases.generation,
             "trust_generation": self._databases.trust_generation,
@@ -134,6 +137,25 @@ class Control:
         self._log.info("session.kill", session=session_id, author=author(request))
         self._happened(KillAsked(session_id))
         return {"session": session_id}
+
+    def _drain(self, request: Request) -> Answer:
+        args = request.get("args")
+        words = [str(word) for word in args] if isinstance(args, list) else []
+        if not words:
+            words = ["worker", str(request["worker"])] if "worker" in request else [str(request.get("state", "on"))]
+        match words:
+            case ["on" | "off" as state]:
+                self._log.info("pool.drain", state=state, author=author(request))
+                self._happened(DrainAsked(state == "on"))
+            case ["worker", number]:
+                worker_id = _number(number, "name a worker by its number: drain worker 4711")
+                if self._core.workers.by_id(worker_id) is None:
+                    raise PoolError(Code.FIELD_MALFORMED, f"there is no worker {worker_id}; see: workers")
+                self._log.info("worker.drain", worker=worker_id, author=author(request))
+                self._happened(FinishAsked(worker_id))
+            case _:
+                raise PoolError(Code.FIELD_MALFORMED, "drain, drain off, or drain worker 4711")
+        return {"draining": self._core.sessions.room.draining, "sessions": len(self._core.sessions)}
 
     def _explain(self, request: Request) -> Answer:
         args = request.get("args")

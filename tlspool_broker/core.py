@@ -30,8 +30,10 @@ from tlspool_broker.events import (
     Began,
     Clock,
     ClosePeer,
+    DrainAsked,
     Effect,
     Event,
+    FinishAsked,
     HelperLost,
     HelperSaid,
     KeyAsked,
@@ -52,15 +54,27 @@ from tlspool_broker.events import (
 from tlspool_broker.explain import Explain
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
+from tlspool_broker.lasting import Lasting, in_memory
 from tlspool_broker.online import Online
 from tlspool_broker.questions import Questions
 from tlspool_broker.reauth import Reauth
+from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
 from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.errors import PoolError
-from tlspool_common.messages import AskedByRemote, MasterHello, RemoteTold, Told, WorkerBorn, WorkerGone
+from tlspool_common.messages import (
+    AskedByRemote,
+    MasterHello,
+    MasterLeaves,
+    RemoteTold,
+    SessionHere,
+    SessionsTold,
+    Told,
+    WorkerBorn,
+    WorkerGone,
+)
 from tlspool_common.settings import Settings
 
 _OF_HELPER = {"crl_file", "log_level", "online", "online_ports", "online_private"}
@@ -76,7 +90,10 @@ class BrokerCore:
         records: Records,
         random_bytes: Callable[[int], bytes],
         unix_time_s: Callable[[], float],
+        lasting: Lasting | None = None,
     ) -> None:
+        """Without what is ``lasting``, no other broker can go on with the sessions of this one."""
+        lasting = lasting or in_memory(random_bytes)
         self._out = Out()
         self._settings = settings
         self._random_bytes = random_bytes
@@ -96,13 +113,14 @@ class BrokerCore:
             self.connections,
             self.workers,
             self.keyd,
-            random_bytes,
+            lasting,
             self.access,
             self.chooser,
             self.online,
             self.judging,
             self.explain,
         )
+        self.rejoin = Rejoin(self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes)
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
             self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
@@ -157,6 +175,14 @@ class BrokerCore:
                 session = self.sessions.get(session_id)
                 if session is not None:
                     self.sessions.kill(session, "operator")
+            case DrainAsked(on):
+                self.sessions.room.draining = on
+                self._out.note("info", "pool.draining" if on else "pool.resumed", sessions=len(self.sessions))
+            case FinishAsked(worker_id):
+                finishing = self.workers.by_id(worker_id)
+                if finishing is not None:
+                    self.workers.let_finish(finishing)
+                    self.workers.replenish()
             case Reconfigured(newer):
                 self._reconfigured(newer)
             case Began():
@@ -175,6 +201,8 @@ class BrokerCore:
             return  # it is not believed any more
         message = event.message
         try:
+            if self.rejoin.said(worker, message):
+                return
             match message:
                 case Told():
                     self.questions.told(worker, message)
@@ -182,6 +210,8 @@ class BrokerCore:
                     self.reauth.told(worker, message)
                 case AskedByRemote():
                     self.reauth.asked_by_remote(worker, message)
+                case SessionHere() | SessionsTold():
+                    pass  # were taken
                 case _:
                     self.sessions.worker_said(worker, message)
         except PoolError as error:
@@ -190,6 +220,7 @@ class BrokerCore:
     def _condemn(self, worker: Worker, detail: str) -> None:
         """End a worker, with its sessions and no others."""
         self._out.note("error", "worker.condemned", worker=worker.worker_id, pid=worker.pid, detail=detail)
+        self.rejoin.lost(worker)
         self.workers.condemn(worker)
         self.questions.worker_lost(worker)
         self.sessions.worker_lost(worker, "it was ended")
@@ -207,6 +238,7 @@ class BrokerCore:
             sessions=len(worker.sessions),
             detail=event.reason,
         )
+        self.rejoin.lost(worker)
         if event.broken:
             self.workers.condemn(worker)
         else:
@@ -230,9 +262,13 @@ class BrokerCore:
                 self.workers.master_hello(event.peer, message)
             case WorkerBorn() if event.fd is not None:
                 worker = self.workers.born(event.peer, message, event.fd)
+                if worker is not None and message.again:
+                    self.rejoin.ask(worker)
                 if worker is not None:
                     self.keyd.join(worker)
                     self.sessions.workers_came()
+            case MasterLeaves():
+                self.workers.master_leaves(event.peer)
             case WorkerGone():
                 self.workers.gone(message)
             case _:  # a WorkerBorn without a channel: the border table keeps it out
@@ -251,6 +287,10 @@ class BrokerCore:
                 self.workers.look_for_missing()
             case Clock.IDLE:
                 self.workers.look_for_idle()
+            case Clock.LEFT:
+                self.workers.look_for_master()
+            case Clock.TELLING:
+                self.rejoin.timed_out(timer.number)
             case Clock.QUESTION:
                 self.questions.timed_out(timer.number)
             case Clock.HELPER:

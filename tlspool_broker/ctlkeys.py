@@ -16,13 +16,11 @@ the details of a session that was shorter than its question.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tlspool_broker.connections import Connection
 from tlspool_broker.events import ConnectionId, Out
-from tlspool_broker.keyd import RandomBytes
 from tlspool_broker.session import Session, State
 from tlspool_common.appwire import Details
 from tlspool_common.errors import Code, PoolError
@@ -45,11 +43,12 @@ class _Ended:
 class ControlKeys:
     """The control keys of all sessions."""
 
-    def __init__(self, out: Out, settings: Settings, random_bytes: RandomBytes) -> None:
+    def __init__(self, out: Out, settings: Settings, secret: bytes) -> None:
         self._out = out
         self._anybody = settings.reattach == "anybody"
-        # The index is by a keyed hash, so that the time of a look-up tells nothing about control keys.
-        self._secret = random_bytes(16)
+        # The index is by a keyed hash, so that the time of a look-up tells nothing about control keys, and so that
+        # a worker which keeps it for another broker does not know them.
+        self._secret = secret
         self._sessions: dict[bytes, Session] = {}
         self._ended: OrderedDict[bytes, _Ended] = OrderedDict()
 
@@ -70,13 +69,19 @@ class ControlKeys:
 
     def add(self, session: Session) -> None:
         """Take the control key of a session."""
-        self._sessions[self._index(session.request.ctlkey)] = session
+        session.control = self._index(session.request.ctlkey)
+        self._sessions[session.control] = session
+
+    def resume(self, session: Session) -> None:
+        """Take the control key of a session of an earlier broker, unless it was free again then."""
+        if session.control and session.control not in self._sessions:
+            self._sessions[session.control] = session
 
     def free(self, session: Session) -> None:
         """Let the application use this control key again: for it, the session is no more."""
-        index = self._index(session.request.ctlkey)
-        if self._sessions.get(index) is session:
-            del self._sessions[index]
+        if self._sessions.get(session.control) is session:
+            del self._sessions[session.control]
+        session.control = b""
 
     # --- who controls what ----------------------------------------------------------------------------
 
@@ -116,9 +121,7 @@ class ControlKeys:
 
     def _running(self, ctlkey: bytes) -> Session | None:
         session = self._sessions.get(self._index(ctlkey))
-        if session is None or session.state is not State.RELAYING:
-            return None
-        return session if hmac.compare_digest(session.request.ctlkey, ctlkey) else None
+        return session if session is not None and session.state is State.RELAYING else None
 
     def controlled(self, connection: Connection, ctlkey: bytes) -> Session:
         """Return the session with this control key, if it relays and this connection controls it.
@@ -175,5 +178,6 @@ class ControlKeys:
             raise PoolError(Code.CTLKEY_FOREIGN)
         if session.controller is not None:
             raise PoolError(Code.CTLKEY_ATTACHED)
+        session.request = replace(session.request, ctlkey=ctlkey)  # which a session of an earlier broker is without
         self.attach(session, connection)
         self._out.note("debug", "session.attached", session=session.session_id, caller=connection.caller.label)

@@ -11,8 +11,15 @@ from __future__ import annotations
 
 from dataclasses import field
 from enum import Enum
-from typing import NewType
 
+from tlspool_broker.parties import Caller as Caller
+from tlspool_broker.parties import ConnectionId as ConnectionId
+from tlspool_broker.parties import FdKind as FdKind
+from tlspool_broker.parties import HelperNumber as HelperNumber
+from tlspool_broker.parties import PassedFd as PassedFd
+from tlspool_broker.parties import PeerId as PeerId
+from tlspool_broker.parties import SessionId as SessionId
+from tlspool_broker.parties import WorkerNumber as WorkerNumber
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
@@ -27,10 +34,12 @@ from tlspool_common.messages import (
     EndSession,
     HandshakeDone,
     HandshakeFailed,
+    KeepRecord,
     KeyAnswer,
     KeydHello,
     KeyQuestion,
     MasterHello,
+    MasterLeaves,
     OnlineHello,
     PinService,
     PlainConnected,
@@ -40,9 +49,12 @@ from tlspool_common.messages import (
     RetireWorker,
     RevocationTold,
     SessionEnded,
+    SessionHere,
+    SessionsTold,
     SpawnWorkers,
     StapleTold,
     StartSession,
+    TellSessions,
     Told,
     TrustAnchor,
     TrustBegin,
@@ -54,24 +66,10 @@ from tlspool_common.messages import (
 from tlspool_common.record import record
 from tlspool_common.settings import Settings
 
-ConnectionId = NewType("ConnectionId", int)
-"""A connection to the application socket."""
-
-PeerId = NewType("PeerId", int)
-"""A connection of keyd or the worker master; a daemon that comes back has another one."""
-
-WorkerNumber = NewType("WorkerNumber", int)
-"""A worker, for as long as the broker lives.  The master's ``worker_id`` begins anew when the master does."""
-
-SessionId = NewType("SessionId", int)
-
-HelperNumber = NewType("HelperNumber", int)
-"""A helper that asks the network, for as long as it lives."""
-
 OfSession = ClientHelloSeen | RemoteShown | HandshakeDone | HandshakeFailed | SessionEnded
 """What a worker says of the course of a session."""
 
-FromWorker = OfSession | Told | RemoteTold | AskedByRemote
+FromWorker = OfSession | Told | RemoteTold | AskedByRemote | SessionHere | SessionsTold
 ToWorker = (
     TrustBegin
     | TrustAnchor
@@ -79,55 +77,14 @@ ToWorker = (
     | UseCredential
     | Proceed
     | Verdict
+    | KeepRecord
+    | TellSessions
     | PlainConnected
     | EndSession
     | AskExport
     | AskFact
     | AskRemote
 )
-
-
-class FdKind(Enum):
-    """What a descriptor of an application is good for."""
-
-    STREAM = "a connected stream socket"
-    SEQPACKET = "a connected seqpacket socket"
-    POOL = "a socket of the pool itself"
-    OTHER = "something else"
-
-
-@record
-class PassedFd:
-    """A descriptor that an application passed, and what it was found to be."""
-
-    fd: OwnedFd
-    kind: FdKind
-
-
-@record
-class Caller:
-    """Who is at the other end of a connection to the application socket, by word of the kernel.
-
-    ``unit``, ``command`` and ``exe`` are what /proc says.  ``certain`` says that they are of the process that
-    connected, and not of one that got its number later; only then may anything be decided by unit and exe, and by
-    the command, which a process chooses for itself, never.  ``groups`` are the supplementary ones, ``socket`` the
-    path of the application socket it connected to.
-    """
-
-    uid: int
-    gid: int
-    pid: int
-    unit: str = ""
-    command: str = ""
-    certain: bool = True
-    exe: str = ""
-    groups: tuple[int, ...] = ()
-    socket: str = ""
-
-    @property
-    def label(self) -> str:
-        """The caller in a log line: ``postfix.service[815]``."""
-        return f"{self.unit or self.command or 'unknown'}[{self.pid}]{'' if self.certain else '?'}"
 
 
 class Clock(Enum):
@@ -138,6 +95,8 @@ class Clock(Enum):
     SESSION = "what the session expects should have come"
     SPAWN = "look whether workers are missing"
     IDLE = "look whether workers have nothing to do"
+    LEFT = "look whether a master has come in place of one that has left"
+    TELLING = "a worker that an earlier broker had should have told its sessions"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
     HELPER = "the helper that asks the network should have said hello"
@@ -184,7 +143,7 @@ class MasterSaid:
     """A message of the worker master."""
 
     peer: PeerId
-    message: MasterHello | WorkerBorn | WorkerGone
+    message: MasterHello | WorkerBorn | WorkerGone | MasterLeaves
     fd: OwnedFd | None = None
 
 
@@ -270,6 +229,20 @@ class KillAsked:
 
 
 @record
+class DrainAsked:
+    """An operator wants no new sessions, or wants them again; those that relay go on."""
+
+    on: bool
+
+
+@record
+class FinishAsked:
+    """An operator wants a worker to get no new sessions, and to end after its last one."""
+
+    worker_id: int
+
+
+@record
 class Reconfigured:
     """The configuration was read again, and all of it is right."""
 
@@ -301,6 +274,8 @@ Event = (
     | TimerFired
     | KeyAsked
     | KillAsked
+    | DrainAsked
+    | FinishAsked
     | Reconfigured
     | Began
     | StopAsked
@@ -336,9 +311,26 @@ class AdoptWorker:
 
 @record
 class CloseWorker:
-    """Close the channel of a worker, and say no more about it."""
+    """End the channel of a worker, for all who have a copy of it, and say no more about it."""
 
     worker: WorkerNumber
+
+
+@record
+class WelcomeMaster:
+    """Say Welcome to a worker master, with what tells it that we live."""
+
+    peer: PeerId
+
+
+@record
+class KeepWorker:
+    """Give the worker master a copy of a worker's channel, to be kept for another broker."""
+
+    peer: PeerId
+    worker: WorkerNumber
+    worker_id: int
+    pid: int
 
 
 @record
@@ -451,6 +443,8 @@ Effect = (
     | SendWorker
     | AdoptWorker
     | CloseWorker
+    | WelcomeMaster
+    | KeepWorker
     | JoinKeyd
     | AskKeyd
     | KeyTold

@@ -121,7 +121,7 @@ class Reauth:
 
     def _find(self, connection: Connection, request: Starttls) -> Session:
         try:
-            session = self._sessions.controlled(connection, request.ctlkey)
+            session = self._sessions.keys.controlled(connection, request.ctlkey)
         except PoolError:
             raise PoolError(Code.REAUTH_NOT_FOUND) from None
         if session.plan.side is Side.CLIENT:
@@ -176,6 +176,7 @@ class Reauth:
             session.facts = replace(session.facts, remote_verified=False)
             raise
         finally:
+            self._sessions.keep(session)
             self._out.note(
                 "info",
                 "session.reauthenticated",

@@ -16,13 +16,17 @@ class Room:
         self._settings = settings
         self._by_uid: Counter[int] = Counter()
         self._all = 0
+        self.stopping = False
+        self.draining = False
 
     def check(self, connection: Connection) -> None:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: TOO_MANY_REQUESTS, TOO_MANY_SESSIONS.
+            PoolError: STOPPING, DRAINING, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS.
         """
+        if self.stopping or self.draining:
+            raise PoolError(Code.STOPPING if self.stopping else Code.DRAINING)
         if len(connection.exchanges) >= self._settings.max_requests_per_connection:
             raise PoolError(Code.TOO_MANY_REQUESTS, f"{len(connection.exchanges)}")
         if self._all >= self._settings.max_sessions:

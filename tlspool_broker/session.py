@@ -31,6 +31,8 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
 * A peer, which may have either role, is set up as a client; ``as_server`` is what it does when its remote speaks
   first.  A remote that relays may be asked who it is once more (reauth.py): ``asked`` is what it must
   prove then, and by which databases.
+* A session of an earlier broker is made of the record that its worker has kept (kept.py), and begins in RELAYING.
+  ``control`` is the keyed hash of its control key, which is not known; ``localid_was`` who we are in it.
 * keyd may go away at any time: a session that gets to its credentials then goes back to EXPECT_KEYD, and has a
   worker there.
 
@@ -46,7 +48,7 @@ from enum import Enum, auto
 from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
-from tlspool_broker.events import Caller, Note, SessionId
+from tlspool_broker.events import Caller, DropFd, Note, Out, SessionId
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.wanted import Records
@@ -255,6 +257,8 @@ class Session:
     ended_by: str = ""
     asked: tuple[Plan, Records] | None = None
     rationed_until_ms: int = 0
+    control: bytes = b""
+    localid_was: str | None = None
     on_end: Callable[[Session], None] | None = None
 
     @property
@@ -275,6 +279,19 @@ class Session:
         """The remote has sent a ClientHello: a peer is the server."""
         if self.as_server is not None:
             self.plan, self.as_server = self.as_server, None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier broker has set it up."""
+        return self.localid_was is not None
+
+    def let_go_of_fds(self, out: Out, *, shut: bool) -> None:
+        """Close what is here of a session that ends: to ``shut`` tells the remote."""
+        if self.plain is not None:
+            out(DropFd(self.plain))
+        if self.crypt is not None:
+            out(DropFd(self.crypt, shut=shut))
+        self.plain = self.crypt = None
 
     def echo(self) -> Starttls:
         """Return the request as it came, with identities that were authenticated, and of two roles the one we have."""
@@ -323,6 +340,8 @@ class Session:
     @property
     def localid(self) -> str:
         """The identity that was used, or ''."""
+        if self.localid_was is not None:
+            return self.localid_was
         return str(self.plan.localid) if self.plan.localid and self.plan.credentials else ""
 
     @property
@@ -377,6 +396,10 @@ class Session:
         """Return the log line of a session that begins to relay."""
         return Note("info", "session.start", {**self._fields(), "ms": now_ms - self.started_ms})
 
+    def resumed_note(self, now_ms: int) -> Note:
+        """Return the log line of a session that an earlier broker has set up, and that relays."""
+        return Note("info", "session.resumed", {**self._fields(), "age_s": (now_ms - self.established_ms) // 1000})
+
     def lost(self, reason: str) -> SessionEnded:
         """Return what a worker would have said, had it not died."""
         return SessionEnded(
@@ -401,7 +424,7 @@ class Session:
         A remote's fault, or an application that went away, is daily business; the rest may need somebody.
         """
         code = error.code
-        daily = code // 100 == 3 or code in (Code.CALLER_GONE, Code.STOPPING)
+        daily = code // 100 == 3 or code in (Code.CALLER_GONE, Code.STOPPING, Code.DRAINING)
         event = "session.refused" if code // 100 in (1, 2, 4) and not daily else "session.failed"
         why: dict[str, Value] = {"code": int(code), "rule": code.name.lower()}
         how: dict[str, Value] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tlspool_broker import briefing, policy
+from tlspool_broker import briefing, kept, policy
 from tlspool_broker.access import Access
 from tlspool_broker.choice import Stored
 from tlspool_broker.chooser import Chooser
@@ -17,13 +17,14 @@ from tlspool_broker.ctlkeys import ControlKeys
 from tlspool_broker.events import Arm, Disarm, DropFd, OfSession, Out, PassedFd, SendWorker, SessionId
 from tlspool_broker.explain import Explain
 from tlspool_broker.judging import Judging
-from tlspool_broker.keyd import Keyd, RandomBytes
+from tlspool_broker.keyd import Keyd
+from tlspool_broker.lasting import Lasting
 from tlspool_broker.online import Online
 from tlspool_broker.policy import Plan
 from tlspool_broker.proposals import Proposals
 from tlspool_broker.room import Room
 from tlspool_broker.session import LAST_WORDS, SAID, Happening, Session, State
-from tlspool_broker.waits import KEYD_WAIT_MS, WORKER_WAIT_MS, Waits, bound_wait, timer_of
+from tlspool_broker.waits import Waits, bound_wait, timer_of
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.appwire import Cmd, Flag, Frame, Starttls
@@ -34,6 +35,7 @@ from tlspool_common.messages import (
     EndSession,
     HandshakeDone,
     HandshakeFailed,
+    KeepRecord,
     PlainConnected,
     RemoteShown,
     SessionEnded,
@@ -42,8 +44,7 @@ from tlspool_common.messages import (
 from tlspool_common.settings import Settings
 
 END_WAIT_MS = 30_000
-"""For a worker to let go of a session, on top of what a signature may take.  One that does not is not well: it
-would soon be the one with the fewest sessions, and get them all."""
+"""For a worker to let go of a session, on top of what a signature may take.  One that does not is not well."""
 
 
 class Sessions:
@@ -56,7 +57,7 @@ class Sessions:
         connections: Connections,
         workers: Workers,
         keyd: Keyd,
-        random_bytes: RandomBytes,
+        lasting: Lasting,
         access: Access,
         chooser: Chooser,
         online: Online,
@@ -72,14 +73,14 @@ class Sessions:
         self._workers = workers
         self._keyd = keyd
         self._by_id: dict[SessionId, Session] = {}
-        self._room = Room(settings)
+        self.room = Room(settings)
         self._waits = Waits(workers)
         self._chooser = chooser
         chooser.bind(self._choice_made, self._fail, self.abandon)
-        self.keys = ControlKeys(out, settings, random_bytes)
+        self.keys = ControlKeys(out, settings, lasting.key("control keys"))
         self._proposals = Proposals(out, settings, access, connections, self._fail, self._localid_chosen)
-        self._last_id = 0
-        self._stopping = False
+        self._lasting = lasting
+        self._last_id = lasting.first - 1
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -91,25 +92,15 @@ class Sessions:
         """Return a session that is not over."""
         return self._by_id.get(session_id)
 
-    def controlled(self, connection: Connection, ctlkey: bytes) -> Session:
-        """Return the session with this control key, if it relays and this connection controls it.
-
-        Raises:
-            PoolError: CTLKEY_UNKNOWN.
-        """
-        return self.keys.controlled(connection, ctlkey)
-
     # --- beginning ------------------------------------------------------------------------------------
 
     def admit(self, connection: Connection, ctlkey: bytes) -> None:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: STOPPING, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
+            PoolError: STOPPING, DRAINING, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
         """
-        if self._stopping:
-            raise PoolError(Code.STOPPING)
-        self._room.check(connection)
+        self.room.check(connection)
         self.keys.check_free(ctlkey)
 
     def open(
@@ -129,7 +120,7 @@ class Sessions:
 
         ``as_server`` makes it a peer.  With ``chooses`` somebody is to choose its identity first.
         """
-        self._last_id += 1
+        self._last_id = self._lasting.number()
         session_id = SessionId(self._last_id)
         timeout_ms = policy.handshake_timeout_ms(request, self._settings)
         session = Session(
@@ -148,7 +139,7 @@ class Sessions:
         )
         self._by_id[session_id] = session
         self.keys.add(session)
-        self._room.enter(session.caller.uid)
+        self.room.enter(session.caller.uid)
         if chooses:
             bound_wait(self._out, session)
             self._chooser.ask(session)
@@ -189,7 +180,7 @@ class Sessions:
 
     def _await_keyd(self, session: Session) -> None:
         self._waits.for_keyd(session)
-        bound_wait(self._out, session, KEYD_WAIT_MS)
+        bound_wait(self._out, session, self._settings.daemon_wait_s * 1000)
 
     def _find_worker(self, session: Session) -> None:
         worker = self._workers.find(session.caller.uid)
@@ -197,7 +188,7 @@ class Sessions:
             self._start(session, worker)
         else:
             self._waits.for_worker(session)
-            bound_wait(self._out, session, WORKER_WAIT_MS)
+            bound_wait(self._out, session, self._settings.daemon_wait_s * 1000)
 
     def _start(self, session: Session, worker: Worker) -> None:
         """Hand a session to a worker."""
@@ -273,8 +264,9 @@ class Sessions:
         """
         happening = SAID[type(message)]
         session = self._by_id.get(SessionId(message.session_id))
-        if session is None and message.session_id <= self._last_id and happening in LAST_WORDS:
-            return  # an EndSession of ours crossed the end
+        highest = self._last_id if happening in LAST_WORDS else self._lasting.first - 1
+        if session is None and message.session_id <= highest:
+            return  # an EndSession of ours crossed the end; or it was said to an earlier broker
         if session is None or session.worker is not worker or not session.allows(happening):
             state = session.state.name if session else "no session"
             raise PoolError(Code.INTERNAL, f"{type(message).__name__} for session {message.session_id} in {state}")
@@ -372,6 +364,7 @@ class Sessions:
         session.move(happening, State.RELAYING)
         session.established_ms = self._out.now_ms
         self._out(Disarm(timer_of(session)))
+        self.keep(session)
         self._out(SendWorker(worker.number, PlainConnected(session_id=session.session_id), plain))
         if session.stored is not None:
             self._chooser.store(session, session.stored)
@@ -382,6 +375,21 @@ class Sessions:
         if not session.request.flags & Flag.DETACH:
             self.keys.attach(session, exchange.connection)
         self._out(session.start_note(self._out.now_ms))
+
+    def keep(self, session: Session) -> None:
+        """Have its worker keep what another broker must know of a session as it is now."""
+        if session.worker is not None:
+            record = kept.seal(self._lasting.key("records"), kept.of(session, session.worker, session.control))
+            self._out(SendWorker(session.worker.number, KeepRecord(session_id=session.session_id, record=record)))
+
+    def resume(self, session: Session, worker: Worker) -> None:
+        """Take a session of an earlier broker, which relays."""
+        self._by_id[session.session_id] = session
+        worker.sessions[session.session_id] = None
+        self.room.enter(session.caller.uid)
+        self.keys.resume(session)
+        self._explain.accepted(session)
+        self._out(session.resumed_note(self._out.now_ms))
 
     def abandon(self, session_id: SessionId) -> None:
         """End a session that nobody waits for any more, without a reply."""
@@ -403,6 +411,7 @@ class Sessions:
             elif self._settings.session_end == "relay":
                 self.keys.release(session)
                 self.keys.free(session)
+                self.keep(session)
             else:
                 self._end_relay(session, "caller gone")
 
@@ -411,10 +420,8 @@ class Sessions:
     def timed_out(self, session_id: SessionId) -> Worker | None:
         """What a session expects has not come in time; return a worker that must end for it."""
         session = self._by_id.get(session_id)
-        if session is None:
-            return None
-        if session.state is State.EXPECT_END:
-            return session.worker
+        if session is None or session.state is State.EXPECT_END:
+            return session and session.worker
         if session.state is State.EXPECT_ADVICE and not session.is_late(self._out.now_ms):
             self._judging.late(session)
         elif session.refusal is not None:
@@ -432,7 +439,7 @@ class Sessions:
 
     def stop(self) -> None:
         """End what is being set up; what relays goes on in the workers."""
-        self._stopping = True
+        self.room.stopping = True
         for session in self:
             if session.being_set_up:
                 self._fail(session, PoolError(Code.STOPPING))
@@ -471,17 +478,10 @@ class Sessions:
             self._connections.fail(exchange, code, told)
         elif exchange is not None:
             self._connections.end(exchange, code)
-        self._waits.forget(session)
-        self._chooser.forget(session)
-        self._judging.forget(session)
+        for keeper in (self._waits, self._chooser, self._judging):
+            keeper.forget(session)
         self.keys.free(session)
-        if session.plain is not None:
-            self._out(DropFd(session.plain))
-            session.plain = None
-        if session.crypt is not None:
-            # Nobody has spoken to the remote yet.  When the application will not be told, the remote is.
-            self._out(DropFd(session.crypt, shut=not tell))
-            session.crypt = None
+        session.let_go_of_fds(self._out, shut=not tell)  # when the application will not be told, the remote is
         if happening is Happening.GIVEN_UP and session.worker is not None:
             session.move(happening, State.EXPECT_END)
             self._end_at_worker(session, session.worker, policy.alert_for(code))
@@ -495,6 +495,6 @@ class Sessions:
         self.keys.ended(session)
         self.keys.free(session)
         del self._by_id[session.session_id]
-        self._room.leave(session.caller.uid)
+        self.room.leave(session.caller.uid)
         if session.worker is not None:
             self._workers.release(session.worker, session.session_id)

@@ -29,6 +29,7 @@ from tlspool_broker.events import (
     Event,
     HandOver,
     JoinKeyd,
+    KeepWorker,
     KeyTold,
     Note,
     SendApp,
@@ -38,6 +39,7 @@ from tlspool_broker.events import (
     StartHelper,
     StopHelper,
     TimerFired,
+    WelcomeMaster,
     WorkerLost,
     WorkerSaid,
 )
@@ -120,6 +122,10 @@ class Shell:
                 self.borders.adopt(worker, worker_fd)
             case CloseWorker(worker):
                 self.borders.close_worker(worker)
+            case WelcomeMaster(peer):
+                self.borders.welcome(peer)
+            case KeepWorker():
+                self.borders.keep(effect)
             case JoinKeyd():
                 self.borders.join(effect)
             case HandOver(connection, peer, registration):

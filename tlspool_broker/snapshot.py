@@ -18,17 +18,19 @@ from tlspool_broker.wanted import Records
 from tlspool_common.identity import Donai
 from tlspool_common.messages import Side
 
+_UNKNOWN = -1
+
 
 class Snapshot:
     """The records of one generation."""
 
     __slots__ = ("_live", "_past", "generation", "trust_generation")
 
-    def __init__(self, live: Records) -> None:
+    def __init__(self, live: Records, generation: int | None = None) -> None:
         self._live = live
         self._past: Records | None = None
-        self.generation = live.generation
-        self.trust_generation = live.trust_generation
+        self.generation = live.generation if generation is None else generation
+        self.trust_generation = live.trust_generation if self.generation == live.generation else _UNKNOWN
 
     def _then(self) -> Records:
         """Return who has the records of this generation."""
@@ -107,6 +109,11 @@ class Snapshots:
     def newest(self) -> int:
         """Number of the generation that was handed out last; 0 before the first."""
         return self._newest.generation if self._newest is not None else 0
+
+    def of(self, generation: int) -> Snapshot:
+        """Return an earlier generation, of which nothing is read before it is asked for; it may be forgotten then."""
+        newest = self._newest
+        return newest if newest is not None and newest.generation == generation else Snapshot(self._live, generation)
 
     def take(self) -> Snapshot:
         """Return the current generation.

@@ -13,12 +13,6 @@ from tlspool_broker.session import Session
 from tlspool_broker.turns import Turns
 from tlspool_broker.workers import Worker, Workers
 
-KEYD_WAIT_MS = 1_000
-"""For a keyd that is started anew: it connects within half a second.  Longer would only hide that it is gone."""
-
-WORKER_WAIT_MS = 3_000
-"""For a worker: a fork takes milliseconds, a master that is started anew a second or two."""
-
 
 def timer_of(session: Session) -> Timer:
     """Return the timer of what a session expects."""

@@ -12,8 +12,12 @@ the worker master.  The master may have its own idea of how many to begin with, 
 moment after its hello.  What was asked for and did not come is asked for again; after a spare that died young
 there is a pause, so that a worker that cannot start does not become a storm of forks.
 
-Workers of an earlier master finish what they have.  They get nothing new, because a new master counts its
-workers from the beginning, and keyd serves one channel for each number.
+Workers of an earlier master, and those that an earlier broker had, finish what they have and get nothing new: the
+broker cannot know whose the latter were.  They stay under control.  Their channels are copied to the master of the
+day (KeepChannel), so that the next broker finds them, too.  An idle one is let go: its channel is shut, in order with
+all that was said over it, so no session is on its way to it.
+
+A master that leaves (MasterLeaves) is expected to come back, or another one: until then its workers serve.
 """
 
 from __future__ import annotations
@@ -29,11 +33,13 @@ from tlspool_broker.events import (
     ClosePeer,
     CloseWorker,
     DropFd,
+    KeepWorker,
     Out,
     PeerId,
     SendMaster,
     SessionId,
     Timer,
+    WelcomeMaster,
     WorkerNumber,
 )
 from tlspool_common.fd import OwnedFd
@@ -57,12 +63,22 @@ IDLE_MS = 60_000
 
 IDLE_LOOK_MS = 10_000
 
+LEFT_MS = 15_000
+"""For a master that was told to end to be followed by another one.  Then it was meant, and no worker stays idle."""
+
 _EVERYBODY = 0
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process."""
+    """A worker process.
+
+    Attributes:
+        nonce: of the question that it was asked as one that an earlier broker had; 0: it has told everything.
+        answered: its answer has begun; all that came before was not meant for us.
+        told_to: the highest number of a session that it has told of; ``asked_after``: it was so when we asked last.
+        finishes: it is let go as soon as it has no session.
+    """
 
     number: WorkerNumber
     worker_id: int
@@ -74,6 +90,11 @@ class Worker:
     sessions: dict[SessionId, None] = field(default_factory=dict)
     retired: bool = False
     trust_generation: int | None = None
+    nonce: int = 0
+    answered: bool = False
+    told_to: int = 0
+    asked_after: int = 0
+    finishes: bool = False
 
     def row(self, now_ms: int) -> dict[str, object]:
         """Return the worker as the operator's socket shows it."""
@@ -98,7 +119,8 @@ class Workers:
         self._settings = settings
         self._master: PeerId | None = None
         self._all: dict[WorkerNumber, Worker] = {}
-        self._by_master: dict[tuple[PeerId, int], WorkerNumber] = {}
+        self._by_id: dict[int, WorkerNumber] = {}
+        self._leaving = False
         self._spares: dict[WorkerNumber, Worker] = {}
         self._owned: dict[int, dict[WorkerNumber, Worker]] = {}
         self._waiting: Counter[int] = Counter()
@@ -175,8 +197,8 @@ class Workers:
         if worker.sessions or worker.number not in self._all:
             return
         worker.idle_since_ms = self._out.now_ms
-        if worker.retired and worker.master != self._master:
-            self._let_go(worker)
+        if worker.finishes:
+            self.let_go_if_idle(worker)
         elif self._isolation == "connection" and not worker.retired:
             self._retire(worker)
         else:
@@ -194,12 +216,12 @@ class Workers:
         if self._master is not None:
             self._out(ClosePeer(self._master))
         self._out.note("info", "master.connected", pid=message.pid)
-        self._master, self._asked, self._settling = peer, 0, True
+        self._master, self._asked, self._settling, self._leaving = peer, 0, True, False
+        self._out(WelcomeMaster(peer))
         for worker in self:
-            self._put_aside(worker)
-            worker.retired = True
-            if not worker.sessions:
-                self._let_go(worker)
+            if not self.let_finish(worker):
+                worker.master = peer
+                self._out(KeepWorker(peer, worker.number, worker.worker_id, worker.pid))
         self._out(Arm(Timer(Clock.SPAWN), SETTLE_MS))
         self.replenish()
 
@@ -207,22 +229,67 @@ class Workers:
         """The master's connection is over; its workers go on."""
         if peer == self._master:
             self._master, self._asked = None, 0
-            self._out.note("error", "master.lost", detail=reason)
+            self._out.note("info" if self._leaving else "error", "master.lost", detail=reason)
+
+    def master_leaves(self, peer: PeerId) -> None:
+        """The master was told to end."""
+        if peer == self._master:
+            self._leaving = True
+            self._out(Arm(Timer(Clock.LEFT), LEFT_MS))
+
+    def look_for_master(self) -> None:
+        """The timer LEFT fired: if no master has come, none is to."""
+        if self._leaving and self._master is None:
+            self._out.note("info", "workers.finish", workers=len(self._all))
+            for worker in self:
+                self.let_finish(worker)
+
+    def let_finish(self, worker: Worker) -> bool:
+        """Give a worker no more sessions, and let it go when it has none; return whether it has none now."""
+        self._put_aside(worker)
+        worker.retired = worker.finishes = True
+        return self.let_go_if_idle(worker)
+
+    def let_go_if_idle(self, worker: Worker) -> bool:
+        """Let a worker go that has no session, as far as it has told; return whether it was."""
+        if worker.sessions or worker.nonce or worker.number not in self._all:
+            return False
+        self.let_go(worker)
+        return True
+
+    def by_id(self, worker_id: int) -> Worker | None:
+        """Return a worker that lives, by the number that operators see."""
+        number = self._by_id.get(worker_id)
+        return None if number is None else self._all[number]
 
     def born(self, peer: PeerId, message: WorkerBorn, fd: OwnedFd) -> Worker | None:
-        """A worker was forked; return it."""
-        if peer != self._master or (peer, message.worker_id) in self._by_master:
-            self._out.note("warning", "worker.unknown", worker=message.worker_id, pid=message.pid)
-            self._out(DropFd(fd))
+        """A worker was forked, or comes from an earlier broker; return it, unless there is nothing to do with it."""
+        worker_id, pid = message.worker_id, message.pid
+        known = self._by_id.get(worker_id)
+        if peer != self._master or known is not None:
+            if peer == self._master and message.again:
+                self._out(DropFd(fd))  # ours, of a master that has only connected anew
+                return None
+            self._out.note("warning", "worker.unknown", worker=worker_id, pid=pid)
+            self._out(DropFd(fd, shut=True))
+            return None
+        if message.protocol != PROTOCOL:
+            why = f"it speaks protocol {message.protocol}, this broker {PROTOCOL}: it finishes its sessions by itself"
+            self._out.note("warning", "worker.let_go", worker=worker_id, pid=pid, detail=why)
+            self._out(DropFd(fd, shut=True))
             return None
         self._last_number += 1
         now_ms = self._out.now_ms
         number = WorkerNumber(self._last_number)
-        worker = Worker(number, message.worker_id, message.pid, peer, born_ms=now_ms, idle_since_ms=now_ms)
-        self._all[number] = self._spares[number] = worker
-        self._by_master[peer, worker.worker_id] = number
-        self._asked = max(0, self._asked - 1)
+        worker = Worker(number, worker_id, pid, peer, born_ms=now_ms, idle_since_ms=now_ms)
+        self._all[number] = worker
+        self._by_id[worker_id] = number
         self._out(AdoptWorker(number, fd))
+        if message.again:
+            worker.retired = worker.finishes = True
+            return worker
+        self._spares[number] = worker
+        self._asked = max(0, self._asked - 1)
         self._out.note("debug", "worker.born", worker=worker.worker_id, pid=worker.pid)
         if len(self._spares) > self._warm:
             self._watch_idle()
@@ -313,17 +380,18 @@ class Workers:
             self._out(SendMaster(self._master, RetireWorker(worker_id=worker.worker_id, kill=False)))
         elif self._isolation == "connection":
             self._put_aside(worker)
-            self._let_go(worker)
+            self.let_go(worker)
         # else it stays: until a new master comes there is nobody to replace it
 
-    def _let_go(self, worker: Worker) -> None:
-        """End an idle worker whose master is gone: it ends when its channel does."""
+    def let_go(self, worker: Worker) -> None:
+        """Shut the channel of a worker: it ends, after the last of its sessions if it has any."""
+        self._put_aside(worker)
         self._out(CloseWorker(worker.number))
         self._forget(worker)
 
     def _forget(self, worker: Worker) -> None:
         del self._all[worker.number]
-        del self._by_master[worker.master, worker.worker_id]
+        del self._by_id[worker.worker_id]
 
     def _put_aside(self, worker: Worker) -> None:
         """Give a worker no more sessions."""

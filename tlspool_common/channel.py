@@ -79,6 +79,7 @@ class Channel:
         self._sock = sock
         self.me = me
         self.peer = peer
+        self.is_shared = False  # somebody keeps a copy of this end: then it must be shut to be over
         self._queue: deque[tuple[bytes, OwnedFd | None]] = deque()
         self._queued_b = 0
         self._seen: set[int] = set()
@@ -102,6 +103,9 @@ class Channel:
 
     def close(self) -> None:
         """Close the socket and whatever is still queued."""
+        if self.is_shared and self._sock.fileno() >= 0:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         while self._queue:
             _, fd = self._queue.popleft()

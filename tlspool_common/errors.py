@@ -420,6 +420,7 @@ TABLE: dict[Code, Entry] = {
         "look for its exit code in the log of tlspool-worker",
     ),
     Code.STOPPING: Entry(_C.CLIENT_DISCONNECT, "the pool is stopping", "try again when it has been started"),
+    Code.DRAINING: Entry(_C.CLIENT_DISCONNECT, "the pool takes no new sessions", "wait, or let it: drain off"),
     Code.DATABASE: Entry(_C.CONNECTION_DRIVER_SETUP, "a database could not be read", "look at the broker's log"),
     Code.WORKER_SLOW: Entry(
         _C.ENTANGLED_THREADS, "the worker did not answer in time", "look at its load, and at the log of tlspool-worker"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -75,6 +76,15 @@ class Line:
                 with suppress(OSError):
                     remove(self._fd)
             self._channel.close()
+
+    def leave(self) -> None:
+        """Close the channel here; who has a copy of it can go on with it."""
+        self._channel.is_shared = False
+        self.close()
+
+    def copy(self) -> OwnedFd:
+        """Return a copy of this end, for somebody to keep it open."""
+        return OwnedFd(os.dup(self._fd))
 
     def give_up(self, error: ChannelClosed) -> None:
         """Close the channel, and say why."""

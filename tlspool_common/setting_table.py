@@ -221,6 +221,14 @@ TABLE: tuple[Option, ...] = (
         "",
         "handshakes whose request sets none (GnuTLS takes 40)",
     ),
+    Option(
+        "daemon_wait_s",
+        seconds(0.1, 600),
+        5.0,
+        "B",
+        "",
+        "how long a handshake waits for a keyd or a worker that is started anew: a login takes a second or two",
+    ),
     Option("peer_listen_s", seconds(0, 10), 0.3, "B", "", "peer role: how long the remote may begin before we do"),
     Option("callback_timeout_s", seconds(0.1, 86400), 60.0, "B", "", "wait for the application's answer to a callback"),
     Option(

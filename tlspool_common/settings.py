@@ -105,6 +105,7 @@ class Settings:
     online_private: bool
     online_ports: tuple[int, ...]
     handshake_timeout_s: float
+    daemon_wait_s: float
     peer_listen_s: float
     callback_timeout_s: float
     handshake_threads: int

@@ -30,7 +30,7 @@ KINDS: dict[int, tuple[Fact, bool]] = {
 def handle(desk: Desk, call: Call) -> None:
     """Check the control key, then the length, then the kind, and ask the worker."""
     ctlkey = call.frame.payload[:CTLKEY_B]
-    session = desk.sessions.controlled(call.connection, ctlkey)
+    session = desk.sessions.keys.controlled(call.connection, ctlkey)
     info = Info.from_payload_untrusted(call.frame.payload)
     known = KINDS.get(info.kind)
     if known is None:

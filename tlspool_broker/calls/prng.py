@@ -43,7 +43,7 @@ def handle(desk: Desk, call: Call) -> None:
         raise PoolError(Code.EXPORT_UNAVAILABLE, str(error)) from None
     if not _allowed(label):
         raise PoolError(Code.EXPORT_UNAVAILABLE, "the label is not registered")
-    session = desk.sessions.controlled(call.connection, ctlkey)
+    session = desk.sessions.keys.controlled(call.connection, ctlkey)
     if not prng.output_b:
         reply(desk, call, Cmd.PRNG, Prng(prng.label_b, prng.context_b, 0, b"").to_payload())
         return
