@@ -142,7 +142,7 @@ class DevPool:
     def up(
         self, key_type: str = "ec", extra: list[str] | None = None, module: str = "", *, knows_pin: bool = True
     ) -> bool:
-        """Start the pool; return False when it was up already.  Ready when this returns.
+        """Start the pool, or what of it does not run; return False when it was up already.  Ready when this returns.
 
         ``extra`` are lines for the configuration.  ``module`` is another PKCS #11 library than SoftHSM2's.  A pool
         that does not know the PIN, though it is in DIR/pin, has to be told (`tlspool pin`).
@@ -157,17 +157,20 @@ class DevPool:
         if foreign and not self._state_path.exists():
             raise PoolError(Code.SETTING_INVALID, f"{self.directory} holds other files; name a new directory")
         with self._locked():
-            if len(self.running()) == len(DAEMONS):
+            running = self.running()
+            if len(running) == len(DAEMONS):
                 return False
             self._state_path.touch(mode=0o600)
-            self._stop()
+            if not running:
+                self._stop()
             module = module or softhsm_module()
             self._report("making the token, its keys and certificates")
             self._configure(module, extra or [], knows_pin)
             certificates = self._make_keys(module, key_type)
             for name in DAEMONS:
-                self._report(f"starting {name}")
-                self._start(name)
+                if name not in running:
+                    self._report(f"starting {name}")
+                    self._start(name)
             self._await_connected()
             self._report("writing the databases")
             self._fill(certificates)

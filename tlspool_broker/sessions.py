@@ -421,7 +421,7 @@ class Sessions:
         """What a session expects has not come in time; return a worker that must end for it."""
         session = self._by_id.get(session_id)
         if session is None or session.state is State.EXPECT_END:
-            return session and session.worker
+            return session.worker if session else None
         if session.state is State.EXPECT_ADVICE and not session.is_late(self._out.now_ms):
             self._judging.late(session)
         elif session.refusal is not None:
