@@ -6,6 +6,9 @@
     +--------+---------------------------------+------------------+
       8 bytes                                    32 bytes
 
+The key id says which key it is, and how Kept was laid out: a later version of this module may have other fields, and
+then knows nothing of what an earlier one has sealed.
+
 The key is the broker's (lasting.py), so a worker that was taken over can make no session up and change nothing in one;
 session and worker are in the record.  It can read it: that tells it nothing new but who the caller is.  A control key
 is in it as the keyed hash by which it is looked for.
@@ -19,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 from tlspool_broker.events import Caller, SessionId
 from tlspool_broker.policy import Plan
@@ -137,9 +140,12 @@ def of(session: Session, worker: Worker, control: bytes) -> Kept:
     )
 
 
+_LAYOUT = repr(get_type_hints(Kept, include_extras=True)).encode()
+
+
 def key_id(key: bytes) -> bytes:
     """Return what records under this key begin with."""
-    return hmac.digest(key, b"id", hashlib.sha256)[:_KEY_ID_B]
+    return hmac.digest(key, _LAYOUT, hashlib.sha256)[:_KEY_ID_B]
 
 
 def seal(key: bytes, kept: Kept) -> bytes:
@@ -179,6 +185,8 @@ def session_of(kept: Kept, worker: Worker, records: Records) -> Session:
     Raises:
         PoolError: INTERNAL, its identities cannot be read by this version.
     """
+    if len(kept.request) < Starttls.FORM.size:
+        raise PoolError(Code.INTERNAL, f"the record of session {kept.session_id} has half a request")
     try:
         request = Starttls.from_payload_untrusted(kept.request)
         localid = parse_untrusted(kept.planned) if kept.planned else None

@@ -258,7 +258,7 @@ class Online:
             self._hello(helper, message)
             return
         question = self._open.pop(exchange, None)
-        if question is None or bool(question.key) is not isinstance(message, StapleTold):
+        if question is None or not self._ready or bool(question.key) is not isinstance(message, StapleTold):
             self._give_up("it answers a question that nobody asked")
             if question is not None and question.told is not None:
                 question.told(None)

@@ -264,8 +264,8 @@ class Sessions:
         """
         happening = SAID[type(message)]
         session = self._by_id.get(SessionId(message.session_id))
-        highest = self._last_id if happening in LAST_WORDS else self._lasting.first - 1
-        if session is None and message.session_id <= highest:
+        number, first = message.session_id, self._lasting.first
+        if session is None and (number <= self._last_id if happening in LAST_WORDS else 0 < number < first):
             return  # an EndSession of ours crossed the end; or it was said to an earlier broker
         if session is None or session.worker is not worker or not session.allows(happening):
             state = session.state.name if session else "no session"

@@ -49,7 +49,7 @@ class Telling:
 
     def broker_away(self, relaying: set[int]) -> None:
         """There is no broker; the next one knows nothing of these sessions."""
-        self._untold = relaying
+        self._untold = relaying | self._unsaid.keys()
 
     def broker_gone(self) -> None:
         """There will be none any more."""

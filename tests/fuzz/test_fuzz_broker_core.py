@@ -10,10 +10,13 @@ from collections import Counter
 
 import pytest
 
-from tests.playbook.broker import DEFAULTS, World, anchor, credential
+from tests.playbook.broker import DEFAULTS, World, anchor, credential, kept_of
+from tlspool_broker import kept
 from tlspool_broker.events import (
     AdoptWorker,
+    DrainAsked,
     FdKind,
+    FinishAsked,
     HandOver,
     HelperSaid,
     KeydSaid,
@@ -23,6 +26,7 @@ from tlspool_broker.events import (
     StopAsked,
     WorkerSaid,
 )
+from tlspool_broker.lasting import BLOCK, Lasting
 from tlspool_common.appwire import Cmd, Control, Flag, Info, Prng, Starttls
 from tlspool_common.fd import OwnedFd
 from tlspool_common.infokind import InfoKind
@@ -36,10 +40,13 @@ from tlspool_common.messages import (
     KeyAnswer,
     KeydHello,
     MasterHello,
+    MasterLeaves,
     OnlineHello,
     RemoteShown,
     RemoteTold,
     SessionEnded,
+    SessionHere,
+    SessionsTold,
     Side,
     Told,
     WorkerBorn,
@@ -62,7 +69,7 @@ class Monkey(World):
         self.given = []
         self.apps, self.callbacks = [], []
         config += "max_sessions_per_caller 30\nmax_requests_per_connection 12\npin_services 3\nchoice_services 2\n"
-        super().__init__(config)
+        super().__init__(config, lasting=Lasting(b"lasting", iter(range(1001, 10**9, BLOCK)).__next__))
         self.records.disclosures["www.example.com"].append("other.example")
         self.records.identities["other.example", Side.CLIENT] = [credential("other.example")]
         self.records.identities["me.example", Side.SERVER] = [credential("me.example")]
@@ -112,6 +119,7 @@ class Monkey(World):
         chance.choices(
             [
                 self.ask,
+                self.rejoin,
                 self.garbage,
                 self.answer_one,
                 self.control,
@@ -126,7 +134,7 @@ class Monkey(World):
                 self.edit,
                 self.advise,
             ],
-            [30, 8, 25, 6, 15, 15, 3, 1, 60, 6, 4, 1, 2, 6],
+            [30, 4, 8, 25, 6, 15, 15, 3, 1, 60, 8, 4, 1, 2, 6],
         )[0](session)
 
     def maybe_fd(self):
@@ -307,7 +315,7 @@ class Monkey(World):
         if not self.core.workers.has_master and chance.random() < 0.5:
             self.master_comes()
             return
-        match chance.randrange(20):
+        match chance.randrange(26):
             case 0:
                 self.keyd_goes()
             case 1:
@@ -324,9 +332,37 @@ class Monkey(World):
                 self.happen(MasterSaid(self.master, WorkerGone(worker_id=1, status=1, meaning="x")))
             case 7:
                 self.happen(MasterSaid(self.master, MasterHello(protocol=PROTOCOL + 1, pid=1)))
+            case 8 | 9 | 10:
+                self.worker_comes_again(chance.randrange(1, 30), protocol=PROTOCOL + (chance.random() < 0.1))
+            case 11:
+                self.happen(MasterSaid(self.master, MasterLeaves()))
+            case 12:
+                self.happen(DrainAsked(chance.random() < 0.02))
+            case 13 if workers:
+                self.happen(FinishAsked(chance.choice(workers).worker_id))
             case _:
                 born = WorkerBorn(worker_id=chance.randrange(1, 30), pid=1)
                 self.happen(MasterSaid(self.master, born, self.fd().fd))
+
+    def rejoin(self, _session):
+        """A worker that an earlier broker had tells of a session, or that it has told, mostly well."""
+        chance = self.chance
+        telling = [worker for worker in self.core.workers if worker.nonce]
+        if not telling:
+            return
+        worker = chance.choice(telling)
+        nonce = worker.nonce if chance.random() < 0.9 else chance.randrange(1 << 63)
+        number = worker.told_to + 1 if chance.random() < 0.95 else chance.randrange(1, 2000)
+        while self.core.sessions.get(number) is not None and chance.random() < 0.98:
+            number += 1
+        key = b"elsewhere" if chance.random() < 0.02 else self.core.rejoin._lasting.key("records")
+        record = kept.seal(key, kept_of(number, worker.worker_id, uid=chance.choice([1, 2, 3])))
+        if chance.random() < 0.02:
+            record = record[:20] + bytes([record[20] ^ 1]) + record[21:]
+        if chance.random() < 0.3:
+            self.happen(WorkerSaid(worker.number, SessionsTold(nonce=nonce, last=number, more=chance.random() < 0.3)))
+        else:
+            self.happen(WorkerSaid(worker.number, SessionHere(nonce=nonce, session_id=number, record=record)))
 
     def edit(self, _session):
         """An operator changes what is demanded."""
@@ -368,7 +404,7 @@ class Monkey(World):
         held = [fd for session in sessions for fd in (session.crypt, session.plain) if fd is not None]
         away = Counter(map(id, self.fds + held))
         assert away == Counter(map(id, self.given))
-        assert sessions._room.users() == sorted(session.caller.uid for session in sessions)
+        assert sessions.room.users() == sorted(session.caller.uid for session in sessions)
         of_workers = [number for worker in self.core.workers for number in worker.sessions]
         assert sorted(of_workers) == sorted(one.session_id for one in sessions if one.worker is not None)
         exchanges = [one for app in self.apps for one in connections.get(app).exchanges.values()]
@@ -421,7 +457,7 @@ def test_anything_in_any_order(no_leaks, seed):
     sessions = monkey.core.sessions
     assert len(sessions) == len(monkey.core.connections) == len(monkey.core.workers) == 0
     assert not sessions.keys
-    assert not sessions._room.users()
+    assert not sessions.room.users()
     assert not sessions._waits
     assert not monkey.core.workers._waiting
     assert not [timer for timer in monkey.timers if timer.clock.name in ("SESSION", "CHOICE", "QUESTION")]
@@ -444,6 +480,7 @@ def test_the_monkey_gets_about(no_leaks):
         reached |= {note.event for note in monkey.notes}
         rules |= {note.fields.get("rule") for note in monkey.notes}
     assert {"session.start", "session.end", "worker.condemned", "keyd.lost", "master.lost"} <= reached
+    assert {"session.resumed", "worker.rejoined", "worker.let_go", "workers.finish", "pool.draining"} <= reached
     assert {"localid.chosen", "localid.refused", "session.detached", "session.attached"} <= reached
     assert {"choice.made", "choice.stored", "choice.service_gone", "pin.service_handed_over"} <= reached
     assert {"choice_refused", "choice_timeout", "lidentry_taken", "service_denied", "service_shared"} <= rules

@@ -41,6 +41,7 @@ from tlspool_broker.events import (
     WorkerNumber,
     WorkerSaid,
 )
+from tlspool_broker.kept import Kept
 from tlspool_broker.trustdata import Pin
 from tlspool_common.appwire import Cmd, ErrorReply, Frame, Starttls
 from tlspool_common.errors import Code, PoolError
@@ -53,10 +54,12 @@ from tlspool_common.messages import (
     Finding,
     HandshakeDone,
     HandshakeFailed,
+    KeepRecord,
     KeydHello,
     KeyKind,
     MasterHello,
     OnlineHello,
+    RemoteAuth,
     RemoteShown,
     RevocationTold,
     SessionEnded,
@@ -175,13 +178,13 @@ class FakeRecords:
 class World:
     """The core, the time, and who is there."""
 
-    def __init__(self, config="", *, keyd=True, workers=2):
+    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None):
         self.now_ms = 1_000_000
         self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
-        self.records = FakeRecords()
+        self.records = records or FakeRecords()
         self._random = itertools.count()
-        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s)
+        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting)
         self.timers = {}
         self.effects = []
         self.notes = []
@@ -284,6 +287,13 @@ class World:
         self.happen(MasterSaid(self.master, WorkerBorn(worker_id=worker_id, pid=100 + worker_id), self.fd().fd))
         return max((worker.number for worker in self.core.workers), default=None)
 
+    def worker_comes_again(self, worker_id, pid=None, protocol=PROTOCOL):
+        """The master introduces a worker that an earlier broker had; return its number."""
+        born = WorkerBorn(worker_id=worker_id, pid=pid or 100 + worker_id, again=True, protocol=protocol)
+        self.happen(MasterSaid(self.master, born, self.fd().fd))
+        found = self.core.workers.by_id(worker_id)
+        return found.number if found else None
+
     def worker_goes(self, worker, broken=False):
         return self.happen(WorkerLost(worker, "worker has closed its end", broken))
 
@@ -343,9 +353,9 @@ class World:
         return frame, Starttls.from_payload_untrusted(frame.payload)
 
     def to_worker(self, *kinds):
-        """Return the messages that were sent to workers, of these types."""
+        """Return the messages that were sent to workers, of these types; without types, all but what is to be kept."""
         messages = [effect.message for effect in self.effects if isinstance(effect, SendWorker)]
-        return [message for message in messages if not kinds or isinstance(message, kinds)]
+        return [one for one in messages if isinstance(one, kinds) or (not kinds and not isinstance(one, KeepRecord))]
 
     def spawned(self):
         """Return how many workers were asked for."""
@@ -440,3 +450,32 @@ DEFAULTS = {
 
 def broken_database():
     return PoolError(Code.DATABASE, "/var/lib/tlspool/db: BDB0087")
+
+
+def kept_of(session_id, worker_id, **fields):
+    """Return what a worker keeps of a session of an earlier broker."""
+    values = {
+        "session_id": session_id,
+        "worker_id": worker_id,
+        "uid": 1000,
+        "gid": 1000,
+        "pid": 815,
+        "certain": True,
+        "unit": "postfix.service",
+        "command": "smtpd",
+        "request": Starttls(flags=SERVER, localid="localhost", service="smtp").to_payload(),
+        "control": session_id.to_bytes(16, "big"),
+        "side": Side.SERVER,
+        "remote_auth": RemoteAuth.REQUIRE,
+        "planned": "localhost",
+        "localid": "localhost",
+        "expected": "",
+        "domain_represents_user": False,
+        "generation": 7,
+        "remoteid": "www.example.com",
+        "started_ms": 1_000,
+        "established_ms": 2_000,
+        **{name: value for name, value in DEFAULTS[HandshakeDone].items() if name != "sni"},
+        "sni": "localhost",
+    }
+    return Kept(**{**values, **fields})

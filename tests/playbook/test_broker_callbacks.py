@@ -5,7 +5,7 @@ import pytest
 from tests.playbook.broker import World
 from tlspool_broker.events import DropFd, FdKind, SendWorker
 from tlspool_common.appwire import Cmd
-from tlspool_common.messages import ClientHelloSeen, EndSession, HandshakeDone, PlainConnected, SessionEnded
+from tlspool_common.messages import ClientHelloSeen, EndSession, HandshakeDone, KeepRecord, PlainConnected, SessionEnded
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def test_the_descriptor_goes_to_the_worker(world, asked, kind):
     app, session_id, callback = asked()
     passed = world.fd(kind)
     world.answer(app, callback, passed=passed)
-    [sent] = world.of(SendWorker)
+    kept, sent = world.of(SendWorker)
+    assert isinstance(kept.message, KeepRecord)
     assert (sent.message, sent.fd) == (PlainConnected(session_id=session_id), passed.fd)
 
 

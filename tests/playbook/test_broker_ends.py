@@ -202,7 +202,7 @@ def test_the_wait_for_the_callback_is_not_part_of_it(world):
 
 @pytest.mark.parametrize(
     ("state", "wait_ms", "code"),
-    [("EXPECT_KEYD", 1000, 601), ("EXPECT_KEYD with a worker", 1000, 601), ("EXPECT_WORKER", 3000, 602)],
+    [("EXPECT_KEYD", 5000, 601), ("EXPECT_KEYD with a worker", 5000, 601), ("EXPECT_WORKER", 5000, 602)],
 )
 @pytest.mark.parametrize("timeout_ms", [0, 500, TIMEOUT_INFINITE_MS])
 def test_waiting_for_the_pool_itself(world, state, wait_ms, code, timeout_ms):
@@ -301,7 +301,7 @@ def test_keyd_comes_back_in_time(world):
 def test_keyd_comes_back_when_the_worker_waits_for_it(world):
     app = world.app()
     session_id = bring(world, "EXPECT_KEYD with a worker", app)
-    assert world.timer(session_id) == 1000
+    assert world.timer(session_id) == 5000
     world.keyd_comes()
     assert world.state(session_id) == "EXPECT_HANDSHAKE"
     assert world.to_worker(Proceed)

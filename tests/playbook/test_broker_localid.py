@@ -10,6 +10,7 @@ from tlspool_common.messages import (
     EndSession,
     HandshakeDone,
     HandshakeFailed,
+    KeepRecord,
     PlainConnected,
     Proceed,
     SessionEnded,
@@ -85,7 +86,8 @@ def test_a_descriptor_accepts_and_is_the_plaintext(world):
     assert credentials(world) == ["www.example.com"]
     assert not passed.fd.closed
     world.say(session_id, HandshakeDone, sni="www.example.com")
-    [sent] = world.of(SendWorker)
+    kept, sent = world.of(SendWorker)
+    assert isinstance(kept.message, KeepRecord)
     assert (sent.message, sent.fd) == (PlainConnected(session_id=session_id), passed.fd)
     final, said = world.reply(app)  # and no PLAINTEXT_CONNECT
     assert (final.reqid, said.localid, said.remoteid) == (4242, "www.example.com", "john@example.com")
@@ -357,7 +359,7 @@ def test_an_identity_that_went_away_meanwhile_is_passed_over(world):
     world.answer(app, frame, passed=last)
     assert world.dropped() == [False]
     world.say(session_id, HandshakeDone)
-    assert [sent.fd for sent in world.of(SendWorker)] == [last.fd]
+    assert [sent.fd for sent in world.of(SendWorker)] == [None, last.fd]
 
 
 def test_a_broken_database_is_not_passed_over(world):

@@ -78,11 +78,11 @@ def refused(world, state):
             world.worker_goes(worker)
         world.master_goes()
         world.starttls(app)
-        world.later(3_000)
+        world.later(5_000)
     elif state is State.EXPECT_KEYD:
         world.keyd_goes()
         world.starttls(app)
-        world.later(1_000)
+        world.later(5_000)
     elif state is State.EXPECT_LOCALID:
         world.starttls(app, flags=SERVER | Flag.LOCALID_CHECK)
         world.say(1, ClientHelloSeen)

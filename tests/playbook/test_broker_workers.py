@@ -13,6 +13,7 @@ from tlspool_broker.events import (
     CloseWorker,
     DropFd,
     JoinKeyd,
+    KeepWorker,
     MasterSaid,
     PeerId,
     SendMaster,
@@ -214,7 +215,8 @@ def test_a_master_that_comes_back(make, mode):
     assert not world.of(ClosePeer)
     assert len(world.of(CloseWorker)) == 1  # the one that had nothing to do
     assert len(world.core.workers) == 1
-    world.worker_comes(1)  # it counts from the beginning
+    assert world.of(KeepWorker) == [KeepWorker(world.master, old_worker.number, old_worker.worker_id, old_worker.pid)]
+    world.worker_comes()
     assert world.of(AdoptWorker)
     second = world.starttls(app, reqid=2)
     assert world.session(second).worker.number != old_worker.number

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tlspool_common.messages import PROTOCOL, MasterHello, RetireWorker, SpawnWorkers, WorkerGone
+from tlspool_common.messages import PROTOCOL, MasterHello, MasterLeaves, RetireWorker, SpawnWorkers, WorkerGone
 from tlspool_worker import master as m
 from tlspool_worker.master import BrokerConnected, BrokerLost, BrokerSaid, ChildEnded, Forked, ForkFailed, StopAsked
 
@@ -23,7 +23,7 @@ class Story:
         for effect in effects:
             if isinstance(effect, m.Fork):
                 self.pid += 1
-                follow += self.core.handle(Forked(effect.worker_id, self.pid))
+                follow += self.core.handle(Forked(self.pid))
         return follow
 
     def begun(self):
@@ -41,31 +41,32 @@ def story():
 
 
 def test_workers_are_warm_before_the_broker_is_there(story):
-    assert story.core.start() == [m.Fork(1), m.Fork(2), m.Connect(0)]
-    assert story.forks([m.Fork(1), m.Fork(2)]) == []
+    assert story.core.start() == [m.Fork(), m.Fork(), m.Connect(0)]
+    assert story.forks([m.Fork(), m.Fork()]) == []
     assert without_notes(story.core.handle(BrokerConnected())) == [
         m.SendBroker(MasterHello(protocol=PROTOCOL, pid=77)),
-        m.Introduce(1, 101),
-        m.Introduce(2, 102),
+        m.Introduce(101),
+        m.Introduce(102),
     ]
 
 
 def test_a_worker_born_while_connected_is_introduced_at_once(story):
     story.begun()
     effects = story.core.handle(BrokerSaid(SpawnWorkers(count=1)))
-    assert effects == [m.Fork(3)]
-    assert story.forks(effects) == [m.Introduce(3, 103)]
+    assert effects == [m.Fork()]
+    assert story.forks(effects) == [m.Introduce(103)]
 
 
 def test_how_a_worker_ended_is_told_and_counted(story):
     story.begun()
-    note, told = story.core.handle(ChildEnded(101, 137))
+    note, forget, told = story.core.handle(ChildEnded(101, 137))
+    assert forget == m.Forget(101)
     assert (note.level, note.event, note.fields["status"]) == ("error", "worker.gone", 137)
     assert isinstance(told, m.SendBroker)
     assert isinstance(told.message, WorkerGone)
-    assert (told.message.worker_id, told.message.status) == (1, 137)
+    assert (told.message.worker_id, told.message.status) == (101, 137)
     assert "SIGKILL" in told.message.meaning
-    note, _ = story.core.handle(ChildEnded(102, 0))
+    note, _, _ = story.core.handle(ChildEnded(102, 0))
     assert note.level == "debug"
     assert sum(story.core.endings.values()) == 2
     assert story.core.children == []
@@ -73,7 +74,7 @@ def test_how_a_worker_ended_is_told_and_counted(story):
 
 def test_a_worker_that_dies_before_the_broker_knew_it_is_only_forgotten(story):
     story.forks(story.core.start())
-    assert without_notes(story.core.handle(ChildEnded(101, 1))) == [m.Forget(1)]
+    assert without_notes(story.core.handle(ChildEnded(101, 1))) == [m.Forget(101)]
 
 
 def test_a_child_of_somebody_else_is_no_worker(story):
@@ -83,19 +84,67 @@ def test_a_child_of_somebody_else_is_no_worker(story):
 
 def test_retiring_is_a_request_and_killing_is_not(story):
     story.begun()
-    assert story.core.handle(BrokerSaid(RetireWorker(worker_id=1, kill=False))) == [m.Kill(101, signal.SIGHUP)]
-    assert story.core.handle(BrokerSaid(RetireWorker(worker_id=2, kill=True))) == [m.Kill(102, signal.SIGKILL)]
+    assert story.core.handle(BrokerSaid(RetireWorker(worker_id=101, kill=False))) == [m.Kill(101, signal.SIGHUP)]
+    assert story.core.handle(BrokerSaid(RetireWorker(worker_id=102, kill=True))) == [m.Kill(102, signal.SIGKILL)]
     assert story.core.handle(BrokerSaid(RetireWorker(worker_id=9, kill=True))) == []
     assert [child.retired for child in story.core.children] == [True, True]
 
 
-def test_a_broker_that_comes_back_gets_fresh_workers(story):
+@pytest.mark.parametrize("died_first", [True, False])
+def test_a_broker_that_comes_in_place_of_one_that_died_gets_its_workers_and_fresh_ones(story, died_first):
+    story.begun()
+    assert story.core.handle(m.Welcomed()) == []
+    happened = [BrokerLost("gone"), m.BrokerDied()]
+    effects = [effect for event in happened[:: -1 if died_first else 1] for effect in story.core.handle(event)]
+    away = [effect for effect in effects if isinstance(effect, m.TellAway)]
+    assert away == [m.TellAway(101), m.TellAway(102)]
+    assert m.Connect(m.RETRY_MS[0]) in effects
+    effects = story.core.handle(BrokerConnected())
+    assert [effect for effect in effects if isinstance(effect, m.Fork)] == [m.Fork(), m.Fork()]
+    introduced = [effect for effect in effects if isinstance(effect, m.Introduce)]
+    assert introduced == [m.Introduce(101, again=True), m.Introduce(102, again=True)]
+
+
+def test_a_broker_that_closes_our_connection_keeps_its_workers(story):
+    story.begun()
+    story.core.handle(m.Welcomed())
+    effects = story.core.handle(BrokerLost("it has another master"))
+    assert without_notes(effects) == [m.Connect(m.RETRY_MS[0])]
+    effects = story.core.handle(m.BrokerDied())  # later
+    assert without_notes(effects) == [m.TellAway(101), m.TellAway(102)]
+
+
+def test_a_broker_that_has_not_taken_us_is_taken_for_dead_when_it_goes(story):
     story.begun()
     effects = story.core.handle(BrokerLost("gone"))
-    assert without_notes(effects) == [m.Connect(m.RETRY_MS[0])]
+    assert without_notes(effects) == [m.TellAway(101), m.TellAway(102), m.Connect(m.RETRY_MS[0])]
+    assert not any(isinstance(effect, m.TellAway) for effect in story.core.handle(BrokerLost("still")))
+
+
+def test_a_worker_that_the_broker_never_knew_is_not_told(story):
+    story.forks(story.core.start())
+    story.core.handle(BrokerLost("nobody listens"))
+    assert without_notes(story.core.handle(m.BrokerDied())) == []
+
+
+def test_workers_of_an_earlier_master_are_kept_and_introduced(story):
+    story.begun()
+    [note] = story.core.handle(m.Kept(55, 7))
+    assert note.event == "worker.kept"
+    assert story.core.handle(BrokerSaid(RetireWorker(worker_id=55, kill=True))) == [m.Kill(55, signal.SIGKILL)]
     effects = story.core.handle(BrokerConnected())
-    assert [effect for effect in effects if isinstance(effect, m.Fork)] == [m.Fork(3), m.Fork(4)]
-    assert not any(isinstance(effect, m.Introduce) for effect in effects)
+    assert m.Introduce(55, again=True, protocol=7) in effects
+    assert without_notes(story.core.handle(m.ChannelOver(55))) == [m.Forget(55)]
+    assert [child.pid for child in story.core.children] == [101, 102]
+    assert story.core.handle(m.ChannelOver(55)) == []
+
+
+def test_a_child_that_the_broker_has_let_go_is_not_introduced_again_and_still_reaped(story):
+    story.begun()
+    assert story.core.handle(m.ChannelOver(101)) == [m.Forget(101)]
+    effects = story.core.handle(BrokerConnected())
+    assert [effect.pid for effect in effects if isinstance(effect, m.Introduce)] == [102]
+    assert m.Forget(101) in story.core.handle(ChildEnded(101, 0))
 
 
 def test_the_pauses_grow_and_are_noted_once(story):
@@ -120,15 +169,15 @@ def test_there_is_an_upper_bound(story):
 def test_a_fork_that_fails_is_said_and_makes_room(story):
     story.begun()
     story.core.handle(BrokerSaid(SpawnWorkers(count=m.WORKERS)))
-    (note,) = story.core.handle(ForkFailed(3, "Resource temporarily unavailable"))
+    (note,) = story.core.handle(ForkFailed("Resource temporarily unavailable"))
     assert (note.level, note.event) == ("error", "worker.fork_failed")
-    assert story.core.handle(BrokerSaid(SpawnWorkers(count=1))) == [m.Fork(m.WORKERS + 1)]
+    assert story.core.handle(BrokerSaid(SpawnWorkers(count=1))) == [m.Fork()]
 
 
-def test_stopping_lets_workers_finish_and_forks_no_more(story):
+def test_stopping_leaves_workers_to_the_broker_and_forks_no_more(story):
     story.begun()
     effects = without_notes(story.core.handle(StopAsked()))
-    assert effects == [m.Kill(101, signal.SIGHUP), m.Kill(102, signal.SIGHUP), m.End()]
+    assert effects == [m.SendBroker(MasterLeaves()), m.End()]
     assert story.core.handle(BrokerSaid(SpawnWorkers(count=1))) == []
 
 
@@ -136,5 +185,5 @@ def test_so_many_workers_are_kept_ready_as_the_newest_settings_say(story):
     story.begun()
     story.core.keep_warm(4)
     effects = story.core.handle(BrokerConnected())  # as a new master: those that were introduced are the past
-    assert [effect for effect in effects if isinstance(effect, m.Fork)] == [m.Fork(number) for number in (3, 4, 5, 6)]
+    assert [effect for effect in effects if isinstance(effect, m.Fork)] == [m.Fork()] * 4
     assert effects[1] == m.SendBroker(MasterHello(protocol=PROTOCOL, pid=77))
