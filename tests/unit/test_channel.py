@@ -300,3 +300,20 @@ def test_only_a_seqpacket_socket_becomes_a_channel(no_leak):
     with pytest.raises(ChannelBroken, match="no channel"):
         from_fd(OwnedFd(one.detach()), Party.WORKER, Party.BROKER)
     other.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_end_is_shut_when_it_is_closed(no_leak, shared):
+    broker, fd = pair(Party.BROKER, Party.WORKER)
+    worker = from_fd(fd, Party.WORKER, Party.BROKER)
+    copy = os.dup(broker.fileno())
+    broker.is_shared = shared
+    broker.close()
+    broker.close()
+    if shared:
+        with pytest.raises(ChannelClosed):
+            worker.receive()
+    else:
+        assert worker.receive() is None
+    os.close(copy)
+    worker.close()

@@ -250,3 +250,20 @@ def test_drain_takes_what_has_come(no_leaks, count):
         assert len(ends.lost) == 1
 
     run(work)
+
+
+def test_a_line_that_is_left_is_open_for_who_has_a_copy(no_leaks):
+    async def work():
+        channel, theirs = pair(Party.BROKER, Party.WORKER)
+        channel.is_shared = True
+        worker = from_fd(theirs, Party.WORKER, Party.BROKER)
+        line = Line(channel, lambda _: None, lambda _: None)
+        copy = line.copy()
+        line.leave()
+        assert worker.receive() is None
+        second = Line(from_fd(copy, Party.BROKER, Party.WORKER), lambda _: None, lambda _: None)
+        second.close()
+        with pytest.raises(ChannelClosed):
+            worker.receive()
+
+    run(work)

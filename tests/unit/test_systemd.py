@@ -22,6 +22,17 @@ def test_notify(tmp_path, monkeypatch):
         assert sock.recv(100) == b"STATUS=x"
 
 
+def test_notify_with_descriptors(tmp_path, monkeypatch, no_leaks):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, socket.socket() as kept:
+        sock.bind(str(tmp_path / "n"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+        systemd.notify("FDSTORE=1\nFDNAME=x", [kept.fileno()])
+        text, (copy,), _, _ = socket.recv_fds(sock, 100, 4)
+        assert text == b"FDSTORE=1\nFDNAME=x"
+        assert os.fstat(copy).st_ino == os.fstat(kept.fileno()).st_ino
+        os.close(copy)
+
+
 CHILD = """
 import os
 from tlspool_common import systemd
