@@ -13,8 +13,20 @@ import pytest
 
 from tests.fixtures.native import ROOT
 from tlspool_admin.client import ask
-from tlspool_common.channel import Channel, ChannelClosed, from_fd
-from tlspool_common.messages import MasterHello, Party, RetireWorker, SpawnWorkers, WorkerBorn, WorkerGone
+from tlspool_common.channel import Channel, ChannelClosed, from_fd, raw_pair
+from tlspool_common.fd import OwnedFd
+from tlspool_common.messages import (
+    PROTOCOL,
+    KeepChannel,
+    MasterHello,
+    MasterLeaves,
+    Party,
+    RetireWorker,
+    SpawnWorkers,
+    Welcome,
+    WorkerBorn,
+    WorkerGone,
+)
 from tlspool_worker.exits import Exit
 
 
@@ -51,13 +63,30 @@ class Broker:
         with received:
             assert isinstance(received.message, kind), received.message
             if kind is WorkerBorn:
+                if older := self.workers.pop(received.message.worker_id, None):
+                    older.close()
                 self.workers[received.message.worker_id] = from_fd(received.take_fd(), Party.BROKER, Party.WORKER)
             return received.message
+
+    def welcome(self):
+        """Take the master; return what says that we live."""
+        ours, theirs = raw_pair()
+        self.channel.send(Welcome(), fd=theirs)
+        return ours
+
+    def born_anew(self, count):
+        """Return so many workers that no broker had; those that one had may still be introduced, or have ended."""
+        found = []
+        while len(found) < count:
+            worker = self.next(WorkerBorn)
+            if not worker.again:
+                found.append(worker)
+        return found
 
     def lose(self):
         """Die as a broker does: everything closes at once."""
         self.listener.close()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
         for channel in [self.channel, *self.workers.values()]:
             if channel is not None:
                 channel.close()
@@ -132,12 +161,13 @@ def test_it_introduces_itself_and_its_workers(broker, master, no_leaks):
     hello = broker.accept()
     assert hello.pid == process.process.pid
     born = [broker.next(WorkerBorn) for _ in range(2)]
-    assert [worker.worker_id for worker in born] == [1, 2]
     for worker in born:
+        assert (worker.worker_id, worker.again) == (worker.pid, False)
         parent = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[1]
         assert int(parent) == process.process.pid
     broker.channel.send(SpawnWorkers(count=3))
-    assert [broker.next(WorkerBorn).worker_id for _ in range(3)] == [3, 4, 5]
+    more = [broker.next(WorkerBorn).worker_id for _ in range(3)]
+    assert len({*more, *(worker.worker_id for worker in born)}) == 5
     assert process.end() == 0
     broker.lose()
     broker.listen()
@@ -197,7 +227,8 @@ def test_the_broker_goes_and_comes_back(broker, master):
     assert all(ended(worker.pid) for worker in before)
     broker.listen()
     assert broker.accept().pid == process.process.pid
-    assert [broker.next(WorkerBorn).worker_id for _ in range(2)] == [3, 4]
+    fresh = broker.born_anew(2)
+    assert not {worker.worker_id for worker in fresh} & {worker.worker_id for worker in before}
 
 
 def test_it_waits_for_a_broker_that_is_late(tmp_path, run_dir, master):
@@ -213,7 +244,7 @@ def test_it_waits_for_a_broker_that_is_late(tmp_path, run_dir, master):
     assert len(status["workers"]) == 2
     late.listen()
     late.accept()
-    assert [late.next(WorkerBorn).worker_id for _ in range(2)] == [1, 2]
+    assert len({late.next(WorkerBorn).worker_id for _ in range(2)}) == 2
     late.lose()
 
 
@@ -240,12 +271,77 @@ def test_a_broken_broker_costs_its_connection_only(broker, master):
     assert broker.accept().pid == process.process.pid
 
 
-def test_stopping_ends_idle_workers(broker, master):
+def test_stopping_leaves_workers_to_the_broker(broker, master):
     process = master()
     broker.accept()
     born = [broker.next(WorkerBorn) for _ in range(2)]
-    assert process.end() == 0
+    process.process.terminate()
+    broker.next(MasterLeaves)
+    assert process.process.wait(15) == 0
+    assert not any(ended(worker.pid, 0.1) for worker in born)
+    broker.lose()
     assert all(ended(worker.pid) for worker in born)
+
+
+def test_workers_that_live_are_introduced_to_the_next_broker(broker, master):
+    """A broker that has taken the master dies: a worker with unread messages lives, and its channel with it."""
+    process = master()
+    broker.accept()
+    born = [broker.next(WorkerBorn) for _ in range(2)]
+    life = broker.welcome()
+    for worker in born:
+        os.kill(worker.pid, signal.SIGSTOP)  # so that it cannot end before it is introduced again
+    try:
+        broker.lose()
+        life.close()
+        broker.listen()
+        broker.accept()
+        again = [broker.next(WorkerBorn) for _ in range(4)]
+        assert sorted(one.worker_id for one in again if one.again) == sorted(one.worker_id for one in born)
+        assert sum(not one.again for one in again) == 2
+    finally:
+        for worker in born:
+            os.kill(worker.pid, signal.SIGCONT)
+    assert all(ended(worker.pid) for worker in born)  # they were told, and had nothing to do
+    assert "event=broker.died workers=2" in process.log
+
+
+def test_a_broker_that_only_hangs_up_keeps_its_workers(broker, master):
+    process = master()
+    broker.accept()
+    born = [broker.next(WorkerBorn) for _ in range(2)]
+    life = broker.welcome()
+    broker.channel.close()
+    broker.accept()
+    again = [broker.next(WorkerBorn) for _ in range(4)]
+    assert sum(one.again for one in again) == 2
+    assert not any(ended(worker.pid, 0.1) for worker in born)
+    life.close()
+    assert all(ended(worker.pid) for worker in born)
+    assert process.process.poll() is None
+
+
+def test_a_worker_of_an_earlier_master_is_kept_and_can_be_killed(broker, master, tmp_path):
+    first = master()
+    broker.accept()
+    born = [broker.next(WorkerBorn) for _ in range(2)]
+    broker.welcome()
+    first.process.kill()
+    first.process.wait(15)
+    broker.channel.close()
+    master()
+    broker.accept()
+    fresh = [broker.next(WorkerBorn) for _ in range(2)]
+    assert len({one.worker_id for one in [*born, *fresh]}) == 4
+    kept = born[0]
+    copy = OwnedFd(os.dup(broker.workers[kept.worker_id].fileno()))
+    broker.channel.send(KeepChannel(worker_id=kept.worker_id, pid=kept.pid, protocol=PROTOCOL), fd=copy)
+    broker.channel.send(RetireWorker(worker_id=kept.worker_id, kill=True))
+    assert ended(kept.pid)
+    status = {}
+    while kept.pid in [row["pid"] for row in status.get("workers", [{"pid": kept.pid}])]:
+        status = ask(broker.path.parent.parent / "worker.sock", {"cmd": "status"})
+    assert len(status["workers"]) == 2
 
 
 def test_it_refuses_to_start_without_the_provider(tmp_path, run_dir, master):
