@@ -123,7 +123,7 @@ def test_a_broker_that_is_killed_drops_nothing(live):
     with libstub.Pool(str(pool.socket)) as other:
         again = other.reattach(keys[0])
         assert again.localid == "localhost"
-        assert len(libstub.export_keying_material(again, "EXPERIMENTAL-life", 32)) == 32
+        assert len(again.export_keying_material("EXPERIMENTAL-life", None, 32)) == 32
         assert sum(not row["detached"] for row in sessions_of(pool).values()) == 1
         with pytest.raises(libstub.PoolError):
             other.reattach(os.urandom(16))
