@@ -97,6 +97,18 @@ def _is_socket(path: str) -> bool:
         return True  # it cannot be told: then it is taken for one
 
 
+RETURN_S = 5.0
+"""How long a pool that was there may be away before a request fails: a broker that is started anew takes a second."""
+
+RETURN_LOOK_S = 0.05
+
+
+def is_away(error: PoolError) -> bool:
+    """Whether nobody listens, as between the end of a pool and its new beginning."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.ECONNREFUSED)
+
+
 def connect(path: str, wait_s: float) -> socket.socket:
     """Connect to a pool, and return a socket that never waits.
 

@@ -11,8 +11,9 @@ says nothing that it was not asked for.
     caller C         send ── wait ........ answer ─▶ return
 
 The connection is opened when it is first needed, and again when it was lost: by a restart of the pool, or by
-fork(2), after which the child lets go of the parent's.  Nothing waits for ever: a request has its patience, a
-pool that falls silent is asked whether it is alive (core.py), and connecting is bounded too.
+fork(2), after which the child lets go of the parent's.  A pool that was there and is away is waited for a little: a
+request that was not sent yet does not know of its restart, one that was sent fails.  Nothing waits for ever: a
+request has its patience, a pool that falls silent is asked whether it is alive (core.py), and connecting is bounded.
 
 A caller that is to decide about a local identity (``on_localid``) does so in its own thread, and does not lead
 meanwhile; the others go on.
@@ -56,7 +57,7 @@ from libstub.events import (
     TimePassed,
 )
 from libstub.holding import Holding, OnLocalid
-from libstub.line import Line, Told
+from libstub.line import RETURN_LOOK_S, RETURN_S, Line, Told, is_away
 from libstub.session import TlsSession
 from libstub.where import socket_path
 from tlspool_common.appwire import CTLKEY_B, BadPayload, Cmd, Control, Details, Starttls
@@ -128,8 +129,8 @@ class _Shared:
     def ask(self, waiter: _Waiter, make: Callable[[Ticket], Event]) -> Outcome | None:
         """Ask the pool and wait for the outcome; None: the connection was over already, and nothing was asked."""
         with self._lock:
-            if self._leader is None and not self._line.over:
-                self._work(self._line.receive)  # what came, also the end, while nobody read
+            if not self._line.over:
+                self._work(self._line.receive)  # what came, also the end, and nobody has read it yet
             if self._line.over:
                 return None
             self._last_ticket += 1
@@ -270,6 +271,7 @@ class Pool:
         self._shared: _Shared | None = None
         self._closed = False
         self._failed: tuple[float, PoolError] | None = None
+        self._away_until_s: float | None = None  # when a pool that was there is not waited for any more
         _POOLS.add(self)
 
     def ping(self, timeout_s: float = PING_S) -> Pong:
@@ -365,12 +367,25 @@ class Pool:
             if self._shared is None or self._shared.over:
                 if self._failed and self._failed[0] >= asked_s:
                     raise type(self._failed[1])(*self._failed[1].args)
+                if self._shared is not None and self._away_until_s is None:
+                    self._away_until_s = time.monotonic() + RETURN_S
                 try:
-                    self._shared = _Shared(Line(self.path, CONNECT_S))
+                    self._shared = _Shared(self._line())
+                    self._away_until_s = None
                 except PoolError as error:
                     self._failed = (time.monotonic(), error)
                     raise
             return self._shared
+
+    def _line(self) -> Line:
+        """Connect; a pool that was there is waited for, once for all who want it."""
+        while True:
+            try:
+                return Line(self.path, CONNECT_S)
+            except PoolError as error:
+                if not is_away(error) or time.monotonic() >= (self._away_until_s or 0):
+                    raise
+            time.sleep(RETURN_LOOK_S)
 
     def close(self) -> None:
         """Close the connection, which ends the sessions made over it, unless ``fork`` was asked for."""

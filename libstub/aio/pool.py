@@ -8,7 +8,8 @@ the Line's ticket.  Cancelling who waits abandons the request: the pool is told,
     coroutine B      send ── await future ... cancelled ─▶ Abandoned
     the loop             └─ readable ─▶ Line.receive ─▶ AskPlain: a socket pair; Finish: set the future
 
-The connection is made when it is first needed, and again when it was lost.  It belongs to one loop; when that is
+The connection is made when it is first needed, and again when it was lost; a pool that was there and is away is
+waited for a little.  It belongs to one loop; when that is
 closed, sessions go on until nobody holds this object any more, and another loop may take it over.
 
 Bounds.  At most so many requests are under way, others wait for their turn.  Each has the time limits of core.py.
@@ -44,7 +45,7 @@ from libstub.events import (
     TimePassed,
 )
 from libstub.holding import Holding, OnLocalid
-from libstub.line import Line, Told
+from libstub.line import RETURN_LOOK_S, RETURN_S, Line, Told, is_away
 from libstub.plain import Addresses
 from libstub.pool import COMMAND_S, CONNECT_S, PING_S
 from libstub.questions import Question
@@ -87,6 +88,8 @@ class AsyncPool:
         self.path = socket_path(path)
         self._closed = False
         self._line: Line | None = None
+        self._was_there = False
+        self._away_until_s: float | None = None  # when a pool that was there is not waited for any more
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
         self._requests: dict[Ticket, _Request] = {}
         self._last_ticket = 0
@@ -213,10 +216,18 @@ class AsyncPool:
             try:
                 self._line = Line(self.path)
             except PoolUnavailable as error:
+                if is_away(error) and self._was_there:
+                    if self._away_until_s is None:
+                        self._away_until_s = loop.time() + RETURN_S
+                    if loop.time() >= self._away_until_s:
+                        raise
+                    await asyncio.sleep(RETURN_LOOK_S)
+                    continue
                 if not isinstance(error.__cause__, BlockingIOError) or loop.time() >= deadline_s:
                     raise
                 await asyncio.sleep(_RETRY_S)
             else:
+                self._was_there, self._away_until_s = True, None
                 loop.add_reader(self._line.fileno(), self._readable)
                 return self._line
 

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import os
 import socket
+import time
+import unittest.mock
 
 import pytest
 
@@ -161,7 +163,41 @@ async def test_what_cannot_be_is_said_before_the_pool_is_asked(fake):
 
 
 @running
+async def test_a_pool_that_is_away_is_waited_for_with_what_was_not_sent(fake):
+    pool = AsyncPool(fake.path)
+    assert await pool.ping()
+    await asyncio.to_thread(fake.stop)
+    asked = [asyncio.ensure_future(pool.ping()) for _ in range(3)]
+    done, _ = await asyncio.wait(asked, timeout=0.1)
+    assert not done
+    fake.start()
+    assert all(await asyncio.gather(*asked))
+    pool.close()
+
+
+@running
+async def test_a_pool_that_stays_away_is_waited_for_once(fake):
+    with unittest.mock.patch("libstub.aio.pool.RETURN_S", 0.3):
+        pool = AsyncPool(fake.path)
+        assert await pool.ping()
+        await asyncio.to_thread(fake.stop)
+        began_s = time.monotonic()
+        for _ in range(10):
+            with pytest.raises(libstub.PoolUnavailable, match="is not running"):
+                await pool.ping()
+        assert 0.2 <= time.monotonic() - began_s < 1.5
+        fake.start()
+        assert await pool.ping()
+        pool.close()
+
+
+@running
 async def test_a_restart(fake):
+    with unittest.mock.patch("libstub.aio.pool.RETURN_S", 0.1):
+        await restarted(fake)
+
+
+async def restarted(fake):
     pool = AsyncPool(fake.path)
     assert await pool.ping()
     held = asyncio.Event()

@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import threading
+import time
 import weakref
 
 import pytest
@@ -59,6 +60,10 @@ class Caller(threading.Thread):
             self.result = self._function()
         except BaseException as error:
             self.result = error
+
+    def is_done(self, wait_s):
+        self.join(wait_s)
+        return not self.is_alive()
 
     def outcome(self):
         self.join(20)
@@ -138,7 +143,49 @@ def test_the_leader_that_is_served_makes_another(fake, pool):
         theirs.close()
 
 
-def test_a_pool_that_restarts(fake, pool, remote):
+def test_a_pool_that_is_away_is_waited_for_with_what_was_not_sent(fake, pool, remote):
+    pool.ping()
+    fake.stop()
+    ours, _ = remote()
+    callers = [Caller(pool.ping), Caller(lambda: libstub.starttls_client(ours, "x.example", pool=pool).close())]
+    assert not any(caller.is_done(0.1) for caller in callers)
+    fake.start()
+    for caller in callers:
+        assert not isinstance(caller.outcome(), BaseException)
+
+
+def test_a_pool_that_stays_away_is_waited_for_once(fake, pool, monkeypatch):
+    monkeypatch.setattr("libstub.pool.RETURN_S", 0.3)
+    pool.ping()
+    fake.stop()
+    began_s = time.monotonic()
+    for _ in range(10):
+        with pytest.raises(libstub.PoolUnavailable, match="not running"):
+            pool.ping()
+    assert 0.3 <= time.monotonic() - began_s < 1.5
+    fake.start()
+    assert pool.ping()
+
+
+def test_a_pool_that_never_was_there_is_not_waited_for(tmp_path):
+    began_s = time.monotonic()
+    with pytest.raises(libstub.PoolUnavailable, match="there is no pool"):
+        libstub.Pool(tmp_path / "nothing").ping()
+    assert time.monotonic() - began_s < 1
+
+
+def test_the_end_of_a_pool_is_noticed_before_anything_is_sent_whoever_reads(fake, pool):
+    """Another thread waits for an answer, and so reads for all; it need not have seen the end yet."""
+    held(fake, Cmd.STARTTLS)
+    caller = Caller(lambda: pool.command(Cmd.STARTTLS, bytes(380), Cmd.STARTTLS))
+    fake.await_commands(Cmd.STARTTLS)
+    fake.drop_connections()
+    assert pool.ping()
+    assert "closed the connection" in str(caller.outcome())
+
+
+def test_a_pool_that_restarts(fake, pool, remote, monkeypatch):
+    monkeypatch.setattr("libstub.pool.RETURN_S", 0.1)
     pool.ping()
     fake.stop()
     with pytest.raises(libstub.PoolUnavailable, match="not running"):
