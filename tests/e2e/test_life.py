@@ -1,81 +1,23 @@
 """Daemons are killed and started again, one and all, and no session is dropped: bytes, identities, control."""
 
+import asyncio
 import contextlib
 import os
 import random
 import signal
+import socket
 import ssl
-import time
+import threading
 
 import pytest
 
 import libstub
+from libstub.aio import AsyncPool
 from tests.e2e.conftest import await_log, connect, log_of, make_pool
-from tlspool_admin.client import ask
+from tests.fixtures.living import Echoes, Store, broker_says, context_for, kill, sessions_of, start_master, status_until
 from tlspool_admin.devpool import DAEMONS
 from tlspool_common.errors import PoolError
-
-
-def context_for(pool):
-    return ssl.create_default_context(cafile=str(pool.directory / "ca.pem"))
-
-
-class Echoes:
-    """TLS clients whose other end is an echo server that goes through the pool."""
-
-    def __init__(self, pool, server, count):
-        self.pool = pool
-        self.clients = [self.connect(pool, server) for _ in range(count)]
-        self.from_remote_b = [0] * count
-
-    @staticmethod
-    def connect(pool, server):
-        sock = connect(server.port)
-        sock.settimeout(20)
-        return context_for(pool).wrap_socket(sock, server_hostname="localhost")
-
-    def check(self):
-        """Let each send something and have it back."""
-        for number, client in enumerate(self.clients):
-            sent = random.randbytes(random.choice((1, 100, 20_000)))
-            client.sendall(sent)
-            back = b""
-            while len(back) < len(sent):
-                more = client.recv(65536)
-                assert more, f"session {number} was dropped"
-                back += more
-            assert back == sent
-            self.from_remote_b[number] += len(sent)
-
-    def close(self):
-        for client in self.clients:
-            with contextlib.suppress(OSError):
-                client.close()
-
-
-def kill(pool, name, number=signal.SIGKILL):
-    """End a daemon and wait until it has; it is a child of ours."""
-    pid = pool.running()[name]
-    os.kill(pid, number)
-    os.waitpid(pid, 0)
-
-
-def broker_says(pool, command, **fields):
-    return ask(pool.run_dir / "broker.sock", {"cmd": command, **fields})
-
-
-def status_until(pool, test, seconds=20):
-    deadline = time.monotonic() + seconds
-    while True:
-        status = broker_says(pool, "status")
-        if test(status):
-            return status
-        assert time.monotonic() < deadline, status
-        time.sleep(0.02)
-
-
-def sessions_of(pool):
-    return {row["session"]: row for row in broker_says(pool, "sessions")["sessions"]}
+from tlspool_common.messages import PROTOCOL
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +183,118 @@ def test_a_pool_that_drains(live):
         one.close()
     with pytest.raises(PoolError):
         broker_says(pool, "drain", worker=1 << 30)
+
+
+def test_applications_do_not_hear_of_a_restart_unless_they_were_waiting(live):
+    pool, server, echoes = live
+    with libstub.Pool(str(pool.socket)) as mine:
+        assert mine.ping()
+        ours, theirs = socket.socketpair()
+        outcome = []
+
+        def wait_in_vain():
+            try:
+                libstub.starttls_server(ours, pool=mine, localid="localhost", remote_auth="ignore")
+            except libstub.PoolError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=wait_in_vain)
+        thread.start()
+        status_until(pool, lambda status: status["states"].get("expect_client_hello"))
+        kill(pool, "broker")
+        thread.join(20)
+        assert isinstance(outcome[0], libstub.PoolUnavailable)
+        starting = threading.Thread(target=pool.up)
+        starting.start()
+        assert mine.ping()  # which is sent to the next broker
+        starting.join(60)
+        theirs.settimeout(20)
+        assert theirs.recv(100) == b""  # the worker has let go of what nobody wants any more
+        theirs.close()
+    resumed(pool, 4)
+    echoes.check()
+    fresh = Echoes(pool, server, 1)
+    fresh.check()
+    fresh.close()
+
+
+def test_coroutines_do_not_hear_of_a_restart(live):
+    pool, _, echoes = live
+
+    async def work():
+        mine = AsyncPool(str(pool.socket))
+        assert await mine.ping()
+        kill(pool, "broker")
+        asked = asyncio.ensure_future(mine.ping())
+        await asyncio.to_thread(pool.up)
+        assert await asked
+        mine.close()
+
+    asyncio.run(work())
+    resumed(pool, 4)
+    echoes.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_broker_and_master_end_together_and_the_supervisor_has_kept_the_channels(live, tmp_path, number):
+    """What systemd does for a unit with FileDescriptorStoreMax=, the test does here."""
+    pool, _, echoes = live
+    store = Store(tmp_path / "n")
+    kill(pool, "worker")
+    master = start_master(pool, store)
+    try:
+        status_until(pool, lambda status: status["master"] and status["spares"])
+        store.drain()
+        before = sessions_of(pool)
+        assert len(before) == 4
+        busy = {row["worker"] for row in before.values()}
+        assert busy <= {int(name.split("-")[1]) for name in store.kept}
+        broker_pid = pool.running()["broker"]
+        for pid in (broker_pid, master.pid):
+            os.kill(pid, number)
+        master.wait(20)
+        os.waitpid(broker_pid, 0)
+        echoes.check()
+        store.drain()
+        master = start_master(pool, store)
+        pool._start("broker")
+        resumed(pool, 4)
+        assert sessions_of(pool).keys() == before.keys()
+        echoes.check()
+    finally:
+        master.terminate()
+        master.wait(20)
+        store.close()
+        pool.up()
+
+
+def test_workers_of_another_protocol_finish_their_sessions_by_themselves(live, tmp_path):
+    """As after an upgrade that has changed what is spoken: nothing is dropped, and nobody controls it any more."""
+    pool, server, echoes = live
+    store = Store(tmp_path / "n")
+    kill(pool, "worker")
+    master = start_master(pool, store)
+    try:
+        status_until(pool, lambda status: status["master"] and status["spares"])
+        store.drain()
+        start = len(log_of(pool, "broker"))
+        kill(pool, "broker")
+        master.kill()
+        master.wait(20)
+        store.drain()
+        store.kept = {f"{name.rpartition('-')[0]}-{PROTOCOL + 1}": fd for name, fd in store.kept.items()}
+        master = start_master(pool, store)
+        store.close()  # or it would keep them open
+        pool._start("broker")
+        status_until(pool, lambda status: status["master"] and status["spares"])
+        await_log(pool, "broker", r"event=worker\.let_go [^\n]*protocol", start)
+        assert not sessions_of(pool)
+        echoes.check()
+        fresh = Echoes(pool, server, 1)
+        fresh.check()
+        fresh.close()
+        echoes.check()
+    finally:
+        master.terminate()
+        master.wait(20)
+        pool.up()

@@ -8,41 +8,17 @@ import sys
 
 import pytest
 
+from tests.fixtures.living import Store
 from tlspool_common.channel import from_fd, raw_pair
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import PROTOCOL, BrokerAway, Party
 from tlspool_worker.keeping import Keeping
 
 
-class Store:
-    """systemd's store of descriptors, as far as it matters here: names and copies (sd_pid_notify_with_fds(3))."""
-
-    def __init__(self, path, monkeypatch):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock.bind(str(path))
-        self.sock.settimeout(10)
-        self.kept = {}
-        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-
-    def take(self, count=1):
-        for _ in range(count):
-            data, fds, _, _ = socket.recv_fds(self.sock, 4096, 4)
-            fields = dict(line.split("=", 1) for line in data.decode().splitlines())
-            if fields.get("FDSTORE") == "1":
-                [fd] = fds
-                self.kept[fields["FDNAME"]] = OwnedFd(fd)
-            elif fields.get("FDSTOREREMOVE") == "1":
-                self.kept.pop(fields["FDNAME"]).close()
-
-    def close(self):
-        self.sock.close()
-        for fd in self.kept.values():
-            fd.close()
-
-
 @pytest.fixture
 def store(no_leaks, tmp_path, monkeypatch):
-    made = Store(tmp_path / "n", monkeypatch)
+    made = Store(tmp_path / "n")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(made.path))
     yield made
     made.close()
 
