@@ -7,7 +7,8 @@ thread runs.  ``run`` is called in the child, with the channel to the broker and
 
 SIGTERM  end now: close_notify to remotes whose session relays, nothing to the others.
 SIGHUP   retired: no more sessions come; end after the last one.
-The broker's channel closed: what relays goes on to its end, the rest ends at once.
+The broker's channel closed: what relays goes on to its end, the rest ends at once.  A broker that is away
+(BrokerAway) leaves the channel open for another one.
 
 What would have to change if a session had a process of its own: nothing, the broker retires a worker after it.
 """
