@@ -85,6 +85,7 @@ class Account:
     missing: tuple[str, ...]
     shown: RemoteShown | None
     dry: bool = False
+    resumed: bool = False
 
     @property
     def judged(self) -> bool:
@@ -108,6 +109,10 @@ class Account:
         if self.accepted:
             remote = self.remoteid or "a remote that need not say who it is"
             why = "every expression holds" if self.judged else "its chain leads to a trust anchor and its name is right"
+            if self.resumed:
+                return (
+                    f"{what} accepted {by} with {remote}, before the broker was started again"
+                )
             return f"{what} accepted {by} with {remote}" + (f": {why}" if self.remoteid else "")
         detail = f": {self.detail}" if self.detail else ""
         if self.dry and self.missing:
@@ -236,6 +241,7 @@ def account(session: Session, at_s: float, error: PoolError | None = None, *, dr
         missing=judged.missing if judged is not None and code is Code.VALIDATION_UNDECIDED else (),
         shown=None if session.shown is None else without_chain(session.shown),
         dry=dry,
+        resumed=session.resumed,
     )
 
 

@@ -24,7 +24,7 @@ import hmac
 from dataclasses import replace
 from typing import Annotated, get_type_hints
 
-from tlspool_broker.events import Caller, SessionId
+from tlspool_broker.events import Caller, Out, SessionId
 from tlspool_broker.policy import Plan
 from tlspool_broker.session import Session, State
 from tlspool_broker.wanted import Records
@@ -141,6 +141,15 @@ def of(session: Session, worker: Worker, control: bytes) -> Kept:
 
 
 _LAYOUT = repr(get_type_hints(Kept, include_extras=True)).encode()
+
+
+def record_of(out: Out, key: bytes, session: Session, worker: Worker) -> bytes:
+    """Return the sealed record of a session; b"": there is something in it that does not fit, and it is not kept."""
+    try:
+        return seal(key, of(session, worker, session.control))
+    except BadFrame as bad:
+        out.note("error", "session.not_kept", session=session.session_id, detail=str(bad))
+        return b""
 
 
 def key_id(key: bytes) -> bytes:

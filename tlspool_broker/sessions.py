@@ -378,9 +378,9 @@ class Sessions:
 
     def keep(self, session: Session) -> None:
         """Have its worker keep what another broker must know of a session as it is now."""
-        if session.worker is not None:
-            record = kept.seal(self._lasting.key("records"), kept.of(session, session.worker, session.control))
-            self._out(SendWorker(session.worker.number, KeepRecord(session_id=session.session_id, record=record)))
+        worker, key = session.worker, self._lasting.key("records")
+        if worker is not None and (record := kept.record_of(self._out, key, session, worker)):
+            self._out(SendWorker(worker.number, KeepRecord(session_id=session.session_id, record=record)))
 
     def resume(self, session: Session, worker: Worker) -> None:
         """Take a session of an earlier broker, which relays."""

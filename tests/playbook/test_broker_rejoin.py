@@ -1,5 +1,7 @@
 """A broker finds workers that an earlier one had: what they tell, what is believed, and what becomes of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.playbook.broker import SERVER, World, kept_of
@@ -32,6 +34,7 @@ from tlspool_common.messages import (
     HandshakeFailed,
     KeepRecord,
     MasterLeaves,
+    PlainConnected,
     RemoteShown,
     RemoteTold,
     RetireWorker,
@@ -149,7 +152,9 @@ def test_a_session_goes_on_with_everything_that_was_known(make, earlier):
         key: value for key, value in started.items() if key != "ms"
     }
     assert world.noted("worker.rejoined") == [{"worker": 7, "sessions": 1}]
-    assert world.core.explain.get(session_id).accepted
+    account = world.core.explain.get(session_id)
+    assert account.accepted
+    assert "before the broker was started again" in account.sentence
     world.happen(WorkerSaid(number, SessionEnded(
         session_id=session_id, reason=EndReason.CLEAN, from_remote_b=10, to_remote_b=20, detail=""
     )))  # fmt: skip
@@ -495,6 +500,16 @@ def test_a_client_without_identity(make):
     found(world, planned="", localid="", side=Side.CLIENT, remoteid="www.example.com")
     session = world.session(5)
     assert (session.localid, session.remoteid, session.plan.credentials) == ("", "www.example.com", ())
+
+
+def test_a_session_that_cannot_be_recorded_relays_all_the_same(make):
+    world = make(workers=1)
+    app = world.app()
+    world.core.connections.get(app).caller = replace(world.core.connections.get(app).caller, uid=-1)
+    session_id = world.relaying(app)
+    assert not world.to_worker(KeepRecord)
+    assert world.to_worker(PlainConnected)
+    assert world.noted("session.not_kept")[0]["session"] == session_id
 
 
 def test_a_record_of_half_a_request_ends_the_worker(make):
