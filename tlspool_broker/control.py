@@ -5,6 +5,7 @@
     workers                 every worker, as the broker sees it
     kill ID                 end a session; field: session
     drain                   take no new sessions; drain off takes them again; drain worker ID lets one worker finish
+    resume                  the same as drain off
     explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
     explain.dry             whether a remote would be accepted; for programs (dryrun.py)
     config                  the settings in force, and where each comes from
@@ -71,6 +72,7 @@ class Control:
             "workers": self._workers,
             "kill": self._kill,
             "drain": self._drain,
+            "resume": lambda request: self._drain({**request, "args": ["off"]}),
             "explain": self._explain,
             "explain.dry": self._explain_dry,
             "help": self._help,

@@ -110,9 +110,7 @@ class Account:
             remote = self.remoteid or "a remote that need not say who it is"
             why = "every expression holds" if self.judged else "its chain leads to a trust anchor and its name is right"
             if self.resumed:
-                return (
-                    f"{what} accepted {by} with {remote}, before the broker was started again"
-                )
+                return f"{what} accepted {by} with {remote}, before the broker was started again"
             return f"{what} accepted {by} with {remote}" + (f": {why}" if self.remoteid else "")
         detail = f": {self.detail}" if self.detail else ""
         if self.dry and self.missing:

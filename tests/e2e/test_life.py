@@ -168,7 +168,7 @@ def test_a_pool_that_drains(live):
         Echoes(pool, server, 1)
     assert server.await_error().code == 612
     echoes.check()
-    broker_says(pool, "drain", state="off")
+    broker_says(pool, "resume")
     fresh = Echoes(pool, server, 1)
     fresh.check()
     workers = broker_says(pool, "workers")["workers"]

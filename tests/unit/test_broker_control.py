@@ -102,6 +102,31 @@ def test_kill_that_cannot_be(made, fields, code):
     assert caught.value.code is code
 
 
+def test_drain(made):
+    world, log, control = made
+    for request, on in [
+        ({"cmd": "drain"}, True),
+        ({"cmd": "drain", "args": ["off"]}, False),
+        ({"cmd": "drain", "state": "on"}, True),
+        ({"cmd": "resume"}, False),
+    ]:
+        assert control.handle(request)["draining"] is on
+        assert control.handle({"cmd": "status"})["draining"] is on
+    assert [fields["state"] for event, fields in log.lines if event == "pool.drain"] == ["on", "off", "on", "off"]
+    [first, second] = world.core.workers
+    control.handle({"cmd": "drain", "worker": first.worker_id})
+    assert [worker.worker_id for worker in world.core.workers] == [second.worker_id]
+
+
+@pytest.mark.parametrize("args", [["worker"], ["worker", "x"], ["worker", "4711"], ["sometimes"], ["off", "off"]])
+def test_drain_that_cannot_be(made, args):
+    _, log, control = made
+    with pytest.raises(PoolError) as caught:
+        control.handle({"cmd": "drain", "args": args})
+    assert caught.value.code is Code.FIELD_MALFORMED
+    assert not log.lines
+
+
 def test_only_changes_are_logged(made):
     _, log, control = made
     control.handle({"cmd": "localid.list"})
