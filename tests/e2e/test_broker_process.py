@@ -303,7 +303,7 @@ def test_the_end(own, tcp, number):
     assert await_message(worker) == EndSession(session_id=setting_up, alert=80)
     with pytest.raises(ChannelClosed):
         await_received(worker)
-    assert sorted(path.name for path in own.run_dir.rglob("*")) == ["private"]
+    assert sorted(path.name for path in own.run_dir.rglob("*")) == ["private", "session-numbers", "session-secret"]
     assert "internal" not in own.log
     assert "Traceback" not in own.log
 
