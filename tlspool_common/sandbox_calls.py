@@ -1,0 +1,154 @@
+"""Which system calls each process may make: tables, by what they are for.  docs/sandbox.md is made from them.
+
+A name that an architecture does not have (open on aarch64, newfstatat on 32 bits) grants nothing there.  All that is
+not in the list of a process is refused with EPERM; ``KILLED`` ends it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import socket
+import termios
+
+from tlspool_common.sandbox_seccomp import Condition, Rule, Verdict, equal, masked
+
+_PR_SET_NAME, _PR_SET_DUMPABLE = 15, 4
+_PR_OTHERS = (1, 3, 16, 21, 38, 39)
+"""PR_SET_PDEATHSIG, GET_DUMPABLE, GET_NAME, GET_SECCOMP, SET_NO_NEW_PRIVS, GET_NO_NEW_PRIVS (linux/prctl.h)."""
+
+_SOL_SOCKET = socket.SOL_SOCKET
+_FIONBIO, _FIOCLEX, _FIONCLEX, _FIONREAD = 0x5421, 0x5451, 0x5450, 0x541B  # asm-generic/ioctls.h
+
+_THREAD = 0x003D0F00
+"""clone(2) as pthread_create of glibc calls it: VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID."""
+
+_NAMESPACES = 0x7E020000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; CLONE_NEWTIME is for clone3 and unshare only."""
+
+KILLED = (
+    "ptrace process_vm_readv process_vm_writev kcmp process_madvise pidfd_getfd "
+    "mount umount2 mount_setattr move_mount open_tree fsopen fsconfig fsmount fspick pivot_root chroot unshare setns "
+    "bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register "
+    "init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff "
+    "add_key request_key keyctl open_by_handle_at acct quotactl personality ioperm iopl modify_ldt "
+    "setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid capset "
+    "settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname syslog vhangup "
+    "process_mrelease"
+)
+"""No program of ours, no library it uses and no PKCS #11 module makes them: a process that does is not ours any more."""
+
+KILLED_WITHOUT_EXEC = "execve execveat"
+"""Besides, in a process that starts no others."""
+
+MEMORY = "brk munmap mremap madvise mincore msync membarrier"
+THREADS = (
+    "futex futex_waitv set_robust_list get_robust_list rseq set_tid_address sched_yield sched_getaffinity "
+    "exit exit_group restart_syscall gettid getpid"
+)
+SIGNALS = "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack"
+TIME = "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrusage"
+IDENTITY = "getuid geteuid getgid getegid getgroups getresuid getresgid getppid uname sysinfo"
+BYTES = "read readv write writev close close_range getrandom lseek dup"
+WAITING = (
+    "poll ppoll select pselect6 epoll_create1 epoll_create epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2"
+)
+SOCKETS = (
+    "recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg shutdown getsockname getpeername getsockopt"
+)
+
+FILES = (
+    "open openat openat2 creat stat lstat fstat newfstatat fstatat64 statx access faccessat faccessat2 readlink "
+    "readlinkat getcwd chdir fchdir getdents getdents64 mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 "
+    "truncate ftruncate fallocate fsync fdatasync sync_file_range flock umask chmod fchmod fchmodat utime utimes "
+    "utimensat futimesat statfs fstatfs pread64 pwrite64 preadv pwritev preadv2 pwritev2 sendfile copy_file_range "
+    "dup2 dup3 pipe pipe2 fadvise64 readahead"
+)
+PROGRAMS = "mmap mmap2 mprotect mlock mlock2 munlock mlockall munlockall arch_prctl"
+PROCESSES = (
+    "wait4 waitid kill tgkill tkill pidfd_open pidfd_send_signal getpgid getpgrp getsid setsid setpgid prlimit64 "
+    "getrlimit setrlimit sched_getparam sched_getscheduler sched_setaffinity getpriority setpriority getcpu capget"
+)
+LISTENING = "bind listen accept accept4 connect setsockopt"
+EXECUTING = "vfork execve"
+NARROWING = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+OWNERS = "chown fchown fchownat lchown"
+IPC = "shmget shmat shmdt shmctl semget semop semctl semtimedop signalfd4 timerfd_create timerfd_settime timerfd_gettime"
+
+
+def allow(names: str, *conditions: Condition, why: str = "") -> list[Rule]:
+    """Return rules that allow each of these calls."""
+    return [Rule(name, Verdict.ALLOW, conditions, why) for name in names.split()]
+
+
+def forbid(names: str) -> list[Rule]:
+    """Return rules that end who makes any of these calls."""
+    return [Rule(name, Verdict.KILL) for name in names.split()]
+
+
+_COMMON = [
+    *allow(f"{MEMORY} {THREADS} {SIGNALS} {TIME} {IDENTITY} {BYTES} {WAITING} {SOCKETS}"),
+    *allow("clone", equal(0, _THREAD), why="threads, and nothing else"),
+    Rule("clone3", Verdict.ABSENT, (), "its flags are in memory, where no filter sees them; glibc then uses clone"),
+    *allow("socketpair", equal(0, socket.AF_UNIX), why="pairs have no address: nobody else is reached by them"),
+    *allow("prctl", equal(0, _PR_SET_NAME), why="the title in ps and top"),
+    *(rule for number in (_FIONBIO, _FIOCLEX, _FIONCLEX, _FIONREAD) for rule in allow("ioctl", equal(1, number))),
+]
+
+_FCNTL = (
+    fcntl.F_DUPFD,
+    fcntl.F_GETFD,
+    fcntl.F_SETFD,
+    fcntl.F_GETFL,
+    fcntl.F_SETFL,
+    fcntl.F_DUPFD_CLOEXEC,
+)
+"""Not F_SETOWN and F_SETSIG, which make the kernel send signals for us; nor locks and leases."""
+
+
+def worker(pid: int) -> list[Rule]:
+    """Return the rules of a worker: bytes between descriptors that it was given, and threads.
+
+    Without any call that takes a path, an address or a process, but tgkill to itself (abort(3), raise(3)).
+    """
+    return [
+        *_COMMON,
+        *allow("mmap mmap2 mprotect", masked(2, mmap.PROT_EXEC), why="memory is data, and is not made code"),
+        *allow("tgkill", equal(0, pid), why="abort(3)"),
+        *allow("prlimit64", equal(0, 0), equal(2, 0), why="limits are read (pthread_getattr_np), not set"),
+        *(rule for number in _FCNTL for rule in allow("fcntl", equal(1, number))),
+        *allow("ioctl", equal(1, termios.TIOCOUTQ), why="what a remote has not acknowledged yet (lingering.py)"),
+        *allow("setsockopt", equal(1, _SOL_SOCKET), equal(2, socket.SO_LINGER), why="close must not wait"),
+        *allow("setsockopt", equal(1, socket.IPPROTO_TCP), equal(2, socket.TCP_NODELAY), why="records go out whole"),
+        *forbid(f"{KILLED} {KILLED_WITHOUT_EXEC}"),
+    ]
+
+
+def service(
+    families: tuple[int, ...] = (socket.AF_UNIX,),
+    *,
+    executes: bool = False,
+    forks: bool = False,
+    owners: bool = False,
+    modules: bool = False,
+) -> list[Rule]:
+    """Return the rules of a daemon: files (Landlock says which), sockets of some families, signals.
+
+    ``executes``: starts programs (posix_spawn), ``forks``: forks; both have children that are confined further.
+    ``owners``: gives files away.  ``modules``: runs PKCS #11 modules, or starts who does; they drive USB devices.
+    """
+    return [
+        *_COMMON,
+        *allow(f"{FILES} {PROGRAMS} {PROCESSES} {LISTENING} fcntl fcntl64"),
+        *(rule for family in families for rule in allow("socket", equal(0, family))),
+        *(rule for number in (termios.TCGETS, termios.TIOCGWINSZ) for rule in allow("ioctl", equal(1, number))),
+        *(rule for number in _PR_OTHERS for rule in allow("prctl", equal(0, number))),
+        *allow("prctl", equal(0, _PR_SET_DUMPABLE), equal(1, 0), why="closed to debuggers, and not opened again"),
+        *(allow(EXECUTING) if executes else forbid(KILLED_WITHOUT_EXEC)),
+        *(allow("fork") if forks else []),
+        *(allow("clone", masked(0, _NAMESPACES), why="children") if executes or forks else []),
+        *(allow(NARROWING, why="children confine themselves further") if executes or forks else []),
+        *(allow(OWNERS) if owners else []),
+        *(allow(IPC) + allow("ioctl", masked(1, 0xFF00, 0x5500), why="USB devices (usbdevfs)") if modules else []),
+        *forbid(KILLED),
+    ]
