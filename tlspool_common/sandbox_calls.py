@@ -47,7 +47,7 @@ THREADS = (
     "exit exit_group restart_syscall gettid getpid"
 )
 SIGNALS = "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack"
-TIME = "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrusage"
+TIME = "pause clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrusage"
 IDENTITY = "getuid geteuid getgid getegid getgroups getresuid getresgid getppid uname sysinfo"
 BYTES = "read readv write writev close close_range getrandom lseek dup"
 WAITING = (

@@ -74,10 +74,12 @@ def check_lists(settings: config.Settings, log: Log) -> int:
 
 def serve(settings: config.Settings, path: Path, log: Log) -> int:
     """Be the master until told to stop."""
-    from tlspool_worker.master_shell import Master  # imports OpenSSL, so not before the provider is in effect
+    from tlspool_worker import preload  # these import OpenSSL, so not before the provider is in effect
+    from tlspool_worker.master_shell import Master
 
     try:
         sandbox.check(settings.sandbox)
+        preload.everything()
         master = Master(settings, path, log)
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
