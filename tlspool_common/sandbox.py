@@ -5,7 +5,7 @@
 ``enter`` works through the layers in this order, because each needs what the next one takes:
 
     limits      no core files; other resource limits of the profile
-    process     no_new_privs: no program gives us more rights; not dumpable: no debugger, nobody reads /proc/PID/mem
+    process     no capabilities, where the profile says so; no_new_privs: no program gives us more rights; not dumpable: no debugger, nobody reads /proc/PID/mem
     landlock    files by path, TCP ports, signals and abstract sockets by what is inside: sandbox_landlock.py
     seccomp     system calls: sandbox_seccomp.py, sandbox_calls.py
 
@@ -43,6 +43,7 @@ class Profile:
         grants: paths.
         connect, bind: TCP ports; connect None: any.
         abstract: whether abstract sockets of others may be connected to: where the supervisor has one.
+        capabilities: whether it keeps those it has; as a user of its own it has none.
         limits: resource limits besides the one of core files, both soft and hard.
     """
 
@@ -52,6 +53,7 @@ class Profile:
     connect: tuple[int, ...] | None = ()
     bind: tuple[int, ...] = ()
     abstract: bool = False
+    capabilities: bool = True
     limits: Mapping[int, int] | None = None
 
 
@@ -105,7 +107,7 @@ def enter(profile: Profile, mode: str, log: Log) -> None:
         raise AssertionError("Landlock would leave the other threads free")
     absent = missing()
     _limit(profile.limits or {})
-    _close_up()
+    _close_up(profile.capabilities)
     layers = []
     if "landlock" not in absent:
         try:
@@ -138,8 +140,19 @@ def _limit(limits: Mapping[int, int]) -> None:
         resource.setrlimit(what, (value, value))
 
 
-def _close_up() -> None:
+class _Header(ctypes.Structure):
+    """struct __user_cap_header_struct; no capabilities are a struct __user_cap_data_struct of zeros."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+_CAPABILITIES_3 = 0x20080522
+
+
+def _close_up(capabilities: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
+    if not capabilities and libc.capset(ctypes.byref(_Header(_CAPABILITIES_3, 0)), bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
     for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), f"prctl({option})")

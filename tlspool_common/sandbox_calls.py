@@ -32,14 +32,17 @@ KILLED = (
     "bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register "
     "init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff "
     "add_key request_key keyctl open_by_handle_at acct quotactl personality ioperm iopl modify_ldt "
-    "setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid capset "
+    "setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid "
     "settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname syslog vhangup "
     "process_mrelease"
 )
 """No program of ours, no library it uses and no PKCS #11 module makes them: a process that does is not ours any more."""
 
 KILLED_WITHOUT_EXEC = "execve execveat"
-"""Besides, in a process that starts no others."""
+"""Besides, in a process that executes no program."""
+
+KILLED_WITHOUT_CHILDREN = "capset"
+"""Besides, in a process that has no children; those give up their capabilities."""
 
 MEMORY = "brk munmap mremap madvise mincore msync membarrier"
 THREADS = (
@@ -53,9 +56,7 @@ BYTES = "read readv write writev close close_range getrandom lseek dup"
 WAITING = (
     "poll ppoll select pselect6 epoll_create1 epoll_create epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2"
 )
-SOCKETS = (
-    "recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg shutdown getsockname getpeername getsockopt"
-)
+SOCKETS = "recvfrom recvmsg recvmmsg shutdown getsockname getpeername getsockopt"
 
 FILES = (
     "open openat openat2 creat stat lstat fstat newfstatat fstatat64 statx access faccessat faccessat2 readlink "
@@ -71,7 +72,7 @@ PROCESSES = (
 )
 LISTENING = "bind listen accept accept4 connect setsockopt"
 EXECUTING = "vfork execve"
-NARROWING = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+NARROWING = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset"
 OWNERS = "chown fchown fchownat lchown"
 IPC = "shmget shmat shmdt shmctl semget semop semctl semtimedop signalfd4 timerfd_create timerfd_settime timerfd_gettime"
 
@@ -86,11 +87,28 @@ def forbid(names: str) -> list[Rule]:
     return [Rule(name, Verdict.KILL) for name in names.split()]
 
 
+_KIND = 0xF
+"""The bits of a socket's type that are no flags."""
+
+_NO_DATAGRAMS = "a pair of datagram sockets would send to any address all the same; these do not"
+
+_NO_OTHERS = "TCP and UDP; Landlock does not look at MPTCP and SCTP"
+
+_FASTOPEN = 0x20000000
+"""MSG_FASTOPEN of linux/socket.h."""
+
+_NO_FASTOPEN = "MSG_FASTOPEN connects, and Landlock does not see it"
+
 _COMMON = [
     *allow(f"{MEMORY} {THREADS} {SIGNALS} {TIME} {IDENTITY} {BYTES} {WAITING} {SOCKETS}"),
     *allow("clone", equal(0, _THREAD), why="threads, and nothing else"),
     Rule("clone3", Verdict.ABSENT, (), "its flags are in memory, where no filter sees them; glibc then uses clone"),
-    *allow("socketpair", equal(0, socket.AF_UNIX), why="pairs have no address: nobody else is reached by them"),
+    *(
+        rule
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+        for rule in allow("socketpair", equal(0, socket.AF_UNIX), masked(1, _KIND, kind), why=_NO_DATAGRAMS)
+    ),
+    *allow("sendmsg", masked(2, _FASTOPEN), why=_NO_FASTOPEN),
     *allow("prctl", equal(0, _PR_SET_NAME), why="the title in ps and top"),
     *(rule for number in (_FIONBIO, _FIOCLEX, _FIONCLEX, _FIONREAD) for rule in allow("ioctl", equal(1, number))),
 ]
@@ -106,6 +124,26 @@ _FCNTL = (
 """Not F_SETOWN and F_SETSIG, which make the kernel send signals for us; nor locks and leases."""
 
 
+def _children() -> list[Rule]:
+    """Return the rules of who has children, for them."""
+    return [
+        *allow("clone", masked(0, _NAMESPACES), why="children, without namespaces of their own"),
+        *allow(NARROWING, why="children confine themselves further"),
+    ]
+
+
+def _internet(family: int) -> list[Rule]:
+    """Return rules for TCP and UDP, by their numbers."""
+    return [
+        Rule("socket", Verdict.ALLOW, (equal(0, family), masked(1, _KIND, kind), equal(2, protocol)), _NO_OTHERS)
+        for kind, protocols in (
+            (socket.SOCK_STREAM, (0, socket.IPPROTO_TCP)),
+            (socket.SOCK_DGRAM, (0, socket.IPPROTO_UDP)),
+        )
+        for protocol in protocols
+    ]
+
+
 def worker(pid: int) -> list[Rule]:
     """Return the rules of a worker: bytes between descriptors that it was given, and threads.
 
@@ -113,6 +151,7 @@ def worker(pid: int) -> list[Rule]:
     """
     return [
         *_COMMON,
+        *allow("sendto", equal(4, 0), masked(3, _FASTOPEN), why="without an address: that is send(2)"),
         *allow("mmap mmap2 mprotect", masked(2, mmap.PROT_EXEC), why="memory is data, and is not made code"),
         *allow("tgkill", equal(0, pid), why="abort(3)"),
         *allow("prlimit64", equal(0, 0), equal(2, 0), why="limits are read (pthread_getattr_np), not set"),
@@ -120,34 +159,36 @@ def worker(pid: int) -> list[Rule]:
         *allow("ioctl", equal(1, termios.TIOCOUTQ), why="what a remote has not acknowledged yet (lingering.py)"),
         *allow("setsockopt", equal(1, _SOL_SOCKET), equal(2, socket.SO_LINGER), why="close must not wait"),
         *allow("setsockopt", equal(1, socket.IPPROTO_TCP), equal(2, socket.TCP_NODELAY), why="records go out whole"),
-        *forbid(f"{KILLED} {KILLED_WITHOUT_EXEC}"),
+        *forbid(f"{KILLED} {KILLED_WITHOUT_EXEC} {KILLED_WITHOUT_CHILDREN}"),
     ]
 
 
 def service(
-    families: tuple[int, ...] = (socket.AF_UNIX,),
     *,
+    network: bool = False,
     executes: bool = False,
     forks: bool = False,
     owners: bool = False,
     modules: bool = False,
 ) -> list[Rule]:
-    """Return the rules of a daemon: files (Landlock says which), sockets of some families, signals.
+    """Return the rules of a daemon: files (Landlock says which), sockets, signals.
 
+    ``network``: TCP (Landlock says to which ports) and UDP, besides UNIX sockets.
     ``executes``: starts programs (posix_spawn), ``forks``: forks; both have children that are confined further.
     ``owners``: gives files away.  ``modules``: runs PKCS #11 modules, or starts who does; they drive USB devices.
     """
     return [
         *_COMMON,
         *allow(f"{FILES} {PROGRAMS} {PROCESSES} {LISTENING} fcntl fcntl64"),
-        *(rule for family in families for rule in allow("socket", equal(0, family))),
+        *allow("sendto sendmmsg", masked(3, _FASTOPEN), why=_NO_FASTOPEN),
+        *allow("socket", equal(0, socket.AF_UNIX)),
+        *(rule for family in (socket.AF_INET, socket.AF_INET6) if network for rule in _internet(family)),
         *(rule for number in (termios.TCGETS, termios.TIOCGWINSZ) for rule in allow("ioctl", equal(1, number))),
         *(rule for number in _PR_OTHERS for rule in allow("prctl", equal(0, number))),
         *allow("prctl", equal(0, _PR_SET_DUMPABLE), equal(1, 0), why="closed to debuggers, and not opened again"),
+        *(_children() if executes or forks else forbid(KILLED_WITHOUT_CHILDREN)),
         *(allow(EXECUTING) if executes else forbid(KILLED_WITHOUT_EXEC)),
         *(allow("fork") if forks else []),
-        *(allow("clone", masked(0, _NAMESPACES), why="children") if executes or forks else []),
-        *(allow(NARROWING, why="children confine themselves further") if executes or forks else []),
         *(allow(OWNERS) if owners else []),
         *(allow(IPC) + allow("ioctl", masked(1, 0xFF00, 0x5500), why="USB devices (usbdevfs)") if modules else []),
         *forbid(KILLED),

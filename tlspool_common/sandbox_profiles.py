@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import resource
-import socket
 import stat
 import struct
 import sys
@@ -23,7 +22,6 @@ from tlspool_common.settings import Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tlspool_common", "tlspool_broker", "tlspool_worker", "tlspool_keyd", "tlspool_online")
-_INET = (socket.AF_INET, socket.AF_INET6)
 _DNS = 53
 
 _RESOLVERS = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
@@ -95,7 +93,7 @@ def worker() -> Profile:
     limits = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_MEMLOCK: 0, resource.RLIMIT_MSGQUEUE: 0}
     if any(map(_is_file, (1, 2))):  # where the log is a file, writing it is writing a file
         del limits[resource.RLIMIT_FSIZE]
-    return Profile("worker", tuple(calls.worker(os.getpid())), limits=limits)
+    return Profile("worker", tuple(calls.worker(os.getpid())), limits=limits, capabilities=False)
 
 
 def _is_file(fd: int) -> bool:
@@ -132,7 +130,7 @@ def keyd(settings: Settings, path: Path) -> Profile:
         pin.append(Grant(Path(credentials), READ, "systemd's credentials: the PIN is read again"))
     return Profile(
         "keyd",
-        tuple(calls.service(_families(settings.pkcs11_network), executes=True, modules=True)),
+        tuple(calls.service(network=settings.pkcs11_network, executes=True, modules=True)),
         (
             *libraries(),
             *interpreter(),
@@ -158,7 +156,7 @@ def token(words: Sequence[str], module: str) -> Profile:
     network = words[:1] == ["network"]
     return Profile(
         "token",
-        tuple(calls.service(_families(network), modules=True)),
+        tuple(calls.service(network=network, modules=True)),
         (
             *libraries(),
             *(Grant(Path(name), READ, "for the C library and modules of the distribution") for name in _OF_MODULES),
@@ -167,10 +165,6 @@ def token(words: Sequence[str], module: str) -> Profile:
         ),
         connect=None if network else (),
     )
-
-
-def _families(network: bool) -> tuple[int, ...]:
-    return (socket.AF_UNIX, *(_INET if network else ()))
 
 
 def _module(path: str) -> list[Grant]:
@@ -207,7 +201,7 @@ def broker(settings: Settings, path: Path) -> Profile:
     places = {settings.run_dir, settings.private_socket.parent, *(one.path.parent for one in settings.sockets)}
     return Profile(
         "broker",
-        tuple(calls.service(_families(settings.online), executes=True, owners=True)),
+        tuple(calls.service(network=settings.online, executes=True, owners=True)),
         (
             *libraries(),
             *interpreter(),
@@ -226,7 +220,7 @@ def online(crl_files: Iterable[Path], ask: bool, allowed: tuple[int, ...]) -> Pr
     """The helper that asks the network: TCP to the allowed ports, and name servers."""
     return Profile(
         "online",
-        tuple(calls.service(_families(ask))),
+        tuple(calls.service(network=ask)),
         (*libraries(), _ETC, *_network(crl_files, ask)),
         connect=ports(ask, allowed),
     )
