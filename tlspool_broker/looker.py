@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -20,8 +21,7 @@ from typing import NoReturn
 
 import setproctitle
 
-from tlspool_common import sandbox_calls, sandbox_seccomp
-from tlspool_common.child import die_with_parent
+from tlspool_common import child, sandbox_calls, sandbox_seccomp
 from tlspool_common.fd import open_fds
 from tlspool_common.sandbox_seccomp import Rule
 
@@ -55,8 +55,10 @@ def started() -> Iterator[None]:
     finally:
         _State.line = None
         ours.close()
-        os.kill(pid, signal.SIGKILL)  # our child, and not reaped; it may be stopped
-        os.waitpid(pid, 0)
+        # From inside of the sandbox it cannot be killed: it is outside.  If it is stopped it dies with us.
+        with child.watch(pid) as pidfd:
+            select.select([pidfd], [], [], _WAIT_S)
+        os.waitpid(pid, os.WNOHANG)
 
 
 def program(pid: int) -> str:
@@ -90,7 +92,7 @@ def _serve(line: socket.socket, parent_pid: int) -> NoReturn:
     """Answer until the broker is gone.  Whatever happens, this process never comes back into the broker's code."""
     status = 1
     try:
-        die_with_parent(parent_pid)
+        child.die_with_parent(parent_pid)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole terminal; our parent decides when we end
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
