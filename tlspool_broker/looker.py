@@ -10,6 +10,7 @@ It ends when the broker does.  Without it (tests; sandbox off) the link is read 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 import signal
@@ -84,8 +85,11 @@ def _read(pid: int) -> str:
 def calls() -> list[Rule]:
     """Return the system calls of the process: it reads links, and nothing else has a path."""
     names = f"{sandbox_calls.MEMORY} {sandbox_calls.THREADS} {sandbox_calls.SIGNALS} {sandbox_calls.TIME}"
-    more = "recvfrom sendto read write close readlink readlinkat mmap prctl"
-    return [*sandbox_calls.allow(f"{names} {more}"), *sandbox_calls.forbid(sandbox_calls.KILLED)]
+    return [
+        *sandbox_calls.allow(f"{names} recvfrom sendto read write close poll ppoll readlink readlinkat"),
+        *sandbox_calls.allow("mmap", sandbox_seccomp.masked(2, mmap.PROT_EXEC)),
+        *sandbox_calls.forbid(f"{sandbox_calls.KILLED} {sandbox_calls.EXECUTING}"),
+    ]
 
 
 def _serve(line: socket.socket, parent_pid: int) -> NoReturn:

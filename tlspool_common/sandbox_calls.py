@@ -20,11 +20,11 @@ _PR_OTHERS = (1, 3, 16, 21, 38, 39)
 _SOL_SOCKET = socket.SOL_SOCKET
 _FIONBIO, _FIOCLEX, _FIONCLEX, _FIONREAD = 0x5421, 0x5451, 0x5450, 0x541B  # asm-generic/ioctls.h
 
+_FORK, _SPAWN = 0x01200011, 0x4111
+"""clone(2) as fork of glibc calls it: CHILD_SETTID CHILD_CLEARTID SIGCHLD; and posix_spawn: VM VFORK SIGCHLD."""
+
 _THREAD = 0x003D0F00
 """clone(2) as pthread_create of glibc calls it: VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID."""
-
-_NAMESPACES = 0x7E020000
-"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; CLONE_NEWTIME is for clone3 and unshare only."""
 
 KILLED = (
     "ptrace process_vm_readv process_vm_writev kcmp process_madvise pidfd_getfd "
@@ -38,10 +38,10 @@ KILLED = (
 )
 """No program of ours, no library it uses and no PKCS #11 module makes them: a process that does is not ours any more."""
 
-KILLED_WITHOUT_EXEC = "execve execveat"
+EXECUTING = "execve execveat"
 """Besides, in a process that executes no program."""
 
-KILLED_WITHOUT_CHILDREN = "capset"
+WITHOUT_CHILDREN = "capset"
 """Besides, in a process that has no children; those give up their capabilities."""
 
 MEMORY = "brk munmap mremap madvise mincore msync membarrier"
@@ -59,19 +59,22 @@ WAITING = (
 SOCKETS = "recvfrom recvmsg recvmmsg shutdown getsockname getpeername getsockopt"
 
 FILES = (
-    "open openat openat2 creat stat lstat fstat newfstatat fstatat64 statx access faccessat faccessat2 readlink "
-    "readlinkat getcwd chdir fchdir getdents getdents64 mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 "
-    "truncate ftruncate fallocate fsync fdatasync sync_file_range flock umask chmod fchmod fchmodat utime utimes "
-    "utimensat futimesat statfs fstatfs pread64 pwrite64 preadv pwritev preadv2 pwritev2 sendfile copy_file_range "
-    "dup2 dup3 pipe pipe2 fadvise64 readahead"
+    "open openat openat2 stat lstat fstat newfstatat fstatat64 statx access faccessat faccessat2 readlink readlinkat "
+    "getcwd getdents getdents64 statfs fstatfs pread64 preadv preadv2 fadvise64 readahead flock umask"
 )
-PROGRAMS = "mmap mmap2 mprotect mlock mlock2 munlock mlockall munlockall arch_prctl"
-PROCESSES = (
-    "wait4 waitid kill tgkill tkill pidfd_open pidfd_send_signal getpgid getpgrp getsid setsid setpgid prlimit64 "
-    "getrlimit setrlimit sched_getparam sched_getscheduler sched_setaffinity getpriority setpriority getcpu capget"
+"""Landlock says which files; whether there is a file, it tells everybody."""
+
+CHANGES = (
+    "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 truncate ftruncate fallocate fsync fdatasync "
+    "sync_file_range pwrite64 pwritev pwritev2 sendfile copy_file_range dup2 dup3 pipe pipe2"
 )
-LISTENING = "bind listen accept accept4 connect setsockopt"
-EXECUTING = "vfork execve"
+MODES = "chmod fchmod fchmodat"
+"""XXX Landlock does not look at modes: a process can change those of all files of its user."""
+
+LOCKING = "mlock mlock2 munlock mlockall munlockall arch_prctl"
+PROCESSES = "wait4 waitid kill pidfd_open pidfd_send_signal"
+LOOKING = "getpgid getpgrp getsid getrlimit sched_getparam sched_getscheduler getpriority getcpu capget"
+LISTENING = "bind listen accept accept4"
 NARROWING = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset"
 OWNERS = "chown fchown fchownat lchown"
 IPC = "shmget shmat shmdt shmctl semget semop semctl semtimedop signalfd4 timerfd_create timerfd_settime timerfd_gettime"
@@ -113,23 +116,21 @@ _COMMON = [
     *(rule for number in (_FIONBIO, _FIOCLEX, _FIONCLEX, _FIONREAD) for rule in allow("ioctl", equal(1, number))),
 ]
 
-_FCNTL = (
-    fcntl.F_DUPFD,
-    fcntl.F_GETFD,
-    fcntl.F_SETFD,
-    fcntl.F_GETFL,
-    fcntl.F_SETFL,
-    fcntl.F_DUPFD_CLOEXEC,
-)
+_FCNTL = (fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_DUPFD_CLOEXEC)
 """Not F_SETOWN and F_SETSIG, which make the kernel send signals for us; nor locks and leases."""
 
+_LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, 36, 37, 38)
+"""Of files, by process and (F_OFD_*) by open file."""
 
-def _children() -> list[Rule]:
-    """Return the rules of who has children, for them."""
-    return [
-        *allow("clone", masked(0, _NAMESPACES), why="children, without namespaces of their own"),
-        *allow(NARROWING, why="children confine themselves further"),
-    ]
+_OPTIONS = (
+    (_SOL_SOCKET, socket.SO_LINGER),
+    (_SOL_SOCKET, socket.SO_REUSEADDR),
+    (_SOL_SOCKET, socket.SO_KEEPALIVE),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+    (socket.IPPROTO_IP, 11),  # IP_RECVERR, and IPV6_RECVERR: name servers that are not there
+    (socket.IPPROTO_IPV6, 25),
+)
+"""Options of sockets that asyncio and the C library set."""
 
 
 def _internet(family: int) -> list[Rule]:
@@ -159,37 +160,77 @@ def worker(pid: int) -> list[Rule]:
         *allow("ioctl", equal(1, termios.TIOCOUTQ), why="what a remote has not acknowledged yet (lingering.py)"),
         *allow("setsockopt", equal(1, _SOL_SOCKET), equal(2, socket.SO_LINGER), why="close must not wait"),
         *allow("setsockopt", equal(1, socket.IPPROTO_TCP), equal(2, socket.TCP_NODELAY), why="records go out whole"),
-        *forbid(f"{KILLED} {KILLED_WITHOUT_EXEC} {KILLED_WITHOUT_CHILDREN}"),
+        *forbid(f"{KILLED} {EXECUTING} {WITHOUT_CHILDREN}"),
     ]
 
 
-def service(
-    *,
-    network: bool = False,
-    executes: bool = False,
-    forks: bool = False,
-    owners: bool = False,
-    modules: bool = False,
-) -> list[Rule]:
-    """Return the rules of a daemon: files (Landlock says which), sockets, signals.
-
-    ``network``: TCP (Landlock says to which ports) and UDP, besides UNIX sockets.
-    ``executes``: starts programs (posix_spawn), ``forks``: forks; both have children that are confined further.
-    ``owners``: gives files away.  ``modules``: runs PKCS #11 modules, or starts who does; they drive USB devices.
-    """
+def _files_and_memory() -> list[Rule]:
+    """Return the rules of all but workers: files, shared libraries, the address of a service."""
+    code = (masked(2, mmap.PROT_EXEC | mmap.PROT_WRITE, mmap.PROT_EXEC), masked(3, mmap.MAP_ANONYMOUS))
     return [
         *_COMMON,
-        *allow(f"{FILES} {PROGRAMS} {PROCESSES} {LISTENING} fcntl fcntl64"),
+        *allow(f"{FILES} {LOCKING} {LOOKING} connect"),
+        *allow("mmap mmap2 mprotect", masked(2, mmap.PROT_EXEC), why="memory is data"),
+        *allow("mmap mmap2", *code, why="shared libraries: code comes from files, and is not written"),
         *allow("sendto sendmmsg", masked(3, _FASTOPEN), why=_NO_FASTOPEN),
-        *allow("socket", equal(0, socket.AF_UNIX)),
-        *(rule for family in (socket.AF_INET, socket.AF_INET6) if network for rule in _internet(family)),
+        *(rule for number in _FCNTL + _LOCKS for rule in allow("fcntl fcntl64", equal(1, number))),
         *(rule for number in (termios.TCGETS, termios.TIOCGWINSZ) for rule in allow("ioctl", equal(1, number))),
+        *forbid(KILLED),
+    ]
+
+
+def _options() -> list[Rule]:
+    return [rule for one in _OPTIONS for rule in allow("setsockopt", equal(1, one[0]), equal(2, one[1]))]
+
+
+def _network() -> list[Rule]:
+    return [rule for family in (socket.AF_INET, socket.AF_INET6) for rule in _internet(family)]
+
+
+def service(
+    *, network: bool = False, executes: bool = False, forks: bool = False, owners: bool = False, modules: bool = False
+) -> list[Rule]:
+    """Return the rules of a daemon that has children, who inherit them.
+
+    ``network``: TCP (Landlock says to which ports) and UDP, besides UNIX sockets.  ``executes``: its children are
+    programs (posix_spawn), ``forks``: or forked.  ``owners``: gives files away.  ``modules``: has children with PKCS #11
+    modules.
+    """
+    return [
+        *_files_and_memory(),
+        *allow(f"{CHANGES} {MODES} {PROCESSES} {LISTENING} tgkill"),
+        *allow("socket", equal(0, socket.AF_UNIX)),
+        *allow(NARROWING, why="children confine themselves further"),
+        *allow("prlimit64", equal(0, 0), why="limits of its own, for children"),
+        *allow("setrlimit"),
         *(rule for number in _PR_OTHERS for rule in allow("prctl", equal(0, number))),
         *allow("prctl", equal(0, _PR_SET_DUMPABLE), equal(1, 0), why="closed to debuggers, and not opened again"),
-        *(_children() if executes or forks else forbid(KILLED_WITHOUT_CHILDREN)),
-        *(allow(EXECUTING) if executes else forbid(KILLED_WITHOUT_EXEC)),
-        *(allow("fork") if forks else []),
+        *(allow("clone", equal(0, _SPAWN), why="posix_spawn") + allow("execve") if executes else forbid(EXECUTING)),
+        *(allow("clone", equal(0, _FORK), why="fork") + allow("fork") if forks else []),
         *(allow(OWNERS) if owners else []),
-        *(allow(IPC) + allow("ioctl", masked(1, 0xFF00, 0x5500), why="USB devices (usbdevfs)") if modules else []),
-        *forbid(KILLED),
+        *(_modules(network) if modules else _options()),
+        *(_network() if network else []),
+    ]
+
+
+def leaf(pid: int, *, network: bool = False, modules: bool = False) -> list[Rule]:
+    """Return the rules of a process without children: a token process with its module, or who asks the network."""
+    return [
+        *_files_and_memory(),
+        *allow("socket", equal(0, socket.AF_UNIX), masked(1, _KIND, socket.SOCK_STREAM), why="pcscd, nscd, resolved"),
+        *allow("tgkill", equal(0, pid), why="abort(3)"),
+        *allow("prlimit64", equal(0, 0), equal(2, 0), why="limits are read, not set"),
+        *forbid(f"{EXECUTING} {WITHOUT_CHILDREN}"),
+        *(allow(CHANGES) if modules else []),
+        *(_modules(network) if modules else _options()),
+        *(_network() if network else []),
+    ]
+
+
+def _modules(network: bool) -> list[Rule]:
+    """Return what PKCS #11 modules may need besides."""
+    return [
+        *allow(IPC, why="modules that speak with a daemon of theirs"),
+        *allow("ioctl", masked(1, 0xFF00, 0x5500), why="USB devices (usbdevfs)"),
+        *(allow("setsockopt") if network else _options()),
     ]

@@ -115,6 +115,7 @@ def master(settings: Settings, path: Path) -> Profile:
             Grant(settings.run_dir, SOCKETS, "worker.sock, which is removed at the end"),
         ),
         abstract=_supervised(),
+        capabilities=False,
     )
 
 
@@ -156,7 +157,7 @@ def token(words: Sequence[str], module: str) -> Profile:
     network = words[:1] == ["network"]
     return Profile(
         "token",
-        tuple(calls.service(network=network, modules=True)),
+        tuple(calls.leaf(os.getpid(), network=network, modules=True)),
         (
             *libraries(),
             *(Grant(Path(name), READ, "for the C library and modules of the distribution") for name in _OF_MODULES),
@@ -220,9 +221,10 @@ def online(crl_files: Iterable[Path], ask: bool, allowed: tuple[int, ...]) -> Pr
     """The helper that asks the network: TCP to the allowed ports, and name servers."""
     return Profile(
         "online",
-        tuple(calls.service(network=ask)),
+        tuple(calls.leaf(os.getpid(), network=ask)),
         (*libraries(), _ETC, *_network(crl_files, ask)),
         connect=ports(ask, allowed),
+        capabilities=False,
     )
 
 
