@@ -116,9 +116,7 @@ async def _serve(
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
     ]
-    log.info(
-        "broker.ready", socket=" ".join(addresses), generation=databases.generation, sandbox=sandbox.in_force()
-    )
+    log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation, sandbox=sandbox.in_force())
     title.changed()
     shell.happened(Began())
     systemd.notify("READY=1")

@@ -1,8 +1,8 @@
 """Which program a caller runs: looked up by a process that was forked before the broker entered its sandbox.
 
 To read the link /proc/PID/exe is, for the kernel, to look into that process as a debugger does (proc_pid_exe(5)), and
-Landlock lets nobody look into processes outside (landlock(7)).  So a child without Landlock does it: it gets a process id
-and gives a path, and its system calls are those it needs for that; it cannot open what it finds.
+Landlock lets nobody look into processes outside (landlock(7)).  So a child without Landlock does it: it gets a process
+id and gives a path, and its system calls are those it needs for that; it cannot open what it finds.
 
 It ends when the broker does.  Without it (tests; sandbox off) the link is read here.
 """

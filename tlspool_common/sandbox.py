@@ -5,7 +5,8 @@
 ``enter`` works through the layers in this order, because each needs what the next one takes:
 
     limits      no core files; other resource limits of the profile
-    process     no capabilities, where the profile says so; no_new_privs: no program gives us more rights; not dumpable: no debugger, nobody reads /proc/PID/mem
+    process     no capabilities, where the profile says so; no_new_privs: no program gives us more rights;
+                not dumpable: no debugger, nobody reads /proc/PID/mem
     landlock    files by path, TCP ports, signals and abstract sockets by what is inside: sandbox_landlock.py
     seccomp     system calls: sandbox_seccomp.py, sandbox_calls.py
 
@@ -73,7 +74,9 @@ def missing() -> dict[str, str]:
     """Return the layers that this machine does not have, and why."""
     found = {}
     if not landlock.version():
-        found["landlock"] = "the kernel has no Landlock; it needs Linux 5.13, CONFIG_SECURITY_LANDLOCK and lsm=landlock,..."
+        found["landlock"] = (
+            "the kernel has no Landlock; it needs Linux 5.13, CONFIG_SECURITY_LANDLOCK and lsm=landlock,..."
+        )
     if why := seccomp.available():
         found["seccomp"] = why
     return found
@@ -103,7 +106,7 @@ def enter(profile: Profile, mode: str, log: Log) -> None:
     if mode == OFF:
         log.warning("sandbox.off", role=profile.role, detail="setting sandbox off: nothing confines this process")
         return
-    if len(os.listdir("/proc/self/task")) != 1:
+    if len(list(Path("/proc/self/task").iterdir())) != 1:
         raise AssertionError("Landlock would leave the other threads free")
     absent = missing()
     _limit(profile.limits or {})
@@ -125,9 +128,7 @@ def enter(profile: Profile, mode: str, log: Log) -> None:
     for layer, why in absent.items():
         if mode == REQUIRED:
             raise _absent(layer, why)
-        log.warning(
-            "sandbox.missing", role=profile.role, code=int(Code.SANDBOX_MISSING), layer=layer, detail=why
-        )
+        log.warning("sandbox.missing", role=profile.role, code=int(Code.SANDBOX_MISSING), layer=layer, detail=why)
     _State.in_force = ",".join(layers) or "none"
     _State.profile = profile
     log.debug("sandbox.on", role=profile.role, sandbox=_State.in_force, open=lacks)

@@ -24,7 +24,7 @@ _FORK, _SPAWN = 0x01200011, 0x4111
 """clone(2) as fork of glibc calls it: CHILD_SETTID CHILD_CLEARTID SIGCHLD; and posix_spawn: VM VFORK SIGCHLD."""
 
 _THREAD = 0x003D0F00
-"""clone(2) as pthread_create of glibc calls it: VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID."""
+"""And pthread_create: VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID."""
 
 KILLED = (
     "ptrace process_vm_readv process_vm_writev kcmp process_madvise pidfd_getfd "
@@ -36,7 +36,7 @@ KILLED = (
     "settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname syslog vhangup "
     "process_mrelease"
 )
-"""No program of ours, no library it uses and no PKCS #11 module makes them: a process that does is not ours any more."""
+"""No program of ours, no library it uses and no PKCS #11 module makes them: who does is not ours any more."""
 
 EXECUTING = "execve execveat"
 """Besides, in a process that executes no program."""
@@ -53,9 +53,7 @@ SIGNALS = "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend 
 TIME = "pause clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrusage"
 IDENTITY = "getuid geteuid getgid getegid getgroups getresuid getresgid getppid uname sysinfo"
 BYTES = "read readv write writev close close_range getrandom lseek dup"
-WAITING = (
-    "poll ppoll select pselect6 epoll_create1 epoll_create epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2"
-)
+WAITING = "poll ppoll select pselect6 epoll_create1 epoll_create epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2"
 SOCKETS = "recvfrom recvmsg recvmmsg shutdown getsockname getpeername getsockopt"
 
 FILES = (
@@ -77,7 +75,9 @@ LOOKING = "getpgid getpgrp getsid getrlimit sched_getparam sched_getscheduler ge
 LISTENING = "bind listen accept accept4"
 NARROWING = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self capset"
 OWNERS = "chown fchown fchownat lchown"
-IPC = "shmget shmat shmdt shmctl semget semop semctl semtimedop signalfd4 timerfd_create timerfd_settime timerfd_gettime"
+IPC = (
+    "shmget shmat shmdt shmctl semget semop semctl semtimedop signalfd4 timerfd_create timerfd_settime timerfd_gettime"
+)
 
 
 def allow(names: str, *conditions: Condition, why: str = "") -> list[Rule]:
@@ -193,8 +193,8 @@ def service(
     """Return the rules of a daemon that has children, who inherit them.
 
     ``network``: TCP (Landlock says to which ports) and UDP, besides UNIX sockets.  ``executes``: its children are
-    programs (posix_spawn), ``forks``: or forked.  ``owners``: gives files away.  ``modules``: has children with PKCS #11
-    modules.
+    programs (posix_spawn), ``forks``: or forked.  ``owners``: gives files away.  ``modules``: its children load
+    PKCS #11 modules.
     """
     return [
         *_files_and_memory(),

@@ -1,4 +1,4 @@
-"""Landlock: which files, TCP ports and other processes are within reach (landlock(7)), for this process and its children.
+"""Landlock: which files, TCP ports and other processes are within reach (landlock(7)), of us and our children.
 
 Three system calls, whose numbers are the same on all architectures.  Older kernels know fewer kinds of access; what
 they do not know stays as it was, and ``unknown`` names it.  It takes effect for the calling thread and what that
@@ -130,9 +130,7 @@ def unknown(number: int) -> list[str]:
     return [word for since, words in SINCE.items() if since > number for word in words.split()]
 
 
-def restrict(
-    grants: Iterable[Grant], connect: Iterable[int] | None, bind: Iterable[int], *, abstract: bool
-) -> int:
+def restrict(grants: Iterable[Grant], connect: Iterable[int] | None, bind: Iterable[int], *, abstract: bool) -> int:
     """Confine this process to these paths and TCP ports; return the version of the interface.
 
     ``connect`` None: any port may be connected to.  Signals to processes outside are refused, and unless ``abstract``

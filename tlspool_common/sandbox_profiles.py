@@ -38,9 +38,13 @@ _OF_MODULES = (
 )
 """What the dynamic linker, the C library and the PKCS #11 modules of the distribution read in /etc."""
 
-_DEVICES = Grant(Path("/dev/null"), Access.READ_FILE | Access.WRITE_FILE, "what libraries want to have nothing to do with")
+_DEVICES = Grant(
+    Path("/dev/null"), Access.READ_FILE | Access.WRITE_FILE, "what libraries want to have nothing to do with"
+)
 _RANDOM = Grant(Path("/dev/urandom"), Access.READ_FILE, "libraries that do not know getrandom(2)")
-_ETC = Grant(Path("/etc"), READ, "configuration; users, groups, hosts, time zone, which are put in place anew when they change")
+_ETC = Grant(
+    Path("/etc"), READ, "configuration; users, groups, hosts, time zone, which are put in place anew when they change"
+)
 _PROC = Grant(Path("/proc"), READ, "load and state of processes; of others only what everybody may see")
 
 

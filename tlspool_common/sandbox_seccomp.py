@@ -82,7 +82,8 @@ class _Argument(ctypes.Structure):
 
 
 _ATTRIBUTES = {2: Verdict.KILL, 3: 1, 4: 1, 8: 2}
-"""SCMP_FLTATR_ACT_BADARCH: the process, not its thread; CTL_NNP yes; CTL_TSYNC yes: all threads; CTL_OPTIMIZE: a binary tree instead of a list."""
+"""SCMP_FLTATR_ACT_BADARCH: the process, not its thread; CTL_NNP yes; CTL_TSYNC yes: all threads; CTL_OPTIMIZE: a binary
+tree instead of a list."""
 
 _NEWER = range(424, 600)
 """Numbers that are the same on all architectures; those that libseccomp has no name for are newer than itself."""

@@ -105,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sandbox.check(settings.sandbox)
         sandbox.enter(sandbox_profiles.keyd(settings, args.config), settings.sandbox, log)
         within = sandbox.in_force()
-        log.info(
-            "keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked, sandbox=within
-        )
+        log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked, sandbox=within)
         return asyncio.run(_serve(settings, args.config, source, log))
     except PoolError as error:
         log.error("keyd.refuses_to_start", code=int(error.code), detail=str(error))

@@ -9,8 +9,9 @@
 7. fork workers                          everything is imported by now, so that workers share it
 8. say READY, look for the broker, serve
 
-It runs as a user of its own, without capabilities.  It opens no file and no socket after step 6 but the one
-to the broker, what /proc says of its workers, and the configuration when it is told to read it again (SIGHUP, or `reload` on worker.sock).
+It runs as a user of its own, without capabilities.  It opens no file and no socket after step 6 but the one to the
+broker, what /proc says of its workers, and the configuration when it is told to read it again (SIGHUP, or `reload` on
+worker.sock).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlspool_common import settings as config
 from tlspool_common import sandbox, sandbox_profiles, systemd
+from tlspool_common import settings as config
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import open_fds
 from tlspool_common.log import Log

@@ -1,8 +1,8 @@
 """Import what would otherwise be imported in the middle of a session, where a worker's sandbox has no files.
 
-cryptography imports many of its modules at their first use, from Rust, where nobody sees it; which ones changes with its
-version.  So it is all of them: 20 ms and two MiB, once, in the master, whose memory the workers share.  Of the
-standard library it is codecs, for text in certificates, and what formats a trace of a bug.
+cryptography imports many of its modules at their first use, from Rust, where nobody sees it; which ones changes with
+its version.  So it is all of them: 20 ms, once, in the master, whose memory the workers share.  Of the standard library
+it is codecs, for text in certificates, and what formats a trace of a bug.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from tests import report
-from tests.fixtures.attempts import REFUSED
+from tests.fixtures.attempts_system import REFUSED
 from tests.fixtures.intrusion import Aims, Intrusion
 from tests.fixtures.keyd_world import PIN, KeydWorld
 from tests.fixtures.slowtoken import SOFTHSM
@@ -43,7 +43,13 @@ class World:
         path = self.directory / f"{name}-{inside}"
         path.mkdir(exist_ok=True)
         config = path / "conf"
-        text = [*lines, f"run_dir {path}/run", f"dbenv_dir {path}/db", "sandbox " + ("required" if inside else "off"), ""]
+        text = [
+            *lines,
+            f"run_dir {path}/run",
+            f"dbenv_dir {path}/db",
+            "sandbox " + ("required" if inside else "off"),
+            "",
+        ]
         config.write_text("\n".join(text))
         (path / "run").mkdir(exist_ok=True)
         return ["--config", str(config)]
@@ -53,7 +59,11 @@ class World:
         if role in ("broker", "looker"):
             return self.config(role, inside, "online no"), ()
         if role == "keyd":
-            lines = (f"pkcs11_path {SOFTHSM}", "pkcs11_token pkcs11:token=ours", f"pkcs11_pin_file {self.keyd.pin_path}")
+            lines = (
+                f"pkcs11_path {SOFTHSM}",
+                "pkcs11_token pkcs11:token=ours",
+                f"pkcs11_pin_file {self.keyd.pin_path}",
+            )
             return self.config(role, inside, *lines), ()
         if role == "master":
             return self.config(role, inside, "workers 1"), ()
@@ -180,5 +190,7 @@ def test_attempts(world, role):
 def test_who_traces_is_gone(world, role):
     """test_sandbox_worker.py has the whole list; it is one list for all."""
     code = world.run(role, True, kill=TRACE)
-    report.row(f"{TITLES[role]} that was taken over: attempts (inside its sandbox; outside)", TRACE, "killed (SIGSYS)", "")
+    report.row(
+        f"{TITLES[role]} that was taken over: attempts (inside its sandbox; outside)", TRACE, "killed (SIGSYS)", ""
+    )
     assert code == -signal.SIGSYS

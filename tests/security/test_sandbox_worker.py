@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests import report
-from tests.fixtures.attempts import KILLED, REFUSED
+from tests.fixtures.attempts_system import KILLED, REFUSED
 from tests.fixtures.intrusion import Aims, Intrusion
 from tlspool_admin.devpool import DevPool
 
@@ -82,7 +82,9 @@ def ended(intrusion):
 def killed(intrusion, name):
     """Whether the process that tried it is gone by SIGSYS, by word of its master."""
     pids = [line["pid"] for line in intrusion.lines() if line["name"] == name]
-    gone = re.findall(r"event=worker\.gone worker=\d+ pid=(\d+) status=159 meaning=\"killed by SIGSYS\"", intrusion.log.read_text())
+    gone = re.findall(
+        r"event=worker\.gone worker=\d+ pid=(\d+) status=159 meaning=\"killed by SIGSYS\"", intrusion.log.read_text()
+    )
     return bool(pids) and str(pids[-1]) in gone
 
 
