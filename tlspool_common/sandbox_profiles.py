@@ -81,7 +81,12 @@ def _loader(program: Path) -> Path | None:
 
 
 def _configuration(path: Path) -> list[Grant]:
-    return [_ETC, Grant(path.absolute().parent, READ, "the configuration is read again on SIGHUP")]
+    return [_ETC, Grant(_place(path.absolute()), READ, "the configuration is read again on SIGHUP")]
+
+
+def _place(path: Path) -> Path:
+    """Return what is granted for a file that others may put in place anew: its directory, but never all there is."""
+    return path if path.parent == Path("/") else path.parent
 
 
 def _supervised() -> bool:
@@ -129,7 +134,7 @@ def master(settings: Settings, path: Path) -> Profile:
 def keyd(settings: Settings, path: Path) -> Profile:
     """The key daemon; its token processes inherit this, so what they need is in it."""
     modules = [one for module in settings.pkcs11 for one in _module(module.path)]
-    pin = [Grant(settings.pkcs11_pin_file.parent, READ, "the PIN is read again")] if settings.pkcs11_pin_file else []
+    pin = [Grant(_place(settings.pkcs11_pin_file), READ, "the PIN is read again")] if settings.pkcs11_pin_file else []
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if credentials.startswith("/"):
         pin.append(Grant(Path(credentials), READ, "systemd's credentials: the PIN is read again"))
@@ -238,5 +243,5 @@ def ports(ask: bool, allowed: Iterable[int]) -> tuple[int, ...]:
 
 
 def _network(crl_files: Iterable[Path], ask: bool) -> list[Grant]:
-    files = [Grant(path.parent, READ, "revocation lists are read again when they change") for path in crl_files]
+    files = [Grant(_place(path), READ, "revocation lists are read again when they change") for path in crl_files]
     return files + [Grant(Path(name), READ, "name servers") for name in _RESOLVERS if ask]

@@ -58,7 +58,7 @@ def test_a_worker_has_nothing():
         "statx",
     ):
         assert not allowed(profile, call), call
-    assert all(rule.conditions for call in ("clone", "mmap", "mprotect", "ioctl", "fcntl", "prctl", "setsockopt", "sendto")
+    for call in "open openat stat newfstatat statx socket connect execve fork kill ptrace".split():
                for rule in allowed(profile, call))  # fmt: skip
 
 
@@ -113,10 +113,8 @@ def test_who_has_a_network():
         "broker": {socket.AF_UNIX} | inet,  # for its helper
         "online": {socket.AF_UNIX} | inet,
     }
-    assert {name: one.connect for name, one in everyone.items() if one.connect} == {
-        "broker": (53, 80),
-        "online": (53, 80),
-    }
+    ports = {name: one.connect for name, one in everyone.items() if one.connect}
+    assert ports == {"broker": (53, 80), "online": (53, 80)}
     off = everybody("online no\n")["broker"]
     assert families(off) == {socket.AF_UNIX}
     assert off.connect == ()
@@ -161,7 +159,9 @@ def test_an_abstract_supervisor(monkeypatch):
 
 
 def test_nothing_is_granted_at_the_root():
-    for profile in everybody().values():
+    everyone = everybody("crl_file /lists.pem\npkcs11_pin_file /pin\n")
+    everyone["unusual"] = profiles.master(settings("", Part.WORKER), Path("/tlspool.conf"))
+    for profile in everyone.values():
         assert "/" not in {os.path.realpath(grant.path) for grant in profile.grants}
         assert all(grant.why for grant in profile.grants)
 

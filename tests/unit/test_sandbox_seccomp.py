@@ -50,7 +50,8 @@ def test_the_upper_half_of_an_argument_counts():
         "libc = ctypes.CDLL(None, use_errno=True); number = s._library().seccomp_syscall_resolve_name(b'socket')\n"
         "s.restrict([*base, *c.allow('socket', equal(0, 1))])\n"
         "for family in (1, 1 << 32 | 1, 2, 1 << 32 | 2):\n"
-        "    print(libc.syscall(ctypes.c_long(number), ctypes.c_long(family), ctypes.c_long(1), ctypes.c_long(0)) >= 0)\n"
+        "    words = [ctypes.c_long(one) for one in (number, family, 1, 0)]\n"
+        "    print(libc.syscall(*words) >= 0)\n"
     )
     assert inside(code) == (["True", "False", "False", "False"], 0)
 
