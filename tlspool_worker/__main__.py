@@ -87,6 +87,7 @@ def serve(settings: config.Settings, path: Path, log: Log) -> int:
         return int(Exit.CONFIGURATION)
     try:
         sandbox.enter(sandbox_profiles.master(settings, path), settings.sandbox, log)
+        log.info("master.started", pid=os.getpid(), sandbox=sandbox.in_force())
         master.start()
         systemd.notify("READY=1")
         master.run()
