@@ -52,6 +52,8 @@ def libraries() -> list[Grant]:
     """Return what Python and shared libraries are read from."""
     why = "Python, its modules, shared libraries: what is imported or loaded late"
     places = {Path("/usr"), Path("/lib"), Path("/lib64"), Path(sys.prefix), Path(sys.base_prefix)}
+    # Not all of sys.path: the first of it may be the directory that we were started in.
+    places |= {Path(name) for name in sys.path if name.endswith(("/site-packages", "/dist-packages"))}
     found = [Grant(place, READ, why) for place in sorted(places) if place != Path("/")]
     found += [Grant(_ROOT / name, READ, "our own modules") for name in _PACKAGES]
     return [*found, Grant(_ROOT, LIST, "where they are"), _DEVICES, _RANDOM]

@@ -37,7 +37,9 @@ class World:
     def __init__(self, directory):
         self.directory = directory
         self.keyd = KeydWorld(directory / "keyd", {"ours": "ec"})
-        self.aims = Aims(directory / "aims", parent=1, sibling=os.getpid(), broker=os.getpid(), keyd=os.getpid())
+        self.aims = Aims(
+            directory / "aims", parent=os.getpid(), sibling=os.getpid(), broker=os.getpid(), keyd=os.getpid()
+        )
 
     def config(self, name, inside, *lines):
         path = self.directory / f"{name}-{inside}"
@@ -133,7 +135,6 @@ LISTENS = {
     "change the mode of a file",
 }
 PARENT = {
-    "/proc/self/environ",
     "a descriptor of a sibling's process (pidfd_open)",
     "set a limit of its own",
     "outlive its parent's wish (prctl PR_SET_PDEATHSIG)",
@@ -152,7 +153,8 @@ MAY = {
     "online": READS | ETC | UNIX | USES | INTERNET,
 }
 OF_ROOT = {
-    "/proc/SIBLING/fd: descriptors of another caller's sessions",
+    "/proc/self/environ",
+    "/proc/MASTER/environ",
     "/proc/BROKER/maps",
     "pass a forged process id (SCM_CREDENTIALS)",
 }
