@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -11,8 +12,18 @@ from typing import get_args, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tlspool_common import access, errors, messages, policies, setting_table  # noqa: E402
+from tlspool_common import (  # noqa: E402
+    access,
+    errors,
+    messages,
+    policies,
+    sandbox_calls,
+    sandbox_profiles,
+    setting_table,
+    settings,
+)
 from tlspool_common.codec import Bits, Items  # noqa: E402
+from tlspool_common.sandbox_seccomp import Compare, Rule, Verdict  # noqa: E402
 
 _NOTE = "<!-- Made by docs/generate.py from {source}; do not edit. -->\n\n"
 
@@ -206,7 +217,76 @@ def policies_page() -> str:
     return "".join(out)
 
 
+def _access_words(access_bits: object) -> str:
+    return ", ".join(str(one.name).lower().replace("_", " ") for one in type(access_bits) if one in access_bits)  # type: ignore[attr-defined,operator]
+
+
+def _calls(rules: list[Rule]) -> str:
+    plain = sorted({rule.call for rule in rules if rule.verdict is Verdict.ALLOW and not rule.conditions})
+    out = [f"Without conditions: {' '.join(f'`{name}`' for name in plain)}\n\n| call | if | why |\n|---|---|---|\n"]
+    merged: dict[tuple[str, str], list[str]] = {}
+    for rule in rules:
+        if rule.verdict is Verdict.ALLOW and rule.conditions:
+            tests = [
+                f"argument {one.argument} is {one.value:#x}"
+                if one.compare is Compare.EQUAL
+                else f"argument {one.argument} & {one.mask:#x} is {one.value:#x}"
+                for one in rule.conditions
+            ]
+            merged.setdefault((rule.call, rule.why), []).append(" and ".join(tests))
+    out += [f"| `{call}` | {', or '.join(dict.fromkeys(tests))} | {why} |\n" for (call, why), tests in merged.items()]
+    return "".join(out)
+
+
+def permissions_page() -> str:
+    """What each process may do inside its sandbox."""
+    calls, pid = sandbox_calls, 1
+    for name in ("SOFTHSM2_CONF", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"):  # of whoever makes the page
+        os.environ.pop(name, None)
+    sandbox_profiles.token_directory = lambda _configuration: Path("/var/lib/softhsm/tokens")
+    roles = {
+        "worker": (sandbox_profiles.worker(), calls.worker(pid)),
+        "worker master": (_profile("master"), calls.service(forks=True)),
+        "keyd": (_profile("keyd"), calls.service(executes=True, modules=True)),
+        "token process": (sandbox_profiles.token(["local"], _MODULE), calls.leaf(pid, modules=True)),
+        "broker": (_profile("broker"), calls.service(network=True, executes=True, owners=True)),
+        "tlspool-online": (sandbox_profiles.online((), True, (80,)), calls.leaf(pid, network=True)),
+    }
+    out = [
+        _NOTE.format(source="tlspool_common/sandbox_profiles.py and sandbox_calls.py"),
+        "# Permissions\n\nWhat each process may do inside its [sandbox](sandbox.md), with the default settings. Everything "
+        "else is refused.\n",
+    ]
+    for role, (profile, rules) in roles.items():
+        out.append(f"\n## {role}\n\n")
+        grants = dict.fromkeys((one.why, _access_words(one.access)) for one in profile.grants)
+        out.append("| files: what for | access |\n|---|---|\n" if grants else "No files.\n")
+        out += [f"| {why} | {words} |\n" for why, words in grants]
+        ports = " ".join(map(str, profile.connect or ())) or "none"
+        out.append(f"\nTCP ports that it may connect to: {ports}. System calls:\n\n{_calls(rules)}")
+    out.append(
+        "\n## Calls that end a process\n\nIn all of them: "
+        + " ".join(f"`{one}`" for one in calls.KILLED.split())
+        + ". "
+        f"Where no program is executed: {calls.EXECUTING}. In processes without children: {calls.WITHOUT_CHILDREN}.\n"
+    )
+    return "".join(out)
+
+
+_MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+
+
+def _profile(role: str) -> sandbox_profiles.Profile:
+    part = {"master": setting_table.Part.WORKER, "keyd": setting_table.Part.KEYD, "broker": setting_table.Part.BROKER}[
+        role
+    ]
+    text = f"pkcs11_path {_MODULE}\npkcs11_token pkcs11:\n"
+    make = getattr(sandbox_profiles, role)
+    return make(settings.parse_untrusted(text, part), Path("/etc/tlspool.conf"))
+
+
 PAGES = {
+    "permissions.md": permissions_page,
     "messages.md": messages_page,
     "errors.md": errors_page,
     "configuration.md": configuration_page,

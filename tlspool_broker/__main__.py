@@ -4,10 +4,11 @@
 2  log, process title, umask, as many descriptors as we may have
 3  lock the directories: one broker for a run_dir, one for a database environment
 4  open the databases, which recover if our predecessor crashed
-5  listen: for applications, for the other two daemons, for operators
-6  say READY
-7  the loop, until SIGTERM or SIGINT
-8  say STOPPING; sessions that are being set up end with an error, those that relay go on in the workers
+5  enter the sandbox; what cannot be done inside is done by another process from now on (looker.py)
+6  listen: for applications, for the other two daemons, for operators
+7  say READY
+8  the loop, until SIGTERM or SIGINT
+9  say STOPPING; sessions that are being set up end with an error, those that relay go on in the workers
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import setproctitle
 
-from tlspool_broker import passed, start
+from tlspool_broker import looker, passed, start
 from tlspool_broker.control import Control
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
@@ -34,7 +35,7 @@ from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
 from tlspool_broker.shell import Shell
 from tlspool_broker.title import Title
-from tlspool_common import control, limits, settings, systemd
+from tlspool_common import control, limits, sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
 from tlspool_common.reloading import Reloading
@@ -68,6 +69,7 @@ def _run(config: Settings, path: Path) -> int:
     most_fds = start.raise_descriptor_limit()
     for warning in config.warnings:
         log.warning("setting.ignored", detail=warning)
+    sandbox.check(config.sandbox)
     inherited = start.inherited_sockets(systemd.listen_fds())
     start.make_run_dir(config.run_dir)
     directory_mode, _ = start.private_modes(config)
@@ -76,6 +78,9 @@ def _run(config: Settings, path: Path) -> int:
         stack.enter_context(start.lock(config.dbenv_dir, 0o700))
         databases = Databases.from_settings(config, start.once(log))
         stack.callback(databases.close)
+        if config.sandbox != sandbox.OFF:
+            stack.enter_context(looker.started())
+        sandbox.enter(sandbox_profiles.broker(config, path), config.sandbox, log)
         asyncio.run(_serve(config, path, databases, inherited, most_fds, log))
     return 0
 
@@ -94,7 +99,7 @@ async def _serve(
     loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    reloading = Reloading(path, config, log, lambda newer: shell.happened(Reconfigured(newer)))
+    reloading = Reloading(path, config, log, lambda newer: shell.happened(Reconfigured(newer)), start.reload)
     loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"
@@ -113,7 +118,7 @@ async def _serve(
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
     ]
-    log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation)
+    log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation, sandbox=sandbox.in_force())
     title.changed()
     shell.happened(Began())
     systemd.notify("READY=1")

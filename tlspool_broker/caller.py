@@ -22,6 +22,7 @@ import socket
 import struct
 from pathlib import Path
 
+from tlspool_broker import looker
 from tlspool_broker.events import Caller
 from tlspool_common import peer
 from tlspool_common.fd import OwnedFd
@@ -88,10 +89,7 @@ def _path(sock: socket.socket) -> str:
 
 def _exe(pid: int) -> str:
     """Return the program of a process; '' when it may not be seen, or is no file any more."""
-    try:
-        path = str(Path("/proc", str(pid), "exe").readlink())
-    except OSError:
-        return ""
+    path = looker.program(pid)
     return path if path.startswith("/") and path.isprintable() and not path.endswith(" (deleted)") else ""
 
 

@@ -34,7 +34,7 @@ from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import DrainAsked, Event, FinishAsked, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
-from tlspool_common import grants
+from tlspool_common import grants, sandbox
 from tlspool_common.control import PEER_UID, Answer, Request
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.log import Log
@@ -103,6 +103,7 @@ class Control:
             "pid": os.getpid(),
             "uptime_s": round((grants.now_ms() - self._started_ms) / 1000, 1),
             "protocol": PROTOCOL,
+            "sandbox": sandbox.in_force(),
             "keyd": self._core.keyd.present,
             "master": self._core.workers.has_master,
             "workers": len(self._core.workers),

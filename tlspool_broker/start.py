@@ -9,10 +9,12 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from tlspool_common import sandbox, sandbox_profiles, settings
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
-from tlspool_common.settings import Settings
+from tlspool_common.sandbox_landlock import READ
+from tlspool_common.settings import SettingError, Settings
 
 _MOST_FDS = 1_048_576
 """As many descriptors as we ask for; fs.nr_open of Linux.  systemd/tlspool-broker.service gives 65536."""
@@ -83,6 +85,24 @@ def hold(directory: Path, mode: int) -> OwnedFd:
 
 def _unfit(directory: Path, error: OSError) -> PoolError:
     return PoolError(Code.SETTING_INVALID, f"{directory}: {error.strerror}")
+
+
+def reload(path: Path) -> Settings:
+    """Read the configuration again, and see that our sandbox, which stays as it is, lets us go by it.
+
+    Raises:
+        SettingError: names the setting, its value and the remedy.
+    """
+    newer = settings.load(path, settings.Part.BROKER)
+    restart = "out of reach of the sandbox that the broker entered at its start; restart the broker"
+    for file in newer.crl_file:
+        if not sandbox.covers(file, READ):
+            raise SettingError("crl_file", str(file), restart)
+    if not sandbox.reaches(sandbox_profiles.ports(newer.online, newer.online_ports)):
+        name = "online_ports" if "online_ports" in newer.given else "online"
+        value = " ".join(map(str, newer.online_ports)) if name == "online_ports" else "yes"
+        raise SettingError(name, value, restart)
+    return newer
 
 
 def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:

@@ -458,6 +458,11 @@ TABLE: dict[Code, Entry] = {
         "the configuration is wrong; the settings that were in force stay so",
         "correct the named settings and reload again",
     ),
+    Code.SANDBOX_MISSING: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "a layer of the sandbox cannot be had on this machine",
+        "use a kernel with Landlock and seccomp, and libseccomp2; or write sandbox warn, and do without it",
+    ),
     Code.INTERNAL: Entry(_C.STIRRED_NOT_SHAKEN, "an internal error", "report it with the session id and the log"),
 }
 

@@ -103,6 +103,24 @@ TABLE: tuple[Option, ...] = (
     ),
     Option("pkcs11_timeout_s", seconds(0.1, 600), 10.0, "K", "K", "how long a token may take for one signature"),
     Option(
+        "pkcs11_network",
+        k.YES_OR_NO,
+        False,
+        "K",
+        "K",
+        "whether a PKCS #11 module needs the network, as those of network HSMs do; else it is closed to them",
+    ),
+    Option(
+        "pkcs11_directory",
+        k.PATHS,
+        (),
+        "K",
+        "K",
+        "directory or file that a PKCS #11 module reads and writes, besides its libraries and SoftHSM2's tokens; "
+        "may be repeated",
+        True,
+    ),
+    Option(
         "pin_services",
         k.PRINCIPALS,
         (),
@@ -128,6 +146,15 @@ TABLE: tuple[Option, ...] = (
         "B",
         "",
         "users, and groups as @group, whose programs may choose identities for applications of other users",
+    ),
+    Option(
+        "sandbox",
+        choice("required", "warn", "off"),
+        "required",
+        "BWK",
+        "BWK",
+        "daemons give up what they do not need ([sandbox](sandbox.md)); where the kernel cannot take it from them they "
+        "refuse to start, or warn and do without that layer",
     ),
     Option("broker_user", k.USER, None, "BWK", "BWK", "user the broker runs as; default: the reader's own"),
     Option("worker_user", k.USER, None, "B", "B", "user the worker runs as; default: the reader's own"),

@@ -75,10 +75,13 @@ class Settings:
     pkcs11_pin_secret: str | None = field(repr=False)
     pkcs11_sessions: int
     pkcs11_timeout_s: float
+    pkcs11_network: bool
+    pkcs11_directory: tuple[Path, ...]
     pin_services: tuple[Principal, ...]
     pin_wait_s: float
     pin_tries: int
     choice_services: tuple[Principal, ...]
+    sandbox: str
     broker_user: int
     worker_user: int
     keyd_user: int

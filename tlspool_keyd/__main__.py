@@ -4,9 +4,10 @@
 2. lock down                         no core file, no debugger, no swap: before anything secret is in memory
 3. read the configuration            a wrong one is found before anything is opened
 4. read the PIN                      from credential, file or terminal; one that others can read is refused
-5. listen on keyd.sock, start token processes, look for the broker
+5. enter the sandbox                 sandbox_profiles.keyd; token processes enter one of their own
+6. listen on keyd.sock, start token processes, look for the broker
                                      everything is imported by now; modules are loaded behind an exec only
-6. say READY when each token has opened or failed, serve
+7. say READY when each token has opened or failed, serve
 
 It runs as a user of its own, without capabilities, and speaks to UNIX sockets only.
 """
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlspool_common import sandbox, sandbox_profiles
 from tlspool_common import settings as config
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import open_fds
@@ -100,7 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.warning("setting.ignored", detail=warning)
         if not settings.pkcs11:
             log.warning("keyd.without_tokens", detail="no pkcs11_token in the configuration: nothing can be signed")
-        log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked)
+        sandbox.check(settings.sandbox)
+        sandbox.enter(sandbox_profiles.keyd(settings, args.config), settings.sandbox, log)
+        within = sandbox.in_force()
+        log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked, sandbox=within)
         return asyncio.run(_serve(settings, args.config, source, log))
     except PoolError as error:
         log.error("keyd.refuses_to_start", code=int(error.code), detail=str(error))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,9 +39,11 @@ class _Child:
 class Children:
     """All token processes, by generation."""
 
-    def __init__(self, on_message: OnMessage, on_lost: OnLost) -> None:
+    def __init__(self, on_message: OnMessage, on_lost: OnLost, words: Sequence[str] = ()) -> None:
+        """``words``: arguments of the processes besides channel and parent."""
         self._on_message = on_message
         self._on_lost = on_lost
+        self._words = words
         self._loop = asyncio.get_running_loop()
         self._all: dict[int, _Child] = {}
         self._none_left = asyncio.Event()
@@ -54,7 +56,7 @@ class Children:
     def start(self, generation: int, opening: Message) -> None:
         """Start a process and say the opening message; ``on_lost`` follows if that is not possible."""
         try:
-            channel, pid, pid_fd = _spawn()
+            channel, pid, pid_fd = _spawn(self._words)
         except OSError as error:
             self._loop.call_soon(self._on_lost, generation, f"cannot be started: {error.strerror}")
             return
@@ -120,17 +122,17 @@ class Children:
         self._on_lost(generation, _how(os.waitstatus_to_exitcode(status)))
 
 
-def spawn(channel_fd: OwnedFd) -> int:
-    """Start a token process that speaks over this descriptor; return its process id.
+def spawn(channel_fd: OwnedFd, more: Sequence[str] = ()) -> int:
+    """Start a token process that speaks over this descriptor, with more arguments; return its process id.
 
     Raises:
         OSError: it could not be started.
     """
-    words = [str(process.CHANNEL_FD), str(os.getpid())]
+    words = [str(process.CHANNEL_FD), str(os.getpid()), *more]
     return process.start(channel_fd, "tlspool_keyd.token_process", words, process.environment())
 
 
-def _spawn() -> tuple[Channel, int, OwnedFd]:
+def _spawn(words: Sequence[str]) -> tuple[Channel, int, OwnedFd]:
     """Start a process; return our end of its channel, its number, and a descriptor of it.
 
     Raises:
@@ -138,7 +140,7 @@ def _spawn() -> tuple[Channel, int, OwnedFd]:
     """
     channel, theirs = pair(Party.KEYD, Party.TOKEN)
     try:
-        pid = spawn(theirs)
+        pid = spawn(theirs, words)
         return channel, pid, process.watch(pid)
     except OSError:
         channel.close()

@@ -20,7 +20,7 @@ from typing import Any, assert_never
 
 from setproctitle import setproctitle
 
-from tlspool_common import control, limits, systemd
+from tlspool_common import control, limits, sandbox, sandbox_profiles, systemd
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
 from tlspool_common.dial import dial_broker
 from tlspool_common.errors import Code, PoolError
@@ -75,7 +75,11 @@ class Shell:
         self._core = KeydCore(settings, grant_secret, os.getpid(), asks_for_pins=asks_for_pins)
         self._wallet = Wallet()
         self._services = Services(self._happened)
-        self._children = Children(self._token_said, lambda number, how: self._happened(e.TokenLost(number, how)))
+        self._children = Children(
+            self._token_said,
+            lambda number, how: self._happened(e.TokenLost(number, how)),
+            sandbox_profiles.token_words(settings),
+        )
         self._broker: Line | None = None
         self._workers: dict[int, Line] = {}
         self._offered: dict[int, OwnedFd] = {}  # of the KeyChannel being handled
@@ -318,7 +322,12 @@ class Shell:
         match request["cmd"]:
             case "status":
                 status = self._core.status(self._children.pids)
-                more = {"protocol": PROTOCOL, "pin": self._pin.origin.value, "descriptors": len(open_fds())}
+                more = {
+                    "protocol": PROTOCOL,
+                    "sandbox": sandbox.in_force(),
+                    "pin": self._pin.origin.value,
+                    "descriptors": len(open_fds()),
+                }
                 return {**status, **more}
             case "keys":
                 return await self._ask_core(e.KeysAsked)

@@ -1,8 +1,10 @@
-"""One module's process: ``python -m tlspool_keyd.token_process FD PARENT``, started by keyd only.
+"""One module's process: ``python -m tlspool_keyd.token_process FD PARENT [SANDBOX network|local DIRECTORY...]``.
+
+Started by keyd only.
 
 A PKCS #11 module runs here and not in keyd, so that a module which crashes, hangs or fills memory takes no
-grant, no channel and no other token with it.  Recipe: lock down, hear TokenOpen, load and log in, forget the
-PIN, say TokenOpened, serve.
+grant, no channel and no other token with it.  Recipe: lock down, hear TokenOpen, enter the sandbox, load and log in,
+forget the PIN, say TokenOpened, serve.  The module never runs outside the sandbox, nor does it start a thread there.
 
 Serving is done by threads, each with its own PKCS #11 sessions.  All wait in recvmsg(2), and the kernel wakes one of
 them for each frame: no queue, no lock, and no hand-over between threads on the way of a request.  The one that leaves
@@ -27,10 +29,11 @@ from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
-from tlspool_common import limits
+from tlspool_common import limits, sandbox, sandbox_profiles
 from tlspool_common.channel import Channel, ChannelClosed, Received
 from tlspool_common.child import die_with_parent
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.log import Log
 from tlspool_common.messages import (
     Message,
     Party,
@@ -140,6 +143,15 @@ def answer_to(station: Station, message: Message) -> Message:
     raise AssertionError(f"{type(message).__name__} is not in the table for a token process")
 
 
+def _confined(words: list[str], order: TokenOpen) -> tuple[None, TokenOpened] | None:
+    """Enter the sandbox; return the answer if that cannot be."""
+    try:
+        sandbox.enter(sandbox_profiles.token(words[1:], order.module), words[0], Log("token"))
+    except PoolError as error:
+        return None, TokenOpened(code=Code.TOKEN_FAILED, detail=prose(str(error)), tokens=())
+    return None
+
+
 def key_line(station: Station, uri: str) -> str:
     """Describe a key as it would be found for a signature."""
     try:
@@ -184,13 +196,13 @@ def main(argv: list[str]) -> NoReturn:
     channel = Channel(socket.socket(fileno=int(argv[1])), Party.TOKEN, Party.KEYD)
     os.set_inheritable(channel.fileno(), False)
     try:
-        sessions, module = _open(channel)
+        sessions, module = _open(channel, argv[3:] or [sandbox.REQUIRED])
     except ChannelClosed:
         os._exit(0)
     TokenProcess(channel, module, sessions).serve()
 
 
-def _open(channel: Channel) -> tuple[int, Module]:
+def _open(channel: Channel, words: list[str]) -> tuple[int, Module]:
     """Hear TokenOpen and answer it.  The PIN is in this frame only, and gone when it returns."""
     while (received := channel.receive()) is None:
         select.select((channel,), (), ())
@@ -199,7 +211,7 @@ def _open(channel: Channel) -> tuple[int, Module]:
     if not isinstance(order, TokenOpen):
         raise AssertionError(f"{type(order).__name__} is not in the table for a token process")
     setproctitle(f"tlspool-keyd: token {Path(order.module).name} {order.token_uri}")
-    module, opened = open_module(order)
+    module, opened = _confined(words, order) or open_module(order)
     channel.send(opened, exchange=received.exchange)
     if module is None or opened.code != Code.OK:
         if module is not None:

@@ -7,12 +7,14 @@
     --port N          a TCP port that may be connected to, for each (setting online_ports; 80 if there is none)
     --crl-file PATH   a file with revocation lists, for each (setting crl_file)
     --log-level LEVEL
+    --sandbox MODE    required, warn or off (setting sandbox)
 
 Its start-up, in order:
 
 1. close what was inherited but the channel, and give up what it never needs: new rights, files of its own, core files
-2. read the files with revocation lists
-3. say OnlineHello, serve until the channel is closed
+2. enter the sandbox
+3. read the files with revocation lists
+4. say OnlineHello, serve until the channel is closed
 
 What it says: RevocationTold to AskRevocation, StapleTold to AskStaple, each with the exchange number of the question,
 within its deadline, and in no order.  Settings are arguments: where they change, the broker starts another one.
@@ -33,8 +35,10 @@ from typing import NoReturn
 
 from cryptography.utils import CryptographyDeprecationWarning
 
+from tlspool_common import sandbox, sandbox_profiles
 from tlspool_common.channel import ChannelBroken, from_fd
 from tlspool_common.child import die_with_parent
+from tlspool_common.errors import PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import LEVELS, Log
 from tlspool_common.messages import Party
@@ -59,6 +63,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--private", action="store_true", help="ask this host and private networks, too")
     parser.add_argument("--port", type=int, action="append", help="a TCP port that may be asked (default: 80)")
     parser.add_argument("--crl-file", type=Path, action="append", default=[], help="a file with revocation lists")
+    parser.add_argument("--sandbox", choices=sandbox.MODES, default=sandbox.REQUIRED, help="what must confine it")
     parser.add_argument("--log-level", choices=tuple(LEVELS), default="info")
     return parser.parse_args(argv)
 
@@ -82,12 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=CryptographyDeprecationWarning)
     die_with_parent(args.parent)
     give_up()
+    allowed = tuple(args.port or (80,))
     try:
         channel = from_fd(OwnedFd(args.fd), Party.ONLINE, Party.BROKER)
-    except ChannelBroken as error:
+        sandbox.enter(sandbox_profiles.online(args.crl_file, not args.files_only, allowed), args.sandbox, log)
+    except (ChannelBroken, PoolError) as error:
         log.error("online.refuses_to_start", detail=str(error))
         return EXIT_USAGE
-    options = Options(not args.files_only, tuple(args.port or (80,)))
+    options = Options(not args.files_only, allowed)
     files = [Watched(path) for path in args.crl_file]
 
     async def serve() -> int:

@@ -1,7 +1,7 @@
 """Start the helper: for the broker, which keeps the other end of its channel.
 
     python -m tlspool_online --fd 3 --parent PID [--files-only] [--private] [--port N]... [--crl-file PATH]...
-                             [--log-level LEVEL]
+                             [--log-level LEVEL] [--sandbox MODE]
 
 The helper ends when its channel does.  Import this without fear: it imports nothing of the helper.
 """
@@ -40,6 +40,10 @@ class Wishes(Protocol):
         """TCP ports that are connected to."""
 
     @property
+    def sandbox(self) -> str:
+        """Whether it must confine itself."""
+
+    @property
     def log_level(self) -> str:
         """Least level that is logged."""
 
@@ -52,7 +56,7 @@ def arguments(wishes: Wishes) -> list[str]:
         found += ["--port", str(port)]
     for path in wishes.crl_file:
         found += ["--crl-file", str(path)]
-    return [*found, "--log-level", wishes.log_level]
+    return [*found, "--log-level", wishes.log_level, "--sandbox", wishes.sandbox]
 
 
 def environment() -> dict[str, str]:

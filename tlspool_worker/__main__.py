@@ -5,11 +5,14 @@
 3. close what was inherited              workers hold their descriptors against a list; what systemd has kept of an
                                          earlier master is taken (keeping.py)
 4. test the provider                     fail closed: without it no key can be used, and it would be silent
-5. listen on worker.sock, fork workers   everything is imported by now, so that workers share it
-6. say READY, look for the broker, serve
+5. listen on worker.sock
+6. enter the sandbox                     sandbox_profiles.master; a worker that is forked enters its own, without files
+7. fork workers                          everything is imported by now, so that workers share it
+8. say READY, look for the broker, serve
 
-It runs as a user of its own, without capabilities.  It opens no file and no socket after step 6 but the one
-to the broker, and the configuration when it is told to read it again (SIGHUP, or `reload` on worker.sock).
+It runs as a user of its own, without capabilities.  It opens no file and no socket after step 6 but the one to the
+broker, what /proc says of its workers, and the configuration when it is told to read it again (SIGHUP, or `reload` on
+worker.sock).
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tlspool_common import sandbox, sandbox_profiles, systemd
 from tlspool_common import settings as config
-from tlspool_common import systemd
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
@@ -74,14 +77,19 @@ def check_lists(settings: config.Settings, log: Log) -> int:
 
 def serve(settings: config.Settings, path: Path, log: Log, inherited: Mapping[str, OwnedFd]) -> int:
     """Be the master until told to stop."""
-    from tlspool_worker.master_shell import Master  # imports OpenSSL, so not before the provider is in effect
+    from tlspool_worker import preload  # these import OpenSSL, so not before the provider is in effect
+    from tlspool_worker.master_shell import Master
 
     try:
+        sandbox.check(settings.sandbox)
+        preload.everything()
         master = Master(settings, path, log)
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
         return int(Exit.CONFIGURATION)
     try:
+        sandbox.enter(sandbox_profiles.master(settings, path), settings.sandbox, log)
+        log.info("master.started", pid=os.getpid(), sandbox=sandbox.in_force())
         master.start(inherited)
         systemd.notify("READY=1")
         master.run()

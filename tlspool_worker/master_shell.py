@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
+from tlspool_common import sandbox
 from tlspool_common.channel import Channel, ChannelClosed, raw_pair
 from tlspool_common.control import LineServer, Request
 from tlspool_common.dial import dial_broker
@@ -332,6 +333,7 @@ class Master:
         return {
             "pid": os.getpid(),
             "protocol": PROTOCOL,
+            "sandbox": sandbox.in_force(),
             "broker": self._core.connected,
             "workers": [
                 {

@@ -3,7 +3,10 @@
 The master has done what must be done once: the provider is in effect and tested, everything is imported, no
 thread runs.  ``run`` is called in the child, with the channel to the broker and nothing else open.
 
-    take the channel -> signals into a pipe -> serve until the core says Finish -> exit code
+    take the channel -> signals into a pipe -> sandbox -> serve until the core says Finish -> exit code
+
+The sandbox comes before the loop's threads start and before the first message is read: nothing that a stranger sent has
+been looked at by then.
 
 SIGTERM  end now: close_notify to remotes whose session relays, nothing to the others.
 SIGHUP   retired: no more sessions come; end after the last one.
@@ -20,7 +23,7 @@ import signal
 import socket
 import traceback
 
-from tlspool_common import channel
+from tlspool_common import channel, sandbox, sandbox_profiles
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
@@ -44,6 +47,12 @@ def run(channel_fd: OwnedFd, worker_id: int, settings: Settings) -> int:
     signals_in, signals_out = socket.socketpair()
     with signals_in, signals_out:
         _take_signals(signals_out)
+        try:
+            sandbox.enter(sandbox_profiles.worker(), settings.sandbox, log)
+        except PoolError as error:
+            signal.set_wakeup_fd(-1)
+            log.error("worker.start", worker=worker_id, code=int(error.code), detail=str(error))
+            return Exit.START
         shell = Shell(broker, worker_id, settings, log, signals_in)
         log.debug("worker.start", worker=worker_id)
         try:

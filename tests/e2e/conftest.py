@@ -404,6 +404,7 @@ def worker(lone_worker):
     yield lone_worker
     assert lone_worker.process.poll() is None, lone_worker.log.read_text()
     assert "bug" not in lone_worker.log.read_text(), lone_worker.log.read_text()
+    assert "late import" not in lone_worker.log.read_text(), lone_worker.log.read_text()
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def test_one_that_breaks_the_table_is_killed(world, no_leaks, monkeypatch):
     run(work)
 
 
-def _impostor(fd):
+def _impostor(fd, _words):
     with fd:
         actions = [(os.POSIX_SPAWN_DUP2, fd.fileno(), 3)]
         words = ["/bin/sh", "-c", "printf garbage >&3; exec sleep 60"]
@@ -170,7 +170,7 @@ assert not channel.wants_write
 
 
 def test_many_last_words_are_heard(no_leaks, monkeypatch):
-    def chatterbox(fd):
+    def chatterbox(fd, _words):
         with fd:
             actions = [(os.POSIX_SPAWN_DUP2, fd.fileno(), 3)]
             words = [sys.executable, "-c", CHATTERBOX]
@@ -192,7 +192,7 @@ def test_many_last_words_are_heard(no_leaks, monkeypatch):
 
 
 def test_one_that_cannot_be_started(no_leaks, monkeypatch):
-    def refuse(fd):
+    def refuse(fd, _words):
         fd.close()
         raise OSError(11, "Resource temporarily unavailable")
 

@@ -20,10 +20,10 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 def test_arguments_are_what_the_program_reads(tmp_path):
     path = tmp_path / "with space"
-    wishes = Wishes((path, tmp_path), False, True, (80, 8080), "warning")
+    wishes = Wishes((path, tmp_path), False, True, (80, 8080), "warning", "warn")
     args = program.arguments(["--fd", "3", "--parent", "1", *spawn.arguments(wishes)])
     assert (args.files_only, args.private, args.port, args.log_level) == (True, True, [80, 8080], "warning")
-    assert args.crl_file == [path, tmp_path]
+    assert (args.crl_file, args.sandbox) == ([path, tmp_path], "warn")
     args = program.arguments(["--fd", "3", "--parent", "1", *spawn.arguments(settings.parse_untrusted(""))])
     assert (args.files_only, args.private, args.port, args.crl_file) == (False, False, [80], [])
 
