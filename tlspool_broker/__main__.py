@@ -4,7 +4,7 @@
 2  log, process title, umask, as many descriptors as we may have
 3  lock the directories: one broker for a run_dir, one for a database environment
 4  open the databases, which recover if our predecessor crashed
-5  listen: for applications, for the other two daemons, for operators
+5  listen: for applications, for the other two daemons, for operators; at what systemd has passed, if it has
 6  say READY
 7  the loop, until SIGTERM or SIGINT
 8  say STOPPING; sessions that are being set up end with an error, those that relay go on in the workers
@@ -67,7 +67,11 @@ def _run(config: Settings, path: Path) -> int:
     most_fds = start.raise_descriptor_limit()
     for warning in config.warnings:
         log.warning("setting.ignored", detail=warning)
-    inherited = start.inherited_sockets(systemd.listen_fds())
+    passed_fds = systemd.listen_fds()
+    app_sockets = start.inherited_sockets(passed_fds)
+    control_socket = systemd.listener(passed_fds, "broker")
+    for fd in passed_fds.values():
+        fd.close()
     start.make_run_dir(config.run_dir)
     directory_mode, _ = start.private_modes(config)
     with contextlib.ExitStack() as stack:
@@ -75,12 +79,18 @@ def _run(config: Settings, path: Path) -> int:
         stack.enter_context(start.lock(config.dbenv_dir, 0o700))
         databases = Databases.from_settings(config, start.once(log))
         stack.callback(databases.close)
-        asyncio.run(_serve(config, path, databases, inherited, most_fds, log))
+        asyncio.run(_serve(config, path, databases, app_sockets, control_socket, most_fds, log))
     return 0
 
 
 async def _serve(
-    config: Settings, path: Path, databases: Databases, app_sockets: list[socket.socket], most_fds: int, log: Log
+    config: Settings,
+    path: Path,
+    databases: Databases,
+    app_sockets: list[socket.socket],
+    control_socket: socket.socket | None,
+    most_fds: int,
+    log: Log,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -96,7 +106,8 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"
-    made = [config.private_socket, control_path]
+    # What systemd listens at stays when we end: who connects meanwhile is served by our successor.
+    made = [config.private_socket, *([] if control_socket else [control_path])]
     for one in config.sockets if not app_sockets else ():
         app_sockets.append(control.bind(one.path, one.mode, owner=(one.uid, one.gid)))
         made.append(one.path)
@@ -106,7 +117,9 @@ async def _serve(
     operators = Control(core, databases, config, shell.happened, log, addresses, reloading, shell.questions)
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
-    server = await control.serve(control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B)
+    server = await control.serve(
+        control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B, passed=control_socket
+    )
     listeners = [
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
@@ -115,6 +128,7 @@ async def _serve(
     title.changed()
     shell.happened(Began())
     systemd.notify("READY=1")
+    systemd.Heart().beat_on(loop)
 
     await stop.wait()
 

@@ -2,7 +2,7 @@
 
 1. read the configuration               a wrong one is found before anything is opened
 2. bring our OpenSSL provider in effect  executes this program once more; see provider.py
-3. close what was inherited              workers hold their descriptors against a list
+3. close what was inherited              workers hold their descriptors against a list; systemd's socket stays
 4. test the provider                     fail closed: without it no key can be used, and it would be silent
 5. listen on worker.sock, fork workers   everything is imported by now, so that workers share it
 6. say READY, look for the broker, serve
@@ -22,7 +22,7 @@ from pathlib import Path
 from tlspool_common import settings as config
 from tlspool_common import systemd
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.fd import open_fds
+from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
 from tlspool_worker import provider
 from tlspool_worker.exits import Exit
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = config.load(args.config, config.Part.WORKER)
         provider.ensure()
-        for fd in open_fds() - {0, 1, 2, provider.configuration_fd()}:
+        passed = systemd.listen_fds()
+        kept = {0, 1, 2, provider.configuration_fd(), *(one.fileno() for one in passed.values())}
+        for fd in open_fds() - kept:
             os.close(fd)
         provider.self_test()
     except PoolError as error:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = Log("worker", settings.log_level)
     for warning in settings.warnings:
         log.warning("setting.ignored", detail=warning)
-    return serve(settings, args.config, log)
+    return serve(settings, args.config, log, passed)
 
 
 def check_lists(settings: config.Settings, log: Log) -> int:
@@ -70,15 +72,18 @@ def check_lists(settings: config.Settings, log: Log) -> int:
     return 0
 
 
-def serve(settings: config.Settings, path: Path, log: Log) -> int:
+def serve(settings: config.Settings, path: Path, log: Log, passed: dict[str, OwnedFd]) -> int:
     """Be the master until told to stop."""
     from tlspool_worker.master_shell import Master  # imports OpenSSL, so not before the provider is in effect
 
     try:
-        master = Master(settings, path, log)
+        master = Master(settings, path, log, systemd.listener(passed, "worker"))
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
         return int(Exit.CONFIGURATION)
+    finally:
+        for fd in passed.values():
+            fd.close()
     try:
         master.start()
         systemd.notify("READY=1")
