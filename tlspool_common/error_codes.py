@@ -162,5 +162,6 @@ class Code(IntEnum):
     POLICY_UNKNOWN = 704
     POLICY_EMPTY = 705
     RELOAD_REFUSED = 706
+    UNITS_UNFIT = 708
 
     INTERNAL = 901

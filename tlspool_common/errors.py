@@ -457,6 +457,11 @@ TABLE: dict[Code, Entry] = {
         "the configuration is wrong; the settings that were in force stay so",
         "correct the named settings and reload again",
     ),
+    Code.UNITS_UNFIT: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the units cannot be installed, or would not work",
+        "remove what is named; an environment is best made in /opt or /usr/local, with the system's Python",
+    ),
     Code.INTERNAL: Entry(_C.STIRRED_NOT_SHAKEN, "an internal error", "report it with the session id and the log"),
 }
 

@@ -21,6 +21,7 @@ def tree(tmp_path):
     settings.read(ROOT / "setup.cfg")
     for package in {name.partition(".")[0] for name in settings["options"]["packages"].split()}:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(ROOT / "systemd", tmp_path / "systemd")
     for name in ("setup.py", "setup.cfg", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "README.md").write_text("read me")
