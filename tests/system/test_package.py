@@ -198,6 +198,35 @@ def test_the_watchdog_ends_a_loop_that_hangs(host):
     host.await_ready()
 
 
+KNOCK = """
+import socket, sys, threading
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+print("knocks", flush=True)
+knocks = 0
+while not over.is_set():
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect("/run/tlspool.sock")
+        knocks += 1
+print(knocks, flush=True)
+"""
+
+
+def test_nobody_is_refused_while_the_broker_restarts(host):
+    """systemd listens on."""
+    process = host.start("/usr/bin/python3", "-c", KNOCK, user="alice")
+    assert line_of(process) == "knocks"
+    host.run("systemctl", "restart", "tlspool-broker")
+    pid = host.main_pid("tlspool-broker")
+    host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "tlspool-broker")
+    host.wait(lambda: host.main_pid("tlspool-broker") not in (0, pid), what="the broker does not come back")
+    host.await_ready()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert int(line_of(process)) > 100
+
+
 @pytest.mark.parametrize("how", ["restart", "kill"])
 @pytest.mark.parametrize("service", SERVICES)
 def test_sessions_outlive(host, service, how):

@@ -46,7 +46,7 @@ def test_wheel(tree):
     assert wheel.name.split("-")[2:4] == ["py3", "none"]
     assert "linux" in wheel.name.split("-")[4]
     with zipfile.ZipFile(wheel) as archive:
-        binaries = sorted(name for name in archive.namelist() if ".so" in name)
+        binaries = sorted(name for name in archive.namelist() if name.endswith(".so"))
         assert binaries == [f"tlspool_worker/native/{name}" for name in OBJECTS]
         for name, symbol in zip(binaries, OBJECTS.values(), strict=True):
             assert symbol in archive.read(name)

@@ -101,12 +101,13 @@ def check_prefix(prefix: Path) -> None:
         if not path.is_file():
             raise PoolError(Code.UNITS_UNFIT, f"there is no {path}")
     # The path as it is written, and what it leads to: systemd and the kernel walk along both.
-    for path in (python, python.resolve()):
-        for one in (path, *path.parents):
-            if one in _HIDDEN:
-                raise PoolError(Code.UNITS_UNFIT, f"{path}: the units see nothing in {one}")
-            if not one.stat().st_mode & stat.S_IXOTH:
-                raise PoolError(Code.UNITS_UNFIT, f"{path}: other users may not pass {one}")
+    walks = [(path, one) for path in (python, python.resolve()) for one in (path, *path.parents)]
+    for path, one in walks:
+        if one in _HIDDEN:
+            raise PoolError(Code.UNITS_UNFIT, f"{path}: the units see nothing in {one}")
+    for path, one in walks:
+        if not one.stat().st_mode & stat.S_IXOTH:
+            raise PoolError(Code.UNITS_UNFIT, f"{path}: other users may not pass {one}")
 
 
 def plan(root: Path, prefix: Path) -> list[File]:
