@@ -62,8 +62,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.set_defaults(run=run_install)
 
-    text = """Removes what install-units has written, but for the configuration.  Stop the pool first: systemctl disable
-    --now tlspool.target."""
+    text = (
+        """Removes what install-units has written, but for the configuration.  Stop the pool first; --check says how."""
+    )
     parser = subparsers.add_parser(
         "uninstall-units", parents=[common()], help=help_of("uninstall-units"), description=text
     )
@@ -171,8 +172,11 @@ def run_uninstall(args: argparse.Namespace) -> int:
         if file.action == "remove" and not args.check:
             _do(file.path, None)
     _tell(args, files)
-    if not args.json and not args.check:
-        print("\nThen, as root: systemctl daemon-reload; users, databases and tokens are still there.")
+    if not args.json and args.check:
+        units = [file.path.name for file in files if file.path.suffix == ".socket"]
+        print(f"\nFirst, as root:\n  systemctl disable --now tlspool.target {' '.join(units)}")
+    elif not args.json:
+        print("\nThen, as root:\n  systemctl daemon-reload\nUsers, databases and tokens are still there.")
     return 0
 
 
