@@ -1,5 +1,7 @@
 # make demo    install what is missing, start a pool in a scratch directory, show it at work
-# make test    install what is missing, run every test
+# make test    install what is missing, run every test that needs no root
+# make deb     the Debian package, in dist/
+# make test-system  the package on a host of its own, with systemd: needs root
 # make check   formatting, lint, types, and whether the generated documents are current
 # make bench   our tunnel beside stunnel, haproxy and hitch, in one run
 # make fuzz    the recogniser and a whole pool, for twenty minutes
@@ -10,13 +12,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench fuzz soak venv need-demo need-test need-bench clean docs
+.PHONY: demo test test-system deb check bench fuzz soak venv need-demo need-test need-deb need-bench clean docs
 
 demo: need-demo venv
 	@$(BIN)/python examples/demo.py
 
 test: need-test .venv/.tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/system
+
+# One world, in which one test follows the other.
+test-system: need-test need-deb .venv/.tests
+	$(BIN)/python -m pytest -q tests/system
+
+deb: need-deb
+	@scripts/deb
 
 check: need-demo .venv/.tests
 	$(BIN)/ruff format --check .
@@ -46,6 +55,9 @@ need-demo:
 
 need-test:
 	@scripts/need test
+
+need-deb:
+	@scripts/need deb
 
 need-bench:
 	@scripts/need bench

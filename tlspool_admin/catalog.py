@@ -37,6 +37,8 @@ CATALOG = (
     Entry("keys", "daemons", "list the private keys on the tokens"),
     Entry("explain", "explain", "why was a remote accepted or refused, or would it be"),
     Entry("doctor", "doctor", "find what is wrong with an installation, and the remedy"),
+    Entry("install-units", "install_units", "write systemd units for a pool in a virtual environment"),
+    Entry("uninstall-units", "install_units", "remove what install-units has written"),
     Entry("dev", "dev", "run a complete pool in a directory, for development"),
     Entry("tunnel", "tunnel", "put TLS around the connections of other programs"),
     Entry("run", "run", "run a program with TLS as its input and output"),

@@ -5,7 +5,7 @@
 3  lock the directories: one broker for a run_dir, one for a database environment
 4  open the databases, which recover if our predecessor crashed
 5  enter the sandbox; what cannot be done inside is done by another process from now on (looker.py)
-6  listen: for applications, for the other two daemons, for operators
+6  listen: for applications, for the other two daemons, for operators; at what systemd has passed, if it has
 7  say READY
 8  the loop, until SIGTERM or SIGINT
 9  say STOPPING; sessions that are being set up end with an error, those that relay go on in the workers
@@ -70,7 +70,11 @@ def _run(config: Settings, path: Path) -> int:
     for warning in config.warnings:
         log.warning("setting.ignored", detail=warning)
     sandbox.check(config.sandbox)
-    inherited = start.inherited_sockets(systemd.listen_fds())
+    passed_fds = systemd.listen_fds()
+    app_sockets = start.inherited_sockets(passed_fds)
+    control_socket = systemd.listener(passed_fds, "broker")
+    for fd in passed_fds.values():
+        fd.close()
     start.make_run_dir(config.run_dir)
     directory_mode, _ = start.private_modes(config)
     with contextlib.ExitStack() as stack:
@@ -81,12 +85,18 @@ def _run(config: Settings, path: Path) -> int:
         if config.sandbox != sandbox.OFF:
             stack.enter_context(looker.started())
         sandbox.enter(sandbox_profiles.broker(config, path), config.sandbox, log)
-        asyncio.run(_serve(config, path, databases, inherited, most_fds, log))
+        asyncio.run(_serve(config, path, databases, app_sockets, control_socket, most_fds, log))
     return 0
 
 
 async def _serve(
-    config: Settings, path: Path, databases: Databases, app_sockets: list[socket.socket], most_fds: int, log: Log
+    config: Settings,
+    path: Path,
+    databases: Databases,
+    app_sockets: list[socket.socket],
+    control_socket: socket.socket | None,
+    most_fds: int,
+    log: Log,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -103,7 +113,8 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"
-    made = [config.private_socket, control_path]
+    # What systemd listens at stays when we end: who connects meanwhile is served by our successor.
+    made = [config.private_socket, *([] if control_socket else [control_path])]
     for one in config.sockets if not app_sockets else ():
         app_sockets.append(control.bind(one.path, one.mode, owner=(one.uid, one.gid)))
         made.append(one.path)
@@ -113,7 +124,9 @@ async def _serve(
     operators = Control(core, databases, config, shell.happened, log, addresses, reloading, shell.questions)
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
-    server = await control.serve(control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B)
+    server = await control.serve(
+        control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B, passed=control_socket
+    )
     listeners = [
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
@@ -122,6 +135,7 @@ async def _serve(
     title.changed()
     shell.happened(Began())
     systemd.notify("READY=1")
+    systemd.Heart().beat_on(loop)
 
     await stop.wait()
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tlspool_common import sandbox, sandbox_profiles, settings
+from tlspool_common import sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
@@ -106,37 +106,22 @@ def reload(path: Path) -> Settings:
 
 
 def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:
-    """Return the application sockets that systemd has opened; there are none when it was not asked to.
+    """Take the application sockets out of what systemd has passed; there are none when it was not asked to.
 
     Raises:
-        PoolError: SETTING_INVALID, one of them is none that applications can connect to.
+        PoolError: SETTING_INVALID, one of them is none that applications can connect to; then all are closed.
     """
     found: list[socket.socket] = []
     try:
-        for name, fd in inherited.items():
-            if name.partition("#")[0] in ("app", "tlspool.sock"):
-                found.append(_listening(fd))
+        for name in [one for one in inherited if one.partition("#")[0] in ("app", "tlspool.sock")]:
+            found.append(systemd.listening(inherited.pop(name)))
     except PoolError:
         for sock in found:
             sock.close()
-        raise
-    finally:
         for fd in inherited.values():
             fd.close()
+        raise
     return found
-
-
-def _listening(fd: OwnedFd) -> socket.socket:
-    try:
-        sock = socket.socket(fileno=fd.fileno())
-    except OSError as error:
-        raise PoolError(Code.SETTING_INVALID, f"the socket from systemd: {error.strerror}") from None
-    fd.detach()
-    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not listens:
-        sock.close()
-        raise PoolError(Code.SETTING_INVALID, "the socket from systemd must be ListenStream= with a path")
-    return sock
 
 
 def once(log: Log) -> Callable[[PoolError], None]:

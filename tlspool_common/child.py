@@ -19,7 +19,16 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 _PR_SET_PDEATHSIG = 1
 
-NOT_PASSED_ON = ("OPENSSL_CONF", "OPENSSL_MODULES", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+NOT_PASSED_ON = (
+    "OPENSSL_CONF",
+    "OPENSSL_MODULES",
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+)
 """OPENSSL_CONF may name the worker's provider; another OpenSSL, such as a PKCS #11 module's, must not load that.  The
 others are a daemon's business with its supervisor."""
 

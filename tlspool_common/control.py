@@ -143,8 +143,12 @@ async def serve(
     mode: int = 0o660,
     strangers: Container[int] = (),
     line_b: int = LINE_B,
+    passed: socket.socket | None = None,
 ) -> asyncio.Server:
-    """Serve a control socket on the running loop; users that are ``strangers`` are sent away."""
+    """Serve a control socket on the running loop; users that are ``strangers`` are sent away.
+
+    The socket is the one that systemd has ``passed``, or is made at ``path``.
+    """
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         uid = peer.credentials(writer.get_extra_info("socket")).uid
@@ -153,14 +157,14 @@ async def serve(
         else:
             await _converse(reader, writer, handler, uid, line_b)
 
-    return await asyncio.start_unix_server(converse, sock=bind(path, mode), limit=line_b)
+    return await asyncio.start_unix_server(converse, sock=passed or bind(path, mode), limit=line_b)
 
 
 class LineServer:
     """A control socket for a process that has its own loop: poll ``filenos()`` for reading, call ``ready(fd)``."""
 
-    def __init__(self, path: Path, handler: Handler, mode: int = 0o660) -> None:
-        self._listener = bind(path, mode)
+    def __init__(self, path: Path, handler: Handler, mode: int = 0o660, passed: socket.socket | None = None) -> None:
+        self._listener = passed or bind(path, mode)
         self._handler = handler
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
 

@@ -463,6 +463,11 @@ TABLE: dict[Code, Entry] = {
         "a layer of the sandbox cannot be had on this machine",
         "use a kernel with Landlock and seccomp, and libseccomp2; or write sandbox warn, and do without it",
     ),
+    Code.UNITS_UNFIT: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the units cannot be installed, or would not work",
+        "remove what is named; an environment is best made in /opt or /usr/local, with the system's Python",
+    ),
     Code.INTERNAL: Entry(_C.STIRRED_NOT_SHAKEN, "an internal error", "report it with the session id and the log"),
 }
 

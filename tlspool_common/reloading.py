@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tlspool_common import settings as config
+from tlspool_common import systemd
 from tlspool_common.control import Answer
 from tlspool_common.errors import Code
 from tlspool_common.log import Log
@@ -43,6 +44,10 @@ class Reloading:
         Raises:
             SettingError: RELOAD_REFUSED, with all that is wrong; what was in force stays so.
         """
+        with systemd.reloading():
+            return self._reload()
+
+    def _reload(self) -> Answer:
         try:
             newer = self._read(self._path)
         except SettingError as error:

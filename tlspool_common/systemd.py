@@ -1,12 +1,19 @@
-"""What a daemon says to and hears from systemd: readiness, sockets that are open already, and what it is to keep."""
+"""What a daemon says to and hears from systemd: how it is, that it is alive, open sockets, what is to be kept.
+
+Without systemd all of this does nothing.
+"""
 
 from __future__ import annotations
 
 import array
+import asyncio
 import os
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 
 _FIRST_FD = 3
@@ -32,6 +39,49 @@ def notify(text: str, fds: Sequence[int] = ()) -> None:
             return  # a supervisor that does not listen is no reason to stop
 
 
+@contextmanager
+def reloading() -> Iterator[None]:
+    """Say that a configuration is being read, and when that is over; well or not, the daemon serves on.
+
+    The time is what Type=notify-reload asks for (systemd 253); Type=notify leaves it alone.
+    """
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    try:
+        yield
+    finally:
+        notify("READY=1")
+
+
+class Heart:
+    """Tells systemd's watchdog that a loop turns (WatchdogSec=): it beats only when the loop itself comes by.
+
+    A process that was forked from the one that is watched has none.
+    """
+
+    def __init__(self) -> None:
+        period_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+        meant = pid in ("", str(os.getpid())) and period_us.isdigit() and int(period_us) > 0
+        # sd_watchdog_enabled(3): every half of the time
+        self._period_s = int(period_us) / 2_000_000 if meant else None
+        self._due_s = 0.0
+
+    def beat(self) -> float | None:
+        """Say so if it is time; return in how many seconds to come again, None: never."""
+        if self._period_s is None:
+            return None
+        now_s = time.monotonic()
+        if now_s >= self._due_s:
+            notify("WATCHDOG=1")
+            self._due_s = now_s + self._period_s
+        return self._due_s - now_s
+
+    def beat_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Beat for as long as this loop turns."""
+        wait_s = self.beat()
+        if wait_s is not None:
+            loop.call_later(wait_s, self.beat_on, loop)
+
+
 def listen_fds() -> dict[str, OwnedFd]:
     """Take the sockets systemd opened, by FileDescriptorName (sd_listen_fds_with_names(3)).
 
@@ -49,3 +99,33 @@ def listen_fds() -> dict[str, OwnedFd]:
         name = names[offset] if offset < len(names) and names[offset] else str(fd)
         found[f"{name}#{fd}" if name in found else name] = OwnedFd(fd)
     return found
+
+
+def listener(passed: dict[str, OwnedFd], name: str) -> socket.socket | None:
+    """Take the socket with this FileDescriptorName out of those that systemd has passed; None: there is none.
+
+    Raises:
+        PoolError: SETTING_INVALID, it is none that others can connect to.
+    """
+    fd = passed.pop(name, None)
+    return None if fd is None else listening(fd)
+
+
+def listening(fd: OwnedFd) -> socket.socket:
+    """Return a socket that was passed.  The descriptor is closed if it is none that others can connect to.
+
+    Raises:
+        PoolError: SETTING_INVALID.
+    """
+    with fd:
+        try:
+            sock = socket.socket(fileno=fd.fileno())
+        except OSError as error:
+            raise PoolError(Code.SETTING_INVALID, f"the socket from systemd: {error.strerror}") from None
+        fd.detach()
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not listens:
+        sock.close()
+        raise PoolError(Code.SETTING_INVALID, "the socket from systemd must be ListenStream= with a path")
+    sock.setblocking(False)
+    return sock

@@ -1,6 +1,6 @@
 """``tlspool-keyd``: the key daemon.  Its start-up, in order, and the reason for the order:
 
-1. close what was inherited          nobody's descriptor comes along into token processes
+1. close what was inherited          nobody's descriptor comes along into token processes; systemd's sockets stay
 2. lock down                         no core file, no debugger, no swap: before anything secret is in memory
 3. read the configuration            a wrong one is found before anything is opened
 4. read the PIN                      from credential, file or terminal; one that others can read is refused
@@ -23,10 +23,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlspool_common import sandbox, sandbox_profiles
+from tlspool_common import sandbox, sandbox_profiles, systemd
 from tlspool_common import settings as config
 from tlspool_common.errors import PoolError
-from tlspool_common.fd import open_fds
+from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import SettingError, Settings
@@ -34,7 +34,7 @@ from tlspool_keyd import pin
 from tlspool_keyd.lockdown import lock_down
 from tlspool_keyd.pkcs11uri import parse_untrusted
 from tlspool_keyd.seats import overlap
-from tlspool_keyd.shell import Shell
+from tlspool_keyd.shell import Shell, Sockets
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
@@ -86,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon, and return its exit code."""
     args = arguments(argv)
     log = Log("keyd")
-    for fd in open_fds() - {0, 1, 2}:
+    passed = systemd.listen_fds()
+    for fd in open_fds() - {0, 1, 2, *(one.fileno() for one in passed.values())}:
         os.close(fd)
     memory_locked = lock_down()
     try:
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sandbox.enter(sandbox_profiles.keyd(settings, args.config), settings.sandbox, log)
         within = sandbox.in_force()
         log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked, sandbox=within)
-        return asyncio.run(_serve(settings, args.config, source, log))
+        return asyncio.run(_serve(settings, args.config, source, log, passed))
     except PoolError as error:
         log.error("keyd.refuses_to_start", code=int(error.code), detail=str(error))
         return EXIT_CONFIGURATION
@@ -116,9 +117,12 @@ def _has_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-async def _serve(settings: Settings, path: Path, source: pin.PinSource, log: Log) -> int:
+async def _serve(settings: Settings, path: Path, source: pin.PinSource, log: Log, passed: dict[str, OwnedFd]) -> int:
     reloading = Reloading(path, settings, log, read=load)
-    return await Shell(settings, source, log, secrets.token_bytes(32), reloading).run()
+    sockets = Sockets(systemd.listener(passed, "keyd"), systemd.listener(passed, "pin"))
+    for fd in passed.values():
+        fd.close()
+    return await Shell(settings, source, log, secrets.token_bytes(32), reloading, sockets).run()
 
 
 if __name__ == "__main__":

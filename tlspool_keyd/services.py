@@ -70,13 +70,13 @@ class Services:
         self._offered: bytearray | None = None
         self._last = 0
 
-    def listen(self, path: Path) -> None:
-        """Accept connections at a path.
+    def listen(self, path: Path, passed: socket.socket | None = None) -> None:
+        """Accept connections at a socket that was passed, or at a path.
 
         Raises:
             PoolError: SETTING_INVALID, the path cannot be used.
         """
-        self._listener = control.bind(path, 0o660)
+        self._listener = passed or control.bind(path, 0o660)
         self._loop.add_reader(self._listener, self._acceptable, self._listener)
 
     def close(self) -> None:

@@ -10,13 +10,14 @@ import asyncio
 import base64
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from setproctitle import setproctitle
 
@@ -60,12 +61,26 @@ def _now_ms() -> float:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1_000_000
 
 
+class Sockets(NamedTuple):
+    """Listening sockets that systemd has passed, in place of our own."""
+
+    control: socket.socket | None = None
+    pin: socket.socket | None = None
+
+
 class Shell:
     """The process.  Make it on a running loop."""
 
     def __init__(
-        self, settings: Settings, pin: PinSource, log: Log, grant_secret: bytes, reloading: Reloading | None = None
+        self,
+        settings: Settings,
+        pin: PinSource,
+        log: Log,
+        grant_secret: bytes,
+        reloading: Reloading | None = None,
+        passed: Sockets | None = None,
     ) -> None:
+        self._passed = passed or Sockets()
         self._settings = settings
         self._reloading = reloading
         self._pin = pin
@@ -100,8 +115,9 @@ class Shell:
             PoolError: SETTING_INVALID, the control socket cannot be had.
         """
         path = self._settings.run_dir / "keyd.sock"
-        server = await control.serve(path, self._answer)
-        self._services.listen(self._settings.pin_socket)
+        server = await control.serve(path, self._answer, passed=self._passed.control)
+        self._services.listen(self._settings.pin_socket, self._passed.pin)
+        systemd.Heart().beat_on(self._loop)
         self._loop.set_exception_handler(self._bug)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
@@ -113,8 +129,9 @@ class Shell:
             systemd.notify("STOPPING=1")
         finally:
             server.close()
-            path.unlink(missing_ok=True)
-            self._settings.pin_socket.unlink(missing_ok=True)
+            for made, passed in ((path, self._passed.control), (self._settings.pin_socket, self._passed.pin)):
+                if passed is None:
+                    made.unlink(missing_ok=True)
             await self._end()
         return self._exit_code
 
@@ -296,6 +313,9 @@ class Shell:
         """SIGHUP: is there another configuration, another PIN; and people may be asked again."""
         if self._reloading is not None:
             self._reloading.on_signal()
+        self._look_at_pins()
+
+    def _look_at_pins(self) -> None:
         self._look_at_pin()
         self._happened(e.PinForgiven())
 
@@ -339,7 +359,9 @@ class Shell:
             case "config" if self._reloading is not None:
                 return self._reloading.describe()
             case "reload" if self._reloading is not None:
-                return self._reloading.reload()
+                answer = self._reloading.reload()
+                self._look_at_pins()
+                return answer
             case other:
                 known = "status, keys, key, pin.again, config, reload"
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")

@@ -1,7 +1,8 @@
 """Make a token and signing keys on it: ``python -m tlspool_keyd.token_keys --module M --label L --pin-file F NAME...``
 
-For development pools and tests, where a token has to be there before keyd starts.  Keys are generated on
-the token, cannot be extracted, and are found again by label: a second run makes only what is missing.
+For development pools, tests, and the first token of an installation: a token has to be there before keyd starts.
+Keys are generated on the token, cannot be extracted, and are found again by label: a second run makes only what
+is missing.
 Prints one JSON object: {NAME: {"uri": PKCS #11 URI, "spki": hex of the SubjectPublicKeyInfo}}.
 """
 
@@ -130,11 +131,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make a token and signing keys on it.")
     parser.add_argument("--module", required=True)
     parser.add_argument("--label", required=True)
-    parser.add_argument("--pin-file", type=Path, required=True)
+    parser.add_argument("--pin-file", type=Path, required=True, help="-: standard input")
     parser.add_argument("--key-type", choices=KINDS, default="ec")
-    parser.add_argument("names", nargs="+")
+    parser.add_argument("names", nargs="*", help="none: only the token")
     args = parser.parse_args()
-    pin_secret = args.pin_file.read_text().strip()
+    pin_secret = (sys.stdin.read() if args.pin_file == Path("-") else args.pin_file.read_text()).strip()
     json.dump(make(args.module, args.label, pin_secret, args.key_type, args.names), sys.stdout)
     return 0
 

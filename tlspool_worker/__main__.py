@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tlspool_common import sandbox, sandbox_profiles, systemd
@@ -48,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = config.load(args.config, config.Part.WORKER)
         provider.ensure()
-        inherited = systemd.listen_fds()
-        for fd in open_fds() - {0, 1, 2, provider.configuration_fd()} - {fd.fileno() for fd in inherited.values()}:
+        passed = systemd.listen_fds()
+        kept = {0, 1, 2, provider.configuration_fd(), *(one.fileno() for one in passed.values())}
+        for fd in open_fds() - kept:
             os.close(fd)
         provider.self_test()
     except PoolError as error:
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = Log("worker", settings.log_level)
     for warning in settings.warnings:
         log.warning("setting.ignored", detail=warning)
-    return serve(settings, args.config, log, inherited)
+    return serve(settings, args.config, log, passed)
 
 
 def check_lists(settings: config.Settings, log: Log) -> int:
@@ -75,7 +76,7 @@ def check_lists(settings: config.Settings, log: Log) -> int:
     return 0
 
 
-def serve(settings: config.Settings, path: Path, log: Log, inherited: Mapping[str, OwnedFd]) -> int:
+def serve(settings: config.Settings, path: Path, log: Log, passed: dict[str, OwnedFd]) -> int:
     """Be the master until told to stop."""
     from tlspool_worker import preload  # these import OpenSSL, so not before the provider is in effect
     from tlspool_worker.master_shell import Master
@@ -83,14 +84,14 @@ def serve(settings: config.Settings, path: Path, log: Log, inherited: Mapping[st
     try:
         sandbox.check(settings.sandbox)
         preload.everything()
-        master = Master(settings, path, log)
+        master = Master(settings, path, log, systemd.listener(passed, "worker"))
     except PoolError as error:
         log.error("worker.refuses_to_start", code=int(error.code), detail=str(error))
         return int(Exit.CONFIGURATION)
     try:
         sandbox.enter(sandbox_profiles.master(settings, path), settings.sandbox, log)
         log.info("master.started", pid=os.getpid(), sandbox=sandbox.in_force())
-        master.start(inherited)
+        master.start(passed)
         systemd.notify("READY=1")
         master.run()
         systemd.notify("STOPPING=1")

@@ -39,6 +39,7 @@ from tlspool_common.messages import (
 )
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
+from tlspool_common.systemd import Heart
 from tlspool_worker import lists, worker
 from tlspool_worker import master as m
 from tlspool_worker.exits import Exit
@@ -55,7 +56,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 class Master:
     """The process, its connection to the broker, and its children."""
 
-    def __init__(self, settings: Settings, path: Path, log: Log) -> None:
+    def __init__(self, settings: Settings, path: Path, log: Log, passed: socket.socket | None = None) -> None:
         self._settings = settings
         self._reloading = Reloading(path, settings, log, self._adopt, lists.load)
         self._log = log
@@ -66,7 +67,8 @@ class Master:
         self._life: OwnedFd | None = None  # open at the other end for as long as the broker lives
         self._connect_at_ms: int | None = None
         self._running = True
-        self._control = LineServer(settings.run_dir / "worker.sock", self._answer)
+        self._control = LineServer(settings.run_dir / "worker.sock", self._answer, passed=passed)
+        self._heart = Heart()
         self._wake_read, self._wake_write = socket.socketpair()
         for end in (self._wake_read, self._wake_write):
             end.setblocking(False)
@@ -102,8 +104,7 @@ class Master:
                 poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.wants_write else 0))
             if self._former is not None:
                 poll.register(self._former, select.POLLIN)
-            wait_ms = None if self._connect_at_ms is None else max(0, self._connect_at_ms - now_ms())
-            for fd, _ in poll.poll(wait_ms):
+            for fd, _ in poll.poll(self._wait_ms()):
                 if fd == self._wake_read.fileno():
                     self._signalled()
                 elif fd == self._keeping.fileno():
@@ -119,6 +120,13 @@ class Master:
                 elif fd in self._control.filenos():
                     self._control.ready(fd)
             self._connect_if_due()
+
+    def _wait_ms(self) -> int | None:
+        beat_s = self._heart.beat()
+        waits_ms = [] if beat_s is None else [int(beat_s * 1000)]
+        if self._connect_at_ms is not None:
+            waits_ms.append(max(0, self._connect_at_ms - now_ms()))
+        return min(waits_ms, default=None)
 
     def close(self) -> None:
         """Let go of everything; workers have their own descriptors."""

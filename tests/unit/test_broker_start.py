@@ -83,9 +83,11 @@ def listening(tmp_path, kind=socket.SOCK_STREAM, listen=True):
 @pytest.mark.parametrize("name", ["app", "tlspool.sock", "app#4"])
 def test_systemds_socket(no_leaks, tmp_path, name):
     other = OwnedFd(os.open("/dev/null", os.O_RDONLY))
-    [sock] = start.inherited_sockets({name: OwnedFd(listening(tmp_path).detach()), "x": other})
+    passed = {name: OwnedFd(listening(tmp_path).detach()), "x": other}
+    [sock] = start.inherited_sockets(passed)
     assert sock.getsockname() == str(tmp_path / "s")
-    assert other.closed
+    assert passed == {"x": other}
+    other.close()
     sock.close()
     assert start.inherited_sockets({}) == []
 

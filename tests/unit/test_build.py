@@ -21,6 +21,7 @@ def tree(tmp_path):
     settings.read(ROOT / "setup.cfg")
     for package in {name.partition(".")[0] for name in settings["options"]["packages"].split()}:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(ROOT / "systemd", tmp_path / "systemd")
     for name in ("setup.py", "setup.cfg", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "README.md").write_text("read me")
@@ -45,7 +46,7 @@ def test_wheel(tree):
     assert wheel.name.split("-")[2:4] == ["py3", "none"]
     assert "linux" in wheel.name.split("-")[4]
     with zipfile.ZipFile(wheel) as archive:
-        binaries = sorted(name for name in archive.namelist() if ".so" in name)
+        binaries = sorted(name for name in archive.namelist() if name.endswith(".so"))
         assert binaries == [f"tlspool_worker/native/{name}" for name in OBJECTS]
         for name, symbol in zip(binaries, OBJECTS.values(), strict=True):
             assert symbol in archive.read(name)

@@ -4,7 +4,7 @@ import hashlib
 
 from tlspool_common.errors import TABLE, Code, ComErr, PoolError, app_text, code_of, com_err
 
-SNAPSHOT = "34ef570881fad9d4"
+SNAPSHOT = "fc9e56ba80c00dfd"
 """Digest of names and numbers.  Codes may be added (then this changes); none may change or vanish."""
 
 

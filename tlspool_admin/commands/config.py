@@ -38,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     when one refuses, those behind it are not asked.  Sessions that run are not disturbed.  Settings that need a restart
     are named."""
     parser = subparsers.add_parser("reload", parents=[common()], help=help_of("reload"), description=text)
+    parser.add_argument("only", nargs="?", metavar="|".join(DAEMONS), choices=DAEMONS, help="only this daemon")
     parser.set_defaults(run=run_reload)
 
 
@@ -132,7 +133,7 @@ def run_reload(args: argparse.Namespace) -> int:
     answers: dict[str, object] = {}
     code = 0
     refused = ""
-    for name in DAEMONS:
+    for name in [args.only] if args.only else DAEMONS:
         try:
             if refused:
                 raise PoolError(Code.SETTING_INVALID, f"not asked, as {refused} has refused")

@@ -1,0 +1,311 @@
+"""The package on a host: what it installs works, is confined, survives, is upgraded under load, and goes without trace.
+
+The tests run in the order in which they stand here: the last ones take the package away.  How many sessions live
+through an upgrade is TLSPOOL_TEST_SESSIONS (200).
+"""
+
+import contextlib
+import json
+import os
+import re
+
+import pytest
+
+from tests import report
+from tests.fixtures.systemd_world import line_of
+from tests.system.conftest import CA, EPHEMERAL, SERVICES
+
+COUNT = int(os.environ.get("TLSPOOL_TEST_SESSIONS", "200"))
+MOST = {"tlspool-broker": 2.0, "tlspool-worker": 1.5, "tlspool-keyd": 1.5}
+
+
+def echoed(process, count):
+    """Have every session carry something, and say how many did."""
+    process.stdin.write("again\n")
+    process.stdin.flush()
+    line = line_of(process)
+    found = re.fullmatch(rf"echoed (\d+) of {count}", line)
+    assert found, line
+    return int(found[1])
+
+
+@contextlib.contextmanager
+def live(host, count):
+    """Sessions of an ordinary user's program."""
+    process = host.sessions(count)
+    assert (line := line_of(process, 120)) == "up", line + host.journal()[-2000:]
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+def test_three_units_are_active(host):
+    for service in SERVICES:
+        assert host.show(service, "ActiveState") == "active"
+        assert host.show(service, "NRestarts") == "0"
+        uid = host.run("stat", "-c", "%U", f"/proc/{host.main_pid(service)}").stdout.strip()
+        assert uid == service
+    assert host.show("tlspool.target", "ActiveState") == "active"
+    failed = host.run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
+    assert "tlspool" not in failed
+
+
+def test_nothing_is_wrong_in_the_journal(host):
+    warnings = host.run("journalctl", "-o", "cat", "-u", "tlspool-*", "-p", "warning").stdout
+    assert not warnings
+    systemds = host.run("journalctl", "-o", "cat", "_PID=1", "-p", "warning").stdout
+    assert "tlspool" not in systemds
+
+
+def test_the_pin_is_for_keyd_alone(host):
+    status = host.ask("keyd", "status")
+    assert status["pin"] == "systemd credential"
+    assert [module["state"] for module in status["modules"]] == ["ready"]
+    credential = host.path("/etc/credstore.encrypted/tlspool.pkcs11-pin")
+    assert credential.stat().st_mode & 0o077 == 0
+    pin = host.run("systemd-creds", "decrypt", "--name=pkcs11-pin", "/etc/credstore.encrypted/tlspool.pkcs11-pin", "-")
+    assert len(pin.stdout) == 24
+    assert pin.stdout not in host.journal()
+    assert pin.stdout.encode() not in host.path("/var/cache/debconf/passwords.dat").read_bytes()
+
+
+def test_files_are_their_owners(host):
+    for user in ("tlspool-broker", "tlspool-worker", "alice"):
+        assert host.run("ls", "/var/lib/tlspool/keyd", user=user, check=False).returncode
+    for user in ("tlspool-keyd", "tlspool-worker", "alice"):
+        assert host.run("ls", "/var/lib/tlspool/db", user=user, check=False).returncode
+    assert host.run("touch", "/run/tlspool/x", user="tlspool-broker", check=False).returncode
+    found = host.run("find", "/usr/lib/tlspool", "/usr/bin", "-name", "*tlspool*", "-not", "-user", "root").stdout
+    assert not found
+
+
+def test_starttls_of_an_ordinary_user(host):
+    """With a client that is nobody's but OpenSSL's."""
+    server = """
+import socket, libstub
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+sock, _ = listener.accept()
+session = libstub.starttls_server(sock, pool="/run/tlspool.sock", localid="localhost", remote_auth="ignore")
+session.sock.sendall(session.sock.recv(100).upper())
+session.close()
+"""
+    process = host.start("/usr/bin/python3", "-c", server, user="alice")
+    port = line_of(process)
+    client = host.run(
+        "openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-CAfile", CA,
+        "-verify_return_error", "-verify_hostname", "localhost", "-quiet",
+        user="alice", text="hello\n", check=False,
+    )  # fmt: skip
+    assert "HELLO" in client.stdout, client.stderr + host.journal()
+    assert process.wait(30) == 0
+
+
+def test_operators_and_others(host):
+    answer = host.run("socat", "-t10", "-", "UNIX-CONNECT:/run/tlspool/broker.sock", text="status\n").stdout
+    assert json.loads(answer)["ok"] is True
+    assert "\n" in answer.strip()  # for people
+    for name in ("broker", "worker", "keyd", "pin"):
+        refused = host.run(
+            "socat", "-", f"UNIX-CONNECT:/run/tlspool/{name}.sock", user="alice", check=False, text="status\n"
+        )
+        assert "Permission denied" in refused.stderr
+    host.run("useradd", "-G", "tlspool-admin", "olga")
+    assert host.run("tlspool", "status", user="olga").returncode == 0
+    assert host.run("tlspool", "pin", "status", user="olga", check=False).returncode
+    host.run("userdel", "-r", "olga", check=False)
+
+
+def test_commands_pages_and_completion(host):
+    assert "0.1.0" in host.run("dpkg-query", "-W", "tlspool").stdout
+    for name in ("tlspool", "tlspool-broker", "tlspool-keyd", "tlspool-worker"):
+        assert host.run(name, "--help", user="alice").returncode == 0
+    for command in ("status", "localid"):
+        host.path(f"/usr/share/man/man1/tlspool-{command}.1.gz").stat()
+    completed = host.run("bash", "-c", ". /usr/share/bash-completion/completions/tlspool && complete -p tlspool").stdout
+    assert "tlspool" in completed
+    assert host.run("tlspool", "check").returncode == 0
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_reload(host, service):
+    """systemctl waits for it, and fails where the file is wrong; nothing has changed then."""
+    path = host.path("/etc/tlspool.conf")
+    text = path.read_text()
+    daemon = service.removeprefix("tlspool-")
+    pid = host.main_pid(service)
+    try:
+        path.write_text(text + "log_level debug\n")
+        host.run("systemctl", "reload", service)
+        shown = host.run("tlspool", "config", "--of", daemon, "log_level", "--value").stdout
+        assert shown == "debug\n"
+        path.write_text(text + "log_level loud\n")
+        refused = host.run("systemctl", "reload", service, check=False)
+        assert refused.returncode
+        assert "log_level" in host.journal(service)
+        assert host.show(service, "ActiveState") == "active"
+    finally:
+        path.write_text(text)
+        host.run("systemctl", "reload", service)
+    assert host.run("tlspool", "config", "--of", daemon, "log_level", "--value").stdout == "info\n"
+    assert host.main_pid(service) == pid
+
+
+def test_units_are_confined(host):
+    for service in SERVICES:
+        text = host.run("systemd-analyze", "security", "--no-pager", service).stdout
+        exposure = float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", text)[1])
+        report.row("systemd-analyze security", service, f"{exposure}", f"at most {MOST[service]}")
+        assert exposure <= MOST[service]
+    host.run("systemd-analyze", "verify", *(f"/lib/systemd/system/{service}.service" for service in SERVICES))
+
+
+def test_what_confinement_means(host):
+    """By word of the kernel, of the processes themselves."""
+    for service in SERVICES:
+        status = host.path(f"/proc/{host.main_pid(service)}/status").read_text()
+        assert "NoNewPrivs:\t1" in status
+        assert "CapBnd:\t0000000000000000" in status
+        assert "Seccomp:\t2" in status
+    networks = {service: os.readlink(host.path(f"/proc/{host.main_pid(service)}/ns/net")) for service in SERVICES}
+    assert len(set(networks.values())) == 3
+
+
+def test_the_watchdog_ends_a_loop_that_hangs(host):
+    for service in SERVICES:
+        host.put(f"/run/systemd/system/{service}.service.d/test.conf", "[Service]\nWatchdogSec=2s\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", *SERVICES)
+    host.await_ready()
+    pids = {service: host.main_pid(service) for service in SERVICES}
+    for pid in pids.values():
+        host.run("kill", "-STOP", str(pid))
+    for service, pid in pids.items():
+        host.wait(
+            lambda service=service, pid=pid: host.main_pid(service) not in (0, pid), what=f"{service} still hangs"
+        )
+    host.await_ready()
+    # and those that do not hang are let alone, however little they have to do
+    pids = {service: host.main_pid(service) for service in SERVICES}
+    host.run("sleep", "3")
+    assert pids == {service: host.main_pid(service) for service in SERVICES}
+    for service in SERVICES:
+        host.path(f"/run/systemd/system/{service}.service.d/test.conf").unlink()
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", *SERVICES)
+    host.await_ready()
+
+
+KNOCK = """
+import socket, sys, threading
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+print("knocks", flush=True)
+knocks = 0
+while not over.is_set():
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect("/run/tlspool.sock")
+        knocks += 1
+print(knocks, flush=True)
+"""
+
+
+def test_nobody_is_refused_while_the_broker_restarts(host):
+    """systemd listens on."""
+    process = host.start("/usr/bin/python3", "-c", KNOCK, user="alice")
+    assert line_of(process) == "knocks"
+    host.run("systemctl", "restart", "tlspool-broker")
+    pid = host.main_pid("tlspool-broker")
+    host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "tlspool-broker")
+    host.wait(lambda: host.main_pid("tlspool-broker") not in (0, pid), what="the broker does not come back")
+    host.await_ready()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert int(line_of(process)) > 100
+
+
+@pytest.mark.parametrize("how", ["restart", "kill"])
+@pytest.mark.parametrize("service", SERVICES)
+def test_sessions_outlive(host, service, how):
+    """No session is dropped when a daemon is restarted, or killed; and new ones work afterwards."""
+    with live(host, 20) as process:
+        pid = host.main_pid(service)
+        if how == "kill":
+            host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", service)
+            host.wait(lambda: host.main_pid(service) not in (0, pid), what=f"{service} does not come back")
+        else:
+            host.run("systemctl", "restart", service)
+        assert echoed(process, 20) == 20
+        host.await_ready()
+        with live(host, 2) as other:
+            assert echoed(other, 2) == 2
+        assert echoed(process, 20) == 20
+
+
+def test_upgrade_under_load(host, packages):
+    with live(host, COUNT) as process:
+        assert echoed(process, COUNT) == COUNT
+        pids = {service: host.main_pid(service) for service in SERVICES}
+        host.install(packages[1])
+        assert "0.1.1" in host.run("dpkg-query", "-W", "tlspool").stdout
+        host.await_ready()
+        left = echoed(process, COUNT)
+        report.row("the package is upgraded", f"{COUNT} sessions", f"{COUNT - left} dropped")
+        assert left == COUNT
+        for service, pid in pids.items():
+            assert host.main_pid(service) not in (0, pid)
+        with live(host, 2) as other:
+            assert echoed(other, 2) == 2
+
+
+def test_removal_ends_everything(host, before):
+    process = host.sessions(5)
+    assert line_of(process, 120) == "up"
+    host.run("dpkg", "-r", "tlspool")
+    host.wait(lambda: not {row for row in host.processes() if "dpkg" not in row}, what="something still runs")
+    process.stdin.close()
+    process.wait(30)
+    files, _ = before
+    left = {path for path in host.changed_files(*EPHEMERAL) - files if not path.startswith("/var/lib/tlspool")}
+    masks = {
+        path
+        for path in left
+        if path.startswith("/etc/systemd/system/") and os.path.basename(path).startswith("tlspool")
+    }
+    assert left - masks <= {
+        "/etc/tlspool", "/etc/tlspool.conf", "/etc/tlspool/softhsm2.conf", "/etc/credstore.encrypted",
+        "/etc/systemd/system/sockets.target.wants",
+        "/etc/credstore.encrypted/tlspool.pkcs11-pin", "/var/log/tlspool",
+    }  # fmt: skip
+    assert (
+        "tlspool"
+        not in host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--state=active,failed").stdout
+    )
+
+
+def test_it_comes_back_with_what_it_had(host, packages):
+    host.install(packages[1])
+    host.await_ready()
+    assert "localhost" in host.run("tlspool", "localid", "list").stdout
+    with live(host, 2) as process:
+        assert echoed(process, 2) == 2
+
+
+def test_purge_leaves_the_keys_unless_told(host, before, packages):
+    host.run("dpkg", "-P", "tlspool")
+    assert list(host.path("/var/lib/tlspool/keyd/tokens").iterdir())
+    assert not host.path("/var/lib/tlspool/db").exists()
+    host.install(packages[1])
+    host.await_ready()
+    assert [module["state"] for module in host.ask("keyd", "status")["modules"]] == ["ready"]
+
+
+def test_purge_leaves_nothing(host, before):
+    host.run("debconf-set-selections", text="tlspool tlspool/purge-token boolean true\n")
+    host.run("dpkg", "-P", "tlspool")
+    files, users = before
+    assert host.changed_files(*EPHEMERAL) - files == set()
+    assert host.users() == users
+    host.wait(lambda: not host.processes(), what="something still runs")
