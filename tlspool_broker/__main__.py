@@ -3,8 +3,8 @@
 1  read the whole configuration; with --check that is all
 2  log, process title, umask, as many descriptors as we may have
 3  lock the directories: one broker for a run_dir, one for a database environment
-4  open the databases, which recover if our predecessor crashed
-5  listen: for applications, for the other two daemons, for operators
+4  open the databases, which recover if our predecessor crashed, and the audit trail
+5  listen: for applications, for the other two daemons, for operators, and for who scrapes metrics
 6  say READY
 7  the loop, until SIGTERM or SIGINT
 8  say STOPPING; sessions that are being set up end with an error, those that relay go on in the workers
@@ -25,17 +25,21 @@ from pathlib import Path
 
 import setproctitle
 
-from tlspool_broker import passed, start
+from tlspool_broker import passed, scrape, start
 from tlspool_broker.control import Control
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.listener import Listener
+from tlspool_broker.readings import readings
 from tlspool_broker.shell import Shell
 from tlspool_broker.title import Title
-from tlspool_common import control, limits, settings, systemd
+from tlspool_common import control, limits, openmetrics, settings, systemd
+from tlspool_common.auditor import Auditor
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
+from tlspool_common.metrics import Metrics
+from tlspool_common.openmetrics import Samples
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Part, Settings
 
@@ -61,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(config: Settings, path: Path) -> int:
-    log = Log("broker", config.log_level)
+    log, metrics = Log("broker", config.log_level), Metrics("B")
+    log.readers.append(metrics.read)
     setproctitle.setproctitle("tlspool-broker: starting")
     os.umask(0o077)
     most_fds = start.raise_descriptor_limit()
@@ -75,17 +80,26 @@ def _run(config: Settings, path: Path) -> int:
         stack.enter_context(start.lock(config.dbenv_dir, 0o700))
         databases = Databases.from_settings(config, start.once(log))
         stack.callback(databases.close)
-        asyncio.run(_serve(config, path, databases, inherited, most_fds, log))
+        auditor = Auditor(config, "broker", log, time.time)  # noqa: TID251 - a record says when
+        stack.callback(auditor.close)
+        asyncio.run(_serve(config, path, databases, inherited, most_fds, log, metrics, auditor))
     return 0
 
 
 async def _serve(
-    config: Settings, path: Path, databases: Databases, app_sockets: list[socket.socket], most_fds: int, log: Log
+    config: Settings,
+    path: Path,
+    databases: Databases,
+    app_sockets: list[socket.socket],
+    most_fds: int,
+    log: Log,
+    metrics: Metrics,
+    auditor: Auditor,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
-    core = BrokerCore(config, databases, secrets.token_bytes, time.time)  # noqa: TID251
+    core = BrokerCore(config, databases, secrets.token_bytes, time.time, auditor)  # noqa: TID251
     title = Title(lambda: len(core.sessions))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
@@ -103,7 +117,22 @@ async def _serve(
     _, private_mode = start.private_modes(config)
     private_socket = control.bind(config.private_socket, private_mode, socket.SOCK_SEQPACKET)
     addresses = [str(sock.getsockname()) for sock in app_sockets]
-    operators = Control(core, databases, config, shell.happened, log, addresses, reloading, shell.questions)
+
+    def samples() -> Samples:
+        return metrics.samples([*readings(core, databases), *auditor.readings()])
+
+    operators = Control(
+        core,
+        databases,
+        config,
+        shell.happened,
+        log,
+        addresses,
+        reloading,
+        shell.questions,
+        lambda: openmetrics.write(samples()),
+        auditor,
+    )
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
     server = await control.serve(control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B)
@@ -111,6 +140,8 @@ async def _serve(
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
     ]
+    scrapes = await scrape.serve(config, samples)
+    keeping = asyncio.create_task(auditor.keep())
     log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation)
     title.changed()
     shell.happened(Began())
@@ -123,6 +154,8 @@ async def _serve(
     for listener in listeners:
         listener.close()
     server.close()
+    if scrapes is not None:
+        scrapes.close()
     for path in made:
         path.unlink(missing_ok=True)
     shell.happened(StopAsked())
@@ -131,6 +164,7 @@ async def _serve(
             await asyncio.sleep(_LAST_LOOK_S)
     title.close()
     shell.close()
+    keeping.cancel()
     log.info("broker.stopped")
 
 

@@ -59,6 +59,7 @@ from tlspool_broker.sessions import Sessions
 from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
+from tlspool_common.auditor import Witness
 from tlspool_common.errors import PoolError
 from tlspool_common.messages import AskedByRemote, MasterHello, RemoteTold, Told, WorkerBorn, WorkerGone
 from tlspool_common.settings import Settings
@@ -76,8 +77,9 @@ class BrokerCore:
         records: Records,
         random_bytes: Callable[[int], bytes],
         unix_time_s: Callable[[], float],
+        witness: Witness | None = None,
     ) -> None:
-        self._out = Out()
+        self._out = Out(witness)
         self._settings = settings
         self._random_bytes = random_bytes
         self.unix_time_s = unix_time_s

@@ -105,10 +105,12 @@ class Sessions:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: STOPPING, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
+            PoolError: STOPPING, AUDIT_LOST, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
         """
         if self._stopping:
             raise PoolError(Code.STOPPING)
+        if not self._out.witness.ready:
+            raise PoolError(Code.AUDIT_LOST)
         self._room.check(connection)
         self.keys.check_free(ctlkey)
 
@@ -363,8 +365,10 @@ class Sessions:
         if exchange is None or worker is None:
             self._out(DropFd(plain))
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
+        note = session.start_note(self._out.now_ms)
         try:
             self._judging.begins(session)
+            self._out.attest(note)
         except PoolError as error:
             self._out(DropFd(plain))
             self._fail(session, error)
@@ -381,7 +385,7 @@ class Sessions:
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
             self.keys.attach(session, exchange.connection)
-        self._out(session.start_note(self._out.now_ms))
+        self._out(note)
 
     def abandon(self, session_id: SessionId) -> None:
         """End a session that nobody waits for any more, without a reply."""

@@ -24,7 +24,7 @@ class Recorded(Enum):
 class Event:
     """One row.
 
-    ``daemons`` has the letters of Part, and O for ``tlspool-online``.  ``provoked``: remotes or applications can make it
+    ``daemons`` has the letters of Part, and O for ``tlspool-online``.  ``provoked``: remotes or callers can make it
     happen as often as they like, so that only so many lines a second are written.
     """
 

@@ -60,7 +60,8 @@ class Metric:
 DAEMONS = {"B": "broker", "W": "worker", "K": "keyd"}
 
 GROUPS = (
-    "X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "X25519", "X448", "secp256r1", "secp384r1", "secp521r1",
+    "X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "X25519", "X448", "secp256r1", "secp384r1",
+    "secp521r1",
     "ffdhe2048", "ffdhe3072", "ffdhe4096",
 )  # fmt: skip
 SCHEMES = (
@@ -94,11 +95,12 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     "modules": ("open", "closed"),
     "said": ("asked", "typed", "accepted", "wrong", "declined", "stopped"),
     "database": (
-        "localid.set", "localid.del", "disclose.set", "disclose.del", "trust.set", "trust.del", "trust.pin", "trust.unpin",
+        "localid.set", "localid.del", "disclose.set", "disclose.del", "trust.set", "trust.del", "trust.pin",
+        "trust.unpin",
         "trust.revoke", "trust.unrevoke", "policy.set", "policy.del", "batch", "rollback",
     ),
     "trail": ("off", "written", "lost"),
-    "answer": ("answered", "late", "not_asked"),
+    "answer": ("answered", "unanswered", "not_asked"),
     "reload": ("done", "refused"),
     "event": (*sorted(PROVOKED),),
 }  # fmt: skip
@@ -129,23 +131,25 @@ TABLE: tuple[Metric, ...] = (
     Metric("tlspool_memory_bytes", _G, "BWK", "memory of the daemon's own process", ("daemon",), "bytes"),
     Metric("tlspool_descriptors", _G, "BWK", "open descriptors of the daemon's own process", ("daemon",)),
     Metric("tlspool_descriptors_limit", _G, "BWK", "how many it may have", ("daemon",)),
-    Metric("tlspool_reloads", _C, "BWK", "times that the configuration was read again, by what came of it; of one that is "
-           "wrong each problem counts", ("daemon", "reload"),
+    Metric("tlspool_reloads", _C, "BWK", "times that the configuration was read again, by what came of it; of one "
+           "that is wrong each problem counts", ("daemon", "reload"),
            sources=(*_of({"reload": "=done"}, "reload.done"), *_of({"reload": "=refused"}, "reload.refused"))),
     Metric("tlspool_internal_errors", _C, "BWK", "bugs that were met; each is a line at level error", ("daemon",),
            sources=_of({}, "broker.internal", "border.internal", "internal", "worker.bug", "worker.descriptors")),
-    Metric("tlspool_border_errors", _C, "BWK", "channels that were closed because a process broke the table of messages",
+    Metric("tlspool_border_errors", _C, "BWK", "channels that were closed because a process broke the table of "
+           "messages",
            ("daemon",), sources=_of({}, "border.broken", "worker.broken", "token.broken", "worker.condemned")),
-    Metric("tlspool_log_lines_withheld", _C, "BWK", "lines that were not written, because there were too many of that event "
-           "in a second", ("daemon", "event"), sources=_of({"event": "of"}, "log.withheld", field="count")),
+    Metric("tlspool_log_lines_withheld", _C, "BWK", "lines that were not written, because there were too many of "
+           "that event in a second", ("daemon", "event"), sources=_of({"event": "of"}, "log.withheld",
+           field="count")),
     Metric("tlspool_audit_trail", _G, "BK", "1 for the state of the audit trail", ("daemon", "trail")),
     Metric("tlspool_audit_records", _C, "BK", "records written to the audit trail", ("daemon",)),
     Metric("tlspool_audit_records_lost", _C, "BK", "facts that are missing from it, because it could not be written",
            ("daemon",)),
     # --- handshakes and sessions ----------------------------------------------------------------------------
-    Metric("tlspool_handshakes", _C, "B", "requests that became a session record, by what came of them: `done` relays, "
-           "`refused` is policy's or the request's doing, `failed` is all else. Version and group are `none` where the "
-           "handshake did not get so far", ("outcome", *_TLS),
+    Metric("tlspool_handshakes", _C, "B", "requests that became a session record, by what came of them: `done` "
+           "relays, `refused` is policy's or the request's doing, `failed` is all else. Version and group are `none` "
+           "where the handshake did not get so far", ("outcome", *_TLS),
            sources=(*_of({"outcome": "=done", **_TLS}, "session.start"),
                     *_of({"outcome": "=refused", **_TLS}, "session.refused"),
                     *_of({"outcome": "=failed", **_TLS}, "session.failed"))),
@@ -154,19 +158,22 @@ TABLE: tuple[Metric, ...] = (
            _of({"side": "side"}, "session.start", field="ms")),
     Metric("tlspool_refusals", _C, "B", "sessions that did not come about, by the [error](errors.md) that says why",
            ("rule",), sources=_of({"rule": "rule"}, "session.refused", "session.failed")),
-    Metric("tlspool_commands_refused", _C, "B", "commands of applications that were refused, by the error; a STARTTLS that "
-           "did not get as far as a session record is one", ("rule",),
-           sources=(*_of({"rule": "rule"}, "command.refused"), *_of({"rule": "=other"}, "command.refusals", field="more"))),
+    Metric("tlspool_commands_refused", _C, "B", "commands of applications that were refused, by the error; a "
+           "STARTTLS that did not get as far as a session record is one", ("rule",),
+           sources=(*_of({"rule": "rule"}, "command.refused"), *_of({"rule": "=other"}, "command.refusals",
+           field="more"))),
     Metric("tlspool_sessions", _G, "B", "sessions that are not over, by their state", ("state",)),
     Metric("tlspool_sessions_started", _C, "B", "sessions that began to relay", ("side",),
            sources=_of({"side": "side"}, "session.start")),
     Metric("tlspool_sessions_ended", _C, "B", "sessions that relayed and are over, by the reason", ("reason",),
            sources=_of({"reason": "reason"}, "session.end")),
-    Metric("tlspool_sessions_killed", _C, "B", "sessions that an operator has ended", sources=_of({}, "session.kill")),
-    Metric("tlspool_session_seconds", _H, "B", "how long sessions relayed, counted at their end", (), "seconds", _SESSION_S,
+    Metric("tlspool_sessions_killed", _C, "B", "sessions that an operator has ended", sources=_of({},
+           "session.kill")),
+    Metric("tlspool_session_seconds", _H, "B", "how long sessions relayed, counted at their end", (), "seconds",
+           _SESSION_S,
            _of({}, "session.end", field="ms")),
-    Metric("tlspool_session_bytes", _C, "B", "plaintext that was relayed, counted at the end of a session: the worker that "
-           "has a session is not asked before", ("direction",), "bytes",
+    Metric("tlspool_session_bytes", _C, "B", "plaintext that was relayed, counted at the end of a session: the "
+           "worker that has a session is not asked before", ("direction",), "bytes",
            sources=(*_of({"direction": "=from_remote"}, "session.end", field="from_remote_b"),
                     *_of({"direction": "=to_remote"}, "session.end", field="to_remote_b"))),
     Metric("tlspool_connections", _G, "B", "connections of applications"),
@@ -179,45 +186,51 @@ TABLE: tuple[Metric, ...] = (
     Metric("tlspool_database_trust_generation", _G, "B", "the generation that last changed an anchor"),
     Metric("tlspool_database_changes", _C, "B", "changes by operators, by the operation", ("database",),
            sources=_of({"database": "cmd"}, "database.changed")),
-    Metric("tlspool_database_first_uses", _C, "B", "remotes that were pinned because they were seen for the first time",
+    Metric("tlspool_database_first_uses", _C, "B", "remotes that were pinned because they were seen for the first "
+           "time",
            sources=_of({}, "pin.stored")),
     Metric("tlspool_database_history", _G, "B", "changes that can be undone"),
     # --- the helper -----------------------------------------------------------------------------------------
-    Metric("tlspool_helper_questions", _C, "B", "questions about revocation to the helper that asks the network, by what "
-           "came of them", ("answer",)),
+    Metric("tlspool_helper_questions", _C, "B", "questions about revocation to the helper that asks the network, by "
+           "what came of them", ("answer",)),
     Metric("tlspool_helper_open", _G, "B", "questions to the helper that have no answer yet"),
     Metric("tlspool_helper_lost", _C, "B", "times that the helper has ended without being told to",
            sources=_of({}, "helper.lost")),
     # --- other daemons and workers ----------------------------------------------------------------------------
     Metric("tlspool_keyd_connected", _G, "B", "whether the broker has keyd"),
     Metric("tlspool_master_connected", _G, "B", "whether the broker has a worker master"),
-    Metric("tlspool_workers", _G, "B", "workers that the broker knows: spare ones, those of an application, and those that get "
-           "no more sessions", ("workers",)),
+    Metric("tlspool_workers", _G, "B", "workers that the broker knows: spare ones, those of an application, and "
+           "those that get no more sessions", ("workers",)),
     Metric("tlspool_broker_connected", _G, "WK", "whether the daemon has the broker", ("daemon",)),
     Metric("tlspool_worker_processes", _G, "W", "worker processes that run"),
-    Metric("tlspool_worker_memory_bytes", _G, "W", "memory of all of them; what they share counts for each", (), "bytes"),
+    Metric("tlspool_worker_memory_bytes", _G, "W", "memory of all of them; what they share counts for each", (),
+           "bytes"),
     Metric("tlspool_worker_forks", _C, "W", "workers that were forked"),
-    Metric("tlspool_worker_fork_failures", _C, "W", "forks that the kernel refused", sources=_of({}, "worker.fork_failed")),
+    Metric("tlspool_worker_fork_failures", _C, "W", "forks that the kernel refused", sources=_of({},
+           "worker.fork_failed")),
     Metric("tlspool_worker_deaths", _C, "W", "workers that ended, by what their status means; `ok` is in order",
            ("meaning",), sources=_of({"meaning": "status"}, "worker.gone")),
     # --- keys -----------------------------------------------------------------------------------------------
-    Metric("tlspool_key_operations", _C, "K", "signatures that workers asked for: `ok`, or the error; of refusals beyond what "
-           "is logged only the number is known (`withheld`). `token` is the line `pkcs11_token` of the configuration, "
-           "`none` where no token was asked", ("scheme", "result", "token"),
+    Metric("tlspool_key_operations", _C, "K", "signatures that workers asked for: `ok`, or the error; of refusals "
+           "beyond what is logged only the number is known (`withheld`). `token` is the line `pkcs11_token` of the "
+           "configuration, `none` where no token was asked", ("scheme", "result", "token"),
            sources=(*_of({"scheme": "scheme", "result": "=ok", "token": "token"}, "sign.done"),
                     *_of({"scheme": "scheme", "result": "why", "token": "token"}, "sign.refused"),
                     *_of({"scheme": "=none", "result": "=withheld", "token": "=none"}, "sign.refusals_withheld",
                          field="count"))),
-    Metric("tlspool_key_queue_seconds", _H, "K", "what a signature waited in keyd for room in a token process, or for a PIN",
+    Metric("tlspool_key_queue_seconds", _H, "K", "what a signature waited in keyd for room in a token process, or "
+           "for a PIN",
            ("token",), "seconds", _KEY_S, _of({"token": "token"}, "sign.done", field="queue_ms")),
-    Metric("tlspool_key_token_seconds", _H, "K", "from there until the token process has answered", ("token",), "seconds",
+    Metric("tlspool_key_token_seconds", _H, "K", "from there until the token process has answered", ("token",),
+           "seconds",
            _KEY_S, _of({"token": "token"}, "sign.done", field="token_ms")),
     Metric("tlspool_key_requests_waiting", _G, "K", "requests for keys that have no answer yet"),
     Metric("tlspool_grants_spent", _G, "K", "grants that are remembered because they were used and have not expired"),
     Metric("tlspool_key_modules", _G, "K", "PKCS #11 modules of the configuration, by whether they can be used",
            ("modules",)),
     Metric("tlspool_token_starts", _C, "K", "token processes that were started", ("token",)),
-    Metric("tlspool_token_deaths", _C, "K", "token processes that ended by themselves", sources=_of({}, "token.died")),
+    Metric("tlspool_token_deaths", _C, "K", "token processes that ended by themselves", sources=_of({},
+           "token.died")),
     Metric("tlspool_token_hangs", _C, "K", "token processes that were killed because their module did not answer",
            sources=_of({}, "token.slow")),
     Metric("tlspool_pins", _C, "K", "PINs that people were asked for, by what came of it", ("said",),

@@ -5,6 +5,7 @@ Memory is bounded: there are as many numbers as labels have values.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import resource
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from tlspool_common import metric_table, openmetrics
 from tlspool_common.log import Value
 from tlspool_common.metric_table import BY_NAME, DOMAINS, EXITS, FREE, Kind, Metric, Source
-from tlspool_common.openmetrics import Sample
+from tlspool_common.openmetrics import Sample, Samples
 
 Reading = tuple[str, Mapping[str, str], float]
 """Name of a metric, labels (without ``daemon``), and the number that it has now."""
@@ -31,12 +32,20 @@ _CASELESS = {name: {value.lower(): value for value in values} for name, values i
 _PAGE_B = os.sysconf("SC_PAGE_SIZE")
 
 
+def version() -> str:
+    """Return which version of the pool this is; '' when it runs from a tree that was never installed."""
+    try:
+        return importlib.metadata.version("tlspool")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 class Metrics:
     """The numbers of a daemon."""
 
-    def __init__(self, letter: str, version: str, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, letter: str, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.daemon = metric_table.DAEMONS[letter]
-        self._version = version
+        self._version = version()
         self._clock_s = clock_s
         self._started_s = clock_s()
         self._mine = [metric for metric in metric_table.TABLE if letter in metric.daemons]
@@ -55,7 +64,7 @@ class Metrics:
 
     def _zeros(self, metric: Metric) -> Iterable[tuple[str, ...]]:
         values = [(self.daemon,) if name == "daemon" else DOMAINS.get(name, ()) for name in metric.labels]
-        few = [one for one in product(*values)] if all(len(one) <= _ZEROS for one in values) else []
+        few = list(product(*values)) if all(len(one) <= _ZEROS for one in values) else []
         return few if len(few) <= _ZEROS else []
 
     # --- counting -------------------------------------------------------------------------------------
@@ -105,9 +114,9 @@ class Metrics:
         """Return all of it; ``readings`` are the numbers that are read at this moment."""
         return openmetrics.write(self.samples(readings))
 
-    def samples(self, readings: Iterable[Reading] = ()) -> dict[str, list[Sample]]:
+    def samples(self, readings: Iterable[Reading] = ()) -> Samples:
         """Return all samples, by name of the metric."""
-        found: dict[str, list[Sample]] = {metric.name: [] for metric in self._mine}
+        found: Samples = {metric.name: [] for metric in self._mine}
         for name, labels, value in [*self._process(), *readings]:
             metric = BY_NAME[name]
             words = {one: self.daemon if one == "daemon" else self._word(one, labels[one]) for one in metric.labels}

@@ -38,6 +38,10 @@ class Sample:
     value: float
 
 
+Samples = dict[str, list[Sample]]
+"""Samples by name of the metric."""
+
+
 def write(samples: Mapping[str, Sequence[Sample]]) -> str:
     """Return a text, with the families in the order of the table."""
     lines = []
@@ -71,7 +75,7 @@ def _number(value: float) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(float(value))
 
 
-def read_untrusted(text: str) -> dict[str, list[Sample]]:
+def read_untrusted(text: str) -> Samples:
     """Read the text of a daemon: samples by name of the metric.
 
     Raises:
@@ -82,7 +86,7 @@ def read_untrusted(text: str) -> dict[str, list[Sample]]:
     lines = text.split("\n")
     if lines[-2:] != ["# EOF", ""]:
         raise BadText("it has no end")
-    found: dict[str, list[Sample]] = {}
+    found: Samples = {}
     family = ""
     for line in lines[:-2]:
         if line.startswith("# TYPE "):
@@ -112,9 +116,9 @@ def _sample_untrusted(line: str) -> Sample:
         raise BadText("a sample has no number") from None
 
 
-def merge(parts: Sequence[Mapping[str, Sequence[Sample]]]) -> dict[str, list[Sample]]:
+def merge(parts: Sequence[Samples]) -> Samples:
     """Return the samples of several daemons as those of one text; of two with the same labels the first counts."""
-    found: dict[str, list[Sample]] = {}
+    found: Samples = {}
     seen = set()
     for part in parts:
         for family, samples in part.items():

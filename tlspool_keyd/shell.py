@@ -21,6 +21,7 @@ from typing import Any, assert_never
 from setproctitle import setproctitle
 
 from tlspool_common import control, limits, systemd
+from tlspool_common.auditor import Auditor
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
 from tlspool_common.dial import dial_broker
 from tlspool_common.errors import Code, PoolError
@@ -40,12 +41,14 @@ from tlspool_common.messages import (
     TokenOpened,
     TokenSigned,
 )
+from tlspool_common.metrics import Metrics
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_keyd import events as e
 from tlspool_keyd.children import Children
 from tlspool_keyd.core import KeydCore
 from tlspool_keyd.pin import Origin, PinSource, Wallet
+from tlspool_keyd.readings import readings
 from tlspool_keyd.services import Services
 
 EXIT_BUG = 70
@@ -64,15 +67,24 @@ class Shell:
     """The process.  Make it on a running loop."""
 
     def __init__(
-        self, settings: Settings, pin: PinSource, log: Log, grant_secret: bytes, reloading: Reloading | None = None
+        self,
+        settings: Settings,
+        pin: PinSource,
+        log: Log,
+        grant_secret: bytes,
+        reloading: Reloading | None = None,
+        metrics: Metrics | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics or Metrics("K")
+        self._auditor = auditor or Auditor(settings, "keyd", log, time.time)  # noqa: TID251 - a record says when
         self._reloading = reloading
         self._pin = pin
         self._log = log
         self._loop = asyncio.get_running_loop()
         asks_for_pins = pin.origin is Origin.NONE
-        self._core = KeydCore(settings, grant_secret, os.getpid(), asks_for_pins=asks_for_pins)
+        self._core = KeydCore(settings, grant_secret, os.getpid(), asks_for_pins=asks_for_pins, witness=self._auditor)
         self._wallet = Wallet()
         self._services = Services(self._happened)
         self._children = Children(self._token_said, lambda number, how: self._happened(e.TokenLost(number, how)))
@@ -102,6 +114,7 @@ class Shell:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._look_again)
+        keeping = self._loop.create_task(self._auditor.keep())
         try:
             self._carry_out(self._core.begin(_now_ms()))
             self._show()
@@ -111,6 +124,7 @@ class Shell:
             server.close()
             path.unlink(missing_ok=True)
             self._settings.pin_socket.unlink(missing_ok=True)
+            keeping.cancel()
             await self._end()
         return self._exit_code
 
@@ -127,6 +141,7 @@ class Shell:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._children.end_all(), _STOP_S)
         self._log.info("keyd.stopped")
+        self._auditor.close()
 
     def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody expected came out of a call of the loop: nothing can be relied on any more."""
@@ -160,8 +175,7 @@ class Shell:
         for effect in effects:
             match effect:
                 case e.Note(level, event, fields):
-                    if self._log.wants(level):
-                        self._log.note(level, event, **fields)
+                    self._log.note(level, event, **fields)
                 case e.AnswerWorker(ticket, message, exchange):
                     if channel := self._answers.pop(ticket, None):
                         with suppress(ChannelClosed):  # the worker does not wait any more
@@ -319,7 +333,9 @@ class Shell:
             case "status":
                 status = self._core.status(self._children.pids)
                 more = {"protocol": PROTOCOL, "pin": self._pin.origin.value, "descriptors": len(open_fds())}
-                return {**status, **more}
+                return {**status, **more, "audit": self._auditor.describe()}
+            case "metrics":
+                return {"text": self._metrics.text([*readings(self._core), *self._auditor.readings()])}
             case "keys":
                 return await self._ask_core(e.KeysAsked)
             case "key":
@@ -332,7 +348,7 @@ class Shell:
             case "reload" if self._reloading is not None:
                 return self._reloading.reload()
             case other:
-                known = "status, keys, key, pin.again, config, reload"
+                known = "status, keys, key, metrics, pin.again, config, reload"
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
 
 

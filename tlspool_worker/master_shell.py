@@ -25,6 +25,7 @@ from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.grants import now_ms
 from tlspool_common.log import Log
 from tlspool_common.messages import PROTOCOL, Message, Party, RetireWorker, SpawnWorkers, WorkerBorn
+from tlspool_common.metrics import Metrics, Reading
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_worker import lists, worker
@@ -47,6 +48,9 @@ class Master:
         self._reloading = Reloading(path, settings, log, self._adopt, lists.load)
         self._log = log
         self._core = m.MasterCore(os.getpid(), settings.workers, now_ms)
+        self._metrics = Metrics("W")
+        log.readers.append(self._metrics.read)
+        self._forks = 0
         self._channel: Channel | None = None
         self._former: Channel | None = None  # to the same broker, which closes it
         self._held: dict[int, OwnedFd] = {}  # the broker's ends of channels, until it has them
@@ -212,6 +216,7 @@ class Master:
             self._happened(m.ForkFailed(worker_id, error.strerror or str(error)))
         else:
             self._held[worker_id] = ours
+            self._forks += 1
             self._happened(m.Forked(worker_id, pid))
             self._show()
         finally:
@@ -269,8 +274,11 @@ class Master:
             return self._reloading.describe()
         if request["cmd"] == "reload":
             return self._reloading.reload()
+        if request["cmd"] == "metrics":
+            self._log.catch_up()
+            return {"text": self._metrics.text(self._readings())}
         if request["cmd"] != "status":
-            raise PoolError(Code.COMMAND_UNKNOWN, f"{request['cmd']!r}; known: status, config, reload")
+            raise PoolError(Code.COMMAND_UNKNOWN, f"{request['cmd']!r}; known: status, metrics, config, reload")
         return {
             "pid": os.getpid(),
             "protocol": PROTOCOL,
@@ -287,6 +295,16 @@ class Master:
             ],
             "ended": self._core.endings,
         }
+
+    def _readings(self) -> list[Reading]:
+        """Return what the metrics read at this moment."""
+        memory_kib = [load_of(child.pid).get("rss_kib", 0) for child in self._core.children]
+        return [
+            ("tlspool_broker_connected", {}, self._core.connected),
+            ("tlspool_worker_processes", {}, len(memory_kib)),
+            ("tlspool_worker_memory_bytes", {}, sum(kib for kib in memory_kib if isinstance(kib, int)) * 1024),
+            ("tlspool_worker_forks", {}, self._forks),
+        ]
 
 
 def _queue(_number: int, _frame: object) -> None:
