@@ -69,6 +69,7 @@ class Auditor:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._daemon = daemon
         self._log = log
         self._clock_s = clock_s
         self._ration = Ration(PROVOKED_RECORDS, clock_s)
@@ -171,7 +172,7 @@ class Auditor:
         if self.trail is None or self.trail.head is None or str(self.trail.head) == self._told:
             return
         self._told = str(self.trail.head)
-        self._log.info("audit.head", head=self._told, file=str(self.trail.path or ""))
+        self._log.info("audit.head", head=f"{self._daemon}:{self._told}", file=str(self.trail.path or ""))
 
     def close(self) -> None:
         """Tell the head, put the rest onto the disk, and let go."""
@@ -196,7 +197,7 @@ class Auditor:
         return {
             "state": self.state,
             "required": self._settings.audit_required,
-            "head": str(trail.head or ""),
+            "head": f"{self._daemon}:{trail.head}" if trail.head is not None else "",
             "file": str(trail.path or ""),
             "missed": trail.missed_in_all,
             "trouble": trail.lost,

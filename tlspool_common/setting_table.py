@@ -276,7 +276,7 @@ TABLE: tuple[Option, ...] = (
         False,
         "BK",
         "",
-        "refuse sessions and signatures while the audit trail cannot be written; no: only say in the log that it is lost",
+        "refuse sessions and signatures while the audit trail cannot be written; no: only the log says that it is lost",
     ),
     Option(
         "metrics_listen",

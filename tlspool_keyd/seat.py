@@ -20,7 +20,8 @@ PIN_TROUBLE = (Code.PIN_MISSING, Code.PIN_WRONG, Code.PIN_LOCKED, Code.PIN_LAST_
 class Outcome:
     """What became of a request: a signature, a public key or a list of keys, or a code and a detail.
 
-    ``token`` is the ``pkcs11_token`` line that answered, ``token_ms`` what that took once it had been sent.
+    ``token`` is the ``pkcs11_token`` line that answered, ``token_ms`` what that took once it had been sent; that is for
+    the log, and of two outcomes that are the same it may differ.
     """
 
     code: Code
@@ -28,8 +29,8 @@ class Outcome:
     payload: bytes = b""
     keys: tuple[str, ...] = ()
     more: bool = False
-    token: str = ""
-    token_ms: float = 0.0
+    token: str = field(default="", compare=False)
+    token_ms: float = field(default=0.0, compare=False)
 
 
 Done = Callable[[Outcome, float], list[Effect]]
