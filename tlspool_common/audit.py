@@ -160,10 +160,14 @@ def record_untrusted(data: bytes) -> Record:
 
 
 class Lost:
-    """Bytes that are no whole record, as they are counted by who recovers and by who verifies."""
+    """Bytes that are no whole record, as they are counted by who recovers and by who verifies.
+
+    ``end`` is the last line of what was added last, or as much of it as a record may have.
+    """
 
     def __init__(self) -> None:
         self.count_b = 0
+        self.end = b""
         self._ends_line = False
         self._digest = hashlib.sha256()
         self._but_last = self._digest.copy()
@@ -172,6 +176,7 @@ class Lost:
         """Add some."""
         if data:
             self.count_b += len(data)
+            self.end = data[data.rfind(b"\n", 0, -1) + 1 :][-RECORD_B:]
             self._but_last = self._digest.copy()
             self._but_last.update(data[:-1])
             self._digest.update(data)

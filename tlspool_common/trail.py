@@ -224,26 +224,38 @@ class Trail:
         if not existing or newest < ours:
             self._begin(ours + 1)
             return {}
-        fd, last, lost = self._end_of(existing[-1])
-        if last is None:  # its first record could not be written
-            last = next((one for path in reversed(existing[:-1]) if (one := self._peek(path))), audit.EMPTY)
+        fd, record, lost = self._end_of(existing[-1])
+        if record is not None:
+            last = record.head
+        else:  # its first record could not be written
+            last = next((one.head for path in reversed(existing[:-1]) if (one := self._peek(path))), audit.EMPTY)
         if self._head is not None and last != self._head:
             # Ours was changed, or moved away with another in its place.  Whoever verifies is to find that.
             fd.close()
             self._begin(newest + 1)
             return {"found": str(last)}
-        status = os.fstat(fd.fileno())
-        self._take(fd, existing[-1], status.st_size, last)
-        self._day = audit.stamp(status.st_mtime if status.st_size else self._unix_time_s())[:10]
+        self._take(fd, existing[-1], os.fstat(fd.fileno()).st_size, last)
+        self._day = (record.time if record is not None else audit.stamp(self._unix_time_s()))[:10]
         if not lost.count_b:
             return {}
-        if not lost.ends_line:
-            if os.write(fd.fileno(), b"\n") != 1:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._size_b += 1
+        return self._end_line(fd, lost)
+
+    def _end_line(self, fd: OwnedFd, lost: audit.Lost) -> dict[str, Value]:
+        """Let what was found behind the last record be no record for ever; return what is to be said of it."""
+        end = b"" if lost.ends_line else b"\n"
+        try:
+            audit.record_untrusted(lost.end + end)
+        except audit.BadRecord:
+            pass
+        else:  # all of a record but its end was written: what it speaks of did not happen
+            lost.add(b"?")
+            end = b"?\n"
+        if os.write(fd.fileno(), end) != len(end):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size_b += len(end)
         return lost.fields()
 
-    def _end_of(self, path: Path) -> tuple[OwnedFd, audit.Head | None, audit.Lost]:
+    def _end_of(self, path: Path) -> tuple[OwnedFd, audit.Record | None, audit.Lost]:
         """Open a file and lock it; return its last record and what is behind that."""
         fd = OwnedFd(os.open(path, _FLAGS & ~os.O_WRONLY | os.O_RDWR))
         try:
@@ -253,7 +265,7 @@ class Trail:
             fd.close()
             raise
 
-    def _peek(self, path: Path) -> audit.Head | None:
+    def _peek(self, path: Path) -> audit.Record | None:
         fd, last, _ = self._end_of(path)
         fd.close()
         return last
@@ -298,7 +310,7 @@ def _number(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
-def _last(fd: OwnedFd, path: Path) -> tuple[audit.Head | None, audit.Lost]:
+def _last(fd: OwnedFd, path: Path) -> tuple[audit.Record | None, audit.Lost]:
     """Return the last record of a file, and the bytes behind it.
 
     Raises:
@@ -317,7 +329,7 @@ def _last(fd: OwnedFd, path: Path) -> tuple[audit.Head | None, audit.Lost]:
             end = stop
             continue
         lost.add(data[stop + 1 :])
-        return record.head, lost
+        return record, lost
     if start:
         raise _Unfit(f"{path} has no record in its last {_SCAN_B} bytes; move it away, and verify what is left")
     lost.add(data)

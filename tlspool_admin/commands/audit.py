@@ -37,8 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("audit", parents=[common()], help=help_of("audit"))
     actions = parser.add_subparsers(required=True, metavar="verify|show")
     text = (
-        "Reads audit trails from their beginning, and names the first line where one is not as it was written.  Without "
-        "FILE it is the directory of the configuration, and the daemons that run are asked for their newest records."
+        "Reads audit trails from their beginning, and names the first line where one is not as it was written.  "
+        "Without FILE it is the directory of the configuration, and the daemons that run are asked for their newest records."
     )
     verify = actions.add_parser("verify", parents=[common()], help="say whether they are whole", description=text)
     verify.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a directory, or files of trails")
@@ -163,9 +163,7 @@ def _print(verdict: Verdict) -> None:
     place = f"{path} line {line}" if line else str(path)
     print(f"{verdict.daemon}: {paint('BROKEN', 'red')}: {clean(place)}: {clean(why)}")
     if verdict.unfinished:
-        print(
-            "  The daemon was killed while it wrote this line; when it is started again it accounts for it.  Or it was cut."
-        )
+        print("  The daemon was killed while it wrote this line, and accounts for it at its next start; or it was cut.")
     if verdict.last is not None:
         print(f"  {verdict.records} records before it are whole, {span}")
 

@@ -18,7 +18,7 @@ _DAEMONS = ("broker", "worker", "keyd")
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    text = "Prints OpenMetrics text; docs/metrics.md says what each name means.  Without a name it is one text of all three."
+    text = "Prints OpenMetrics text; docs/metrics.md says what each name means.  Without DAEMON: one text of all three."
     parser = subparsers.add_parser("metrics", parents=[common()], help=help_of("metrics"), description=text)
     parser.add_argument("daemon", nargs="?", choices=_DAEMONS, help="of this daemon only")
     parser.set_defaults(run=run)
