@@ -177,7 +177,7 @@ class Auditor:
     def close(self) -> None:
         """Tell the head, put the rest onto the disk, and let go."""
         self._log.catch_up()
-        if self.trail is not None:
+        if self.trail is not None and self.read in self._log.readers:
             self._tell_head()
             self.trail.close()
             self._log.readers.remove(self.read)

@@ -356,7 +356,8 @@ def test_a_directory_without_permission(tmp_path):
         "import os, sys, time; from pathlib import Path; from tlspool_common.trail import Trail\n"
         "os.chmod(sys.argv[1], 0o555)\n"
         "os.getuid() or os.setuid(65534)\n"
-        "trail = Trail(Path(sys.argv[1]), 'broker', time.time, retry_s=0.0); print(trail.append('a.b', {}), trail.lost)\n"
+        "trail = Trail(Path(sys.argv[1]), 'broker', time.time, retry_s=0.0)\n"
+        "print(trail.append('a.b', {}), trail.lost)\n"
     )
     for parent in (tmp_path, *tmp_path.parents):
         if str(parent).startswith("/tmp/"):
