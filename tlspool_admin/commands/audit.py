@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show = actions.add_parser("show", parents=[common()], help="print what is in them, in the order of time")
     show.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a directory, or files of trails")
     show.add_argument(
-        "--since", type=_since, default="2000", metavar="TIME", help="2026-03-02, 2026-03-02T09:12, or 2h ago: 2h"
+        "--since", type=_since, default="2000-01", metavar="TIME", help="2026-03-02, 2026-03-02T09:12, or 2h ago: 2h"
     )
     show.add_argument("--session", type=number("number of a session"), metavar="N", help="of this session only")
     show.add_argument("--event", default="*", metavar="EVENT", help="of this kind only; session.* is all of sessions")
