@@ -114,7 +114,10 @@ class Scrapes:
         self._clients = 0
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, and close."""
+        """Answer one request, and close; or close at once, when there are too many clients."""
+        if self._clients >= CLIENTS:
+            writer.transport.abort()
+            return
         self._clients += 1
         try:
             # The border of this port: whatever a client does, it is the client's loss.
@@ -130,16 +133,12 @@ class Scrapes:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
-        if self._clients > CLIENTS:
-            return response("503 Service Unavailable", "too many at a time\n")
         try:
             request_untrusted((await reader.readuntil(b"\r\n\r\n"))[:-4])
         except BadRequest as error:
             return response(error.status, "GET /metrics is all there is\n")
-        except asyncio.LimitOverrunError:
-            return response("431 Request Header Fields Too Large", "")
-        except asyncio.IncompleteReadError:
-            return b""
+        except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
+            return b""  # no scraper: an answer would hardly arrive, as the rest of what it sent is not read
         return response("200 OK", await self._text(), openmetrics.CONTENT_TYPE)
 
     async def _text(self) -> str:

@@ -188,7 +188,9 @@ def test_no_session_and_no_signature_unrecorded(strict_pool, echo_server):
     assert caught.value.code in (Code.AUDIT_LOST, Code.REMOTE_CLOSED)
     assert server.await_error().code == Code.AUDIT_LOST
     with pytest.raises(Refused) as refused:
-        ask(pool.run_dir / "broker.sock", {"cmd": "disclose.set", "selector": ".x", "ids": ["localhost"], "author": "t"})
+        ask(
+            pool.run_dir / "broker.sock", {"cmd": "disclose.set", "selector": ".x", "ids": ["localhost"], "author": "t"}
+        )
     assert refused.value.code is Code.AUDIT_LOST
     assert ask(pool.run_dir / "broker.sock", {"cmd": "status"})["audit"]["state"] == "lost"
     find_again(place)
@@ -207,6 +209,7 @@ def test_where_it_is_not_required_sessions_go_on(pool, echo_server):
     server, place, start = echo_server(pool), Path(directory(pool)), len(log_of(pool, "broker"))
     lose(place)
     await_log(pool, "broker", r"event=audit\.lost .* refuses=no", start)
+    await_log(pool, "keyd", r"event=audit\.lost ")
     session(pool, server)
     find_again(place)
     back = await_log(pool, "broker", r"event=audit\.back missed=\d+", start)

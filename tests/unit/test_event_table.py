@@ -71,7 +71,14 @@ def test_a_row_says_what_the_event_is(name):
 def test_what_is_recorded():
     assert {"session.start", "sign.done"} == BEFORE
     assert BEFORE.isdisjoint(AFTER)
-    for name in ("session.end", "session.refused", "session.failed", "session.kill", "sign.refused", "database.changed"):
+    for name in (
+        "session.end",
+        "session.refused",
+        "session.failed",
+        "session.kill",
+        "sign.refused",
+        "database.changed",
+    ):
         assert TABLE[name].recorded is Recorded.AFTER
     for name in ("reload.done", "broker.ready", "broker.stopped", "keyd.ready", "keyd.stopped", "token.opened"):
         assert TABLE[name].recorded is Recorded.AFTER
