@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tlspool_common import access, errors, messages, policies, setting_table  # noqa: E402
+from tlspool_common import access, errors, event_table, messages, metric_table, policies, setting_table  # noqa: E402
 from tlspool_common.codec import Bits, Items  # noqa: E402
 
 _NOTE = "<!-- Made by docs/generate.py from {source}; do not edit. -->\n\n"
@@ -206,7 +206,59 @@ def policies_page() -> str:
     return "".join(out)
 
 
+def events_page() -> str:
+    """The table of events."""
+    out = [
+        _NOTE.format(source="tlspool_common/event_table.py"),
+        "# Events\n\nWhat the daemons say is facts, one to a line: `event=session.start session=17 caller=postfix.service[815] ...`. ",
+        "Where a fact is about a session, it has `session`; where the caller is known, `caller` (unit or program, and process) and ",
+        "`unit`; where databases have decided, `generation`. The levels are debug, info (one line at the start and one at the end ",
+        "of a session), warning (somebody may have to act) and error (somebody has to).\n\n",
+        "Of events marked *bounded* at most 200 lines a second are written, as remotes or applications can make them happen at ",
+        "will; `log.withheld` says how many more there were. The [metrics](metrics.md) count all of them.\n\n",
+        "Events with *yes* are in the [audit trail](audit.md) as well, and those with *before* are there before what they speak ",
+        "of happens.\n\n`B` is the broker, `W` the worker, `K` keyd, `O` the helper `tlspool-online`.\n\n",
+        "| event | of | audit | bounded | what it says |\n|---|---|---|---|---|\n",
+    ]
+    for name, event in event_table.TABLE.items():
+        bounded = "bounded" if event.provoked else ""
+        out.append(f"| `{name}` | {' '.join(event.daemons)} | {event.recorded.value} | {bounded} | {event.doc} |\n")
+    return "".join(out)
+
+
+def metrics_page() -> str:
+    """The table of metrics."""
+    out = [
+        _NOTE.format(source="tlspool_common/metric_table.py"),
+        (HERE / "metrics.head.md").read_text(),
+        "\n## All of them\n\n| name | type | of | labels | what it says |\n|---|---|---|---|---|\n",
+    ]
+    suffix = {metric_table.Kind.COUNTER: "_total", metric_table.Kind.INFO: "_info"}
+    for metric in metric_table.TABLE:
+        name = metric.name + suffix.get(metric.kind, "")
+        labels = " ".join(f"`{label}`" for label in metric.labels)
+        out.append(f"| `{name}` | {metric.kind.value} | {' '.join(metric.daemons)} | {labels} | {metric.doc} |\n")
+    out.append("\n## Labels\n\n| label | values |\n|---|---|\n")
+    for label, values in metric_table.DOMAINS.items():
+        if label in ("rule", "result"):
+            more = "" if label == "rule" else "`ok`, `withheld`, and "
+            out.append(f"| `{label}` | {more}the names of [errors](errors.md) in small letters |\n")
+        elif label == "event":
+            out.append(f"| `{label}` | those [events](events.md) that are bounded |\n")
+        else:
+            out.append(f"| `{label}` | {' '.join(f'`{value}`' for value in values)} |\n")
+    out.append("| `token` | lines `pkcs11_token` of the configuration, `none` |\n")
+    out.append("| `version_of_pool` | of the package |\n\nWhat is none of these is `other`.\n")
+    out.append("\n## Buckets\n\n| histogram | bounds in seconds |\n|---|---|\n")
+    for metric in metric_table.TABLE:
+        if metric.buckets:
+            out.append(f"| `{metric.name}` | {' '.join(f'{bound:g}' for bound in metric.buckets)} |\n")
+    return "".join(out)
+
+
 PAGES = {
+    "events.md": events_page,
+    "metrics.md": metrics_page,
     "messages.md": messages_page,
     "errors.md": errors_page,
     "configuration.md": configuration_page,
