@@ -226,11 +226,45 @@ def events_page() -> str:
     return "".join(out)
 
 
+_METRICS = """\
+# Metrics
+
+Each daemon counts what it does, and tells it as [OpenMetrics](https://prometheus.io/docs/specs/om/open_metrics_spec/) text:
+
+    tlspool metrics                                                  # all three daemons, one text
+    printf 'metrics\\n' | socat - UNIX:/run/tlspool/keyd.sock         # one of them, by hand
+    curl http://127.0.0.1:9109/metrics                               # with metrics_listen 127.0.0.1:9109
+
+The port is the broker's. It is of the loopback interface only, answers `GET /metrics` and nothing else, and tells the numbers of
+all three daemons: those of worker and keyd the broker asks for over their control sockets, with a second's patience. It has to be
+able to open these: as a member of the group that they belong to, where the daemons run as different users. A daemon
+that does not answer is there as `tlspool_up{daemon="keyd"} 0`. Every process of the host may ask: the numbers name nobody. A
+request under a name that is neither `localhost` nor a loopback address is refused, so that pages in a browser cannot ask.
+
+In Prometheus:
+
+    scrape_configs:
+      - job_name: tlspool
+        static_configs: [{targets: ["127.0.0.1:9109"]}]
+
+`examples/grafana/tlspool.json` is a dashboard for that, ready to import.
+
+A number is a fact that was said: the same [events](events.md) that are in the log are what is counted, whatever the log's level,
+and whether or not there was room for the line. What there *is* (sessions, workers, memory) is read at the moment somebody asks.
+Counters begin at 0 when a daemon starts.
+
+**What is not counted.** Bytes of a session are counted when it ends: the worker that relays them is not asked before. A worker process that was
+taken over can say of its own sessions what it likes, within the labels. `tlspool_key_token_seconds` is measured by keyd: up to
+four requests more than `pkcs11_sessions` are sent ahead, and what those wait in the token process's channel counts as the
+token's time. RADIUS has no numbers yet, as there is no RADIUS.
+"""
+
+
 def metrics_page() -> str:
     """The table of metrics."""
     out = [
         _NOTE.format(source="tlspool_common/metric_table.py"),
-        (HERE / "metrics.head.md").read_text(),
+        _METRICS,
         "\n## All of them\n\n| name | type | of | labels | what it says |\n|---|---|---|---|---|\n",
     ]
     suffix = {metric_table.Kind.COUNTER: "_total", metric_table.Kind.INFO: "_info"}
