@@ -175,13 +175,13 @@ class FakeRecords:
 class World:
     """The core, the time, and who is there."""
 
-    def __init__(self, config="", *, keyd=True, workers=2):
+    def __init__(self, config="", *, keyd=True, workers=2, witness=None):
         self.now_ms = 1_000_000
         self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
         self.records = FakeRecords()
         self._random = itertools.count()
-        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s)
+        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s, witness)
         self.timers = {}
         self.effects = []
         self.notes = []
