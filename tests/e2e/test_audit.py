@@ -54,11 +54,14 @@ def await_records(pool, event, count=1, seconds=20, **wanted):
 def session(pool, server, text=b"hello", **options):
     """Have a session between two applications of the pool; return the client's and the server's number."""
     options = {"localid": "tlspool.arpa2.lab", "remoteid": "localhost", **options}
-    with libstub.Pool(str(pool.socket)) as client_pool, connect(server.port) as sock:
-        with libstub.starttls_client(sock, pool=client_pool, **options) as client:
-            client.sock.sendall(text)
-            assert client.sock.recv(100) == text
-            return client.session_id
+    with (
+        libstub.Pool(str(pool.socket)) as client_pool,
+        connect(server.port) as sock,
+        libstub.starttls_client(sock, pool=client_pool, **options) as client,
+    ):
+        client.sock.sendall(text)
+        assert client.sock.recv(100) == text
+        return client.session_id
 
 
 def test_sessions_keys_changes_and_refusals_are_in_both_trails_under_one_number(pool, echo_server):

@@ -118,7 +118,7 @@ def test_lines_of_a_configuration_are_few():
 
 def test_words_of_the_table_are_those_of_the_daemons():
     assert set(STATES) == {state.name.lower() for state in State} - {"over"}
-    assert EXITS == {int(code): code.name.lower() for code in Exit}
+    assert {int(code): code.name.lower() for code in Exit} == EXITS
     assert set(SCHEMES) == {scheme.name.lower() for scheme in Scheme}
 
 
