@@ -91,12 +91,16 @@ class Log:
         for reader in self.readers:
             reader(event, fields)
         number = LEVELS[level]
-        if number > self._least or (event in PROVOKED and not self._ration.allows(event)):
+        if number > self._least:
             return
+        if event in PROVOKED:
+            if not self._ration.allows(event):
+                return
+            self.catch_up()
         self._write(level, number, line(event, fields))
 
     def catch_up(self) -> None:
-        """Say what was withheld; to be called now and then."""
+        """Say what was withheld in seconds that are over; a daemon calls it now and then."""
         for event, count in self._ration.withheld().items():
             self.warning("log.withheld", of=event, count=count)
 

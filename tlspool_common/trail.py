@@ -22,6 +22,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from tlspool_common import audit
@@ -79,6 +80,7 @@ class Trail:
         self._retry_s = retry_s
         self._head: audit.Head | None = None
         self._fd: OwnedFd | None = None
+        self._former: list[OwnedFd] = []  # files that are over, and not on the disk yet
         self._path: Path | None = None
         self._size_b = 0
         self._day = ""
@@ -140,22 +142,27 @@ class Trail:
             self._lose(error)
 
     def flush(self) -> Callable[[], None] | None:
-        """Return what puts everything so far onto the disk, to be called in a thread; None: it is there already.
+        """Return what puts everything so far onto the disk, to be called once, in a thread; None: it is there already.
 
         Calling it raises OSError: the disk refuses; say so with ``fail``.
         """
-        if self._fd is None or not self._dirty:
+        if not self._dirty:
+            return None
+        copies, self._former = self._former, []
+        try:
+            if self._fd is not None:
+                copies.append(OwnedFd(os.dup(self._fd.fileno())))
+        except OSError:
+            self._former = copies  # no descriptor is left; there will be
             return None
         self._dirty = False
-        try:
-            copy = OwnedFd(os.dup(self._fd.fileno()))
-        except OSError:
-            self._dirty = True  # no descriptor is left; there will be
-            return None
 
         def sync() -> None:
-            with copy:
-                os.fsync(copy.fileno())
+            with ExitStack() as stack:
+                for copy in copies:
+                    stack.enter_context(copy)
+                for copy in copies:
+                    os.fsync(copy.fileno())
 
         return sync
 
@@ -170,9 +177,10 @@ class Trail:
                 sync()
             except OSError as error:
                 self._lose(error)
-        if self._fd is not None:
-            self._fd.close()
-            self._fd = None
+        self._let_go()
+        for fd in self._former:
+            fd.close()
+        self._former = []
 
     # --- writing --------------------------------------------------------------------------------------
 
@@ -195,7 +203,11 @@ class Trail:
         if error.filename:
             self.lost = f"{error.filename}: {self.lost}"
         self._next_try_s = time.monotonic() + self._retry_s
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._fd is not None:
+            fcntl.flock(self._fd.fileno(), fcntl.LOCK_UN)  # also of its copy, which may be in a thread for long
             self._fd.close()
             self._fd = None
 
@@ -287,13 +299,15 @@ class Trail:
         """Begin the next file; its first record has the hash of the last one of this file."""
         if self._path is None or self._fd is None:
             raise _Unfit("no file is open")
-        os.fsync(self._fd.fileno())  # once a day, or in 64 MiB: nothing follows what may be lost
+        # XXX The file before is put onto the disk a moment later, in a thread.  A loss of power in that moment may take its
+        # end and not the new file, which then looks as if somebody had cut it.
         self._begin(_number(self._path) + 1)
         self._write(audit.stamp(self._unix_time_s()), "audit.file", {"reason": reason})
 
     def _take(self, fd: OwnedFd, path: Path, size_b: int, head: audit.Head) -> None:
         if self._fd is not None:
-            self._fd.close()
+            fcntl.flock(self._fd.fileno(), fcntl.LOCK_UN)
+            self._former.append(self._fd)
         self._fd, self._path, self._size_b, self._head = fd, path, size_b, head
 
     @staticmethod

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.e2e.conftest import await_log, connect, log_of, make_pool, tlspool
 from tlspool_admin.client import Refused, ask
 from tlspool_common.errors import Code
 
+CTLKEYS = []
 REASON = "canary-reason-4711"
 
 
@@ -61,6 +63,7 @@ def session(pool, server, text=b"hello", **options):
     ):
         client.sock.sendall(text)
         assert client.sock.recv(100) == text
+        CTLKEYS.append(client.ctlkey.hex())
         return client.session_id
 
 
@@ -109,7 +112,8 @@ def test_sessions_keys_changes_and_refusals_are_in_both_trails_under_one_number(
         with open(path) as file:
             told += file.read()
     assert "session.start" in told
-    for canary in (pin, text.decode(), text.hex()):
+    assert CTLKEYS
+    for canary in (pin, text.decode(), text.hex(), *CTLKEYS):
         assert canary not in told
 
 
@@ -123,6 +127,27 @@ def test_a_killed_session_and_who_did_it(pool, echo_server):
             (kill,) = await_records(pool, "session.kill", session=number)
             (end,) = await_records(pool, "session.end", session=number)
             assert (kill["fields"]["author"], end["fields"]["by"]) != ("", "")
+
+
+def test_many_at_once_are_all_in_it_and_in_order(pool, echo_server):
+    server, known = echo_server(pool), len(CTLKEYS)
+    threads = [threading.Thread(target=lambda: [session(pool, server) for _ in range(4)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(CTLKEYS) == known + 32
+    numbers = {made.session_id for made in server.sessions}
+    assert len(numbers) == 32
+    deadline = time.monotonic() + 20
+    while not numbers <= {one["fields"]["session"] for one in records(pool) if one["event"] == "session.end"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    order = [one["fields"]["session"] for one in records(pool) if one["event"] in ("session.start", "session.end")]
+    assert all(order.count(number) == 2 for number in numbers)
+    signed = [one["fields"]["session"] for one in records(pool) if one["event"] == "sign.done"]
+    assert all(signed.count(number) == 1 for number in numbers)
+    assert tlspool(pool, "audit", "verify").stdout.count(": whole: ") == 2
 
 
 def test_show(pool):

@@ -394,6 +394,16 @@ def test_flush_is_for_a_thread(make):
     thread.join()
 
 
+def test_files_that_are_over_are_put_onto_the_disk_too(make, tmp_path, monkeypatch):
+    trail, synced = make(file_b=400), []
+    for number in range(6):
+        trail.append("a.b", {"n": number})
+    assert len(of(tmp_path)) > 2
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    trail.flush()()
+    assert synced == [str(path) for path in of(tmp_path)]
+
+
 def test_a_disk_that_refuses_is_a_trail_that_is_lost(make, tmp_path, monkeypatch):
     trail = make()
     trail.append("a.b", {})
