@@ -15,7 +15,9 @@ sys.path.insert(0, str(HERE.parent))
 from tlspool_common import (  # noqa: E402
     access,
     errors,
+    event_table,
     messages,
+    metric_table,
     policies,
     sandbox_calls,
     sandbox_profiles,
@@ -285,8 +287,94 @@ def _profile(role: str) -> sandbox_profiles.Profile:
     return make(settings.parse_untrusted(text, part), Path("/etc/tlspool.conf"))
 
 
+def events_page() -> str:
+    """The table of events."""
+    out = [
+        _NOTE.format(source="tlspool_common/event_table.py"),
+        "# Events\n\nWhat the daemons say is facts, one to a line: `event=session.start session=17 caller=postfix.service[815] ...`. ",
+        "Where a fact is about a session, it has `session`; where the caller is known, `caller` (unit or program, and process) and ",
+        "`unit`; where databases have decided, `generation`. The levels are debug, info (one line at the start and one at the end ",
+        "of a session), warning (somebody may have to act) and error (somebody has to).\n\n",
+        "Of events marked *bounded* at most 200 lines a second are written, as remotes or applications can make them happen at ",
+        "will; `log.withheld` says how many more there were. The [metrics](metrics.md) count all of them.\n\n",
+        "Events with *yes* are in the [audit trail](audit.md) as well, and those with *before* are there before what they speak ",
+        "of happens.\n\n`B` is the broker, `W` the worker, `K` keyd, `O` the helper `tlspool-online`.\n\n",
+        "| event | of | audit | bounded | what it says |\n|---|---|---|---|---|\n",
+    ]
+    for name, event in event_table.TABLE.items():
+        bounded = "bounded" if event.provoked else ""
+        out.append(f"| `{name}` | {' '.join(event.daemons)} | {event.recorded.value} | {bounded} | {event.doc} |\n")
+    return "".join(out)
+
+
+_METRICS = """\
+# Metrics
+
+Each daemon counts what it does, and tells it as [OpenMetrics](https://prometheus.io/docs/specs/om/open_metrics_spec/) text:
+
+    tlspool metrics                                                  # all three daemons, one text
+    printf 'metrics\\n' | socat - UNIX:/run/tlspool/keyd.sock         # one of them, by hand
+    curl http://127.0.0.1:9109/metrics                               # with metrics_listen 127.0.0.1:9109
+
+The port is the broker's. It is of the loopback interface only, answers `GET /metrics` and nothing else, and tells the numbers of
+all three daemons: those of worker and keyd the broker asks for over their control sockets, with a second's patience. It has to be
+able to open these: as a member of the group that they belong to, where the daemons run as different users. A daemon
+that does not answer is there as `tlspool_up{daemon="keyd"} 0`. Every process of the host may ask: the numbers name nobody. A
+request under a name that is neither `localhost` nor a loopback address is refused, so that pages in a browser cannot ask.
+
+In Prometheus:
+
+    scrape_configs:
+      - job_name: tlspool
+        static_configs: [{targets: ["127.0.0.1:9109"]}]
+
+`examples/grafana/tlspool.json` is a dashboard for that, ready to import.
+
+A number is a fact that was said: the same [events](events.md) that are in the log are what is counted, whatever the log's level,
+and whether or not there was room for the line. What there *is* (sessions, workers, memory) is read at the moment somebody asks.
+Counters begin at 0 when a daemon starts.
+
+**What is not counted.** Bytes of a session are counted when it ends: the worker that relays them is not asked before. A worker process that was
+taken over can say of its own sessions what it likes, within the labels. `tlspool_key_token_seconds` is measured by keyd: up to
+four requests more than `pkcs11_sessions` are sent ahead, and what those wait in the token process's channel counts as the
+token's time. RADIUS has no numbers yet, as there is no RADIUS.
+"""
+
+
+def metrics_page() -> str:
+    """The table of metrics."""
+    out = [
+        _NOTE.format(source="tlspool_common/metric_table.py"),
+        _METRICS,
+        "\n## All of them\n\n| name | type | of | labels | what it says |\n|---|---|---|---|---|\n",
+    ]
+    suffix = {metric_table.Kind.COUNTER: "_total", metric_table.Kind.INFO: "_info"}
+    for metric in metric_table.TABLE:
+        name = metric.name + suffix.get(metric.kind, "")
+        labels = " ".join(f"`{label}`" for label in metric.labels)
+        out.append(f"| `{name}` | {metric.kind.value} | {' '.join(metric.daemons)} | {labels} | {metric.doc} |\n")
+    out.append("\n## Labels\n\n| label | values |\n|---|---|\n")
+    for label, values in metric_table.DOMAINS.items():
+        if label in ("rule", "result"):
+            more = "" if label == "rule" else "`ok`, `withheld`, and "
+            out.append(f"| `{label}` | {more}the names of [errors](errors.md) in small letters |\n")
+        elif label == "event":
+            out.append(f"| `{label}` | those [events](events.md) that are bounded |\n")
+        else:
+            out.append(f"| `{label}` | {' '.join(f'`{value}`' for value in values)} |\n")
+    out.append("| `token` | lines `pkcs11_token` of the configuration, `none` |\n")
+    out.append("| `version_of_pool` | of the package |\n\nWhat is none of these is `other`.\n")
+    out.append("\n## Buckets\n\n| histogram | bounds in seconds |\n|---|---|\n")
+    for metric in metric_table.TABLE:
+        if metric.buckets:
+            out.append(f"| `{metric.name}` | {' '.join(f'{bound:g}' for bound in metric.buckets)} |\n")
+    return "".join(out)
+
+
 PAGES = {
     "permissions.md": permissions_page,
+    "events.md": events_page,
+    "metrics.md": metrics_page,
     "messages.md": messages_page,
     "errors.md": errors_page,
     "configuration.md": configuration_page,

@@ -36,6 +36,8 @@ CATALOG = (
     Entry("workers", "daemons", "list the worker processes"),
     Entry("keys", "daemons", "list the private keys on the tokens"),
     Entry("explain", "explain", "why was a remote accepted or refused, or would it be"),
+    Entry("audit", "audit", "whether the audit trails are whole, and what is in them"),
+    Entry("metrics", "metrics", "the numbers of the daemons, for monitoring"),
     Entry("doctor", "doctor", "find what is wrong with an installation, and the remedy"),
     Entry("install-units", "install_units", "write systemd units for a pool in a virtual environment"),
     Entry("uninstall-units", "install_units", "remove what install-units has written"),

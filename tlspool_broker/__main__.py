@@ -3,7 +3,7 @@
 1  read the whole configuration; with --check that is all
 2  log, process title, umask, as many descriptors as we may have
 3  lock the directories: one broker for a run_dir, one for a database environment
-4  open the databases, which recover if our predecessor crashed
+4  open the databases, which recover if our predecessor crashed, the audit trail, and the port for who scrapes metrics
 5  enter the sandbox; what cannot be done inside is done by another process from now on (looker.py)
 6  listen: for applications, for the other two daemons, for operators; at what systemd has passed, if it has
 7  say READY
@@ -26,18 +26,22 @@ from pathlib import Path
 
 import setproctitle
 
-from tlspool_broker import looker, passed, start
+from tlspool_broker import looker, passed, scrape, start
 from tlspool_broker.control import Control
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
+from tlspool_broker.readings import readings
 from tlspool_broker.shell import Shell
 from tlspool_broker.title import Title
-from tlspool_common import control, limits, sandbox, sandbox_profiles, settings, systemd
+from tlspool_common import control, limits, openmetrics, sandbox, sandbox_profiles, settings, systemd
+from tlspool_common.auditor import Auditor
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
+from tlspool_common.metrics import Metrics
+from tlspool_common.openmetrics import Samples
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Part, Settings
 
@@ -63,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(config: Settings, path: Path) -> int:
-    log = Log("broker", config.log_level)
+    log, metrics = Log("broker", config.log_level), Metrics("B")
+    log.readers.append(metrics.read)
     setproctitle.setproctitle("tlspool-broker: starting")
     os.umask(0o077)
     most_fds = start.raise_descriptor_limit()
@@ -82,10 +87,15 @@ def _run(config: Settings, path: Path) -> int:
         stack.enter_context(start.lock(config.dbenv_dir, 0o700))
         databases = Databases.from_settings(config, start.once(log))
         stack.callback(databases.close)
+        auditor = Auditor(config, "broker", log, time.time)  # noqa: TID251 - a record says when
+        stack.callback(auditor.close)
+        scraped = scrape.listen(config)
         if config.sandbox != sandbox.OFF:
             stack.enter_context(looker.started())
         sandbox.enter(sandbox_profiles.broker(config, path), config.sandbox, log)
-        asyncio.run(_serve(config, path, databases, app_sockets, control_socket, most_fds, log))
+        asyncio.run(
+            _serve(config, path, databases, app_sockets, control_socket, scraped, most_fds, log, metrics, auditor)
+        )
     return 0
 
 
@@ -95,14 +105,17 @@ async def _serve(
     databases: Databases,
     app_sockets: list[socket.socket],
     control_socket: socket.socket | None,
+    scraped: socket.socket | None,
     most_fds: int,
     log: Log,
+    metrics: Metrics,
+    auditor: Auditor,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     lasting = in_directory(config.private_socket.parent)
-    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting)  # noqa: TID251
+    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting, auditor)  # noqa: TID251
     title = Title(lambda: len(core.sessions))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
@@ -121,7 +134,22 @@ async def _serve(
     _, private_mode = start.private_modes(config)
     private_socket = control.bind(config.private_socket, private_mode, socket.SOCK_SEQPACKET)
     addresses = [str(sock.getsockname()) for sock in app_sockets]
-    operators = Control(core, databases, config, shell.happened, log, addresses, reloading, shell.questions)
+
+    def samples() -> Samples:
+        return metrics.samples([*readings(core, databases), *auditor.readings()])
+
+    operators = Control(
+        core,
+        databases,
+        config,
+        shell.happened,
+        log,
+        addresses,
+        reloading,
+        shell.questions,
+        lambda: openmetrics.write(samples()),
+        auditor,
+    )
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
     server = await control.serve(
@@ -131,6 +159,8 @@ async def _serve(
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),
         Listener(private_socket, shell.borders.accepted, log),
     ]
+    scrapes = await scrape.serve(config, scraped, samples)
+    keeping = asyncio.create_task(auditor.keep())
     log.info("broker.ready", socket=" ".join(addresses), generation=databases.generation, sandbox=sandbox.in_force())
     title.changed()
     shell.happened(Began())
@@ -144,6 +174,8 @@ async def _serve(
     for listener in listeners:
         listener.close()
     server.close()
+    if scrapes is not None:
+        scrapes.close()
     for path in made:
         path.unlink(missing_ok=True)
     shell.happened(StopAsked())
@@ -152,6 +184,7 @@ async def _serve(
             await asyncio.sleep(_LAST_LOOK_S)
     title.close()
     shell.close()
+    keeping.cancel()
     log.info("broker.stopped")
 
 

@@ -67,7 +67,13 @@ class Applications:
         """Take a new connection, if there is room."""
         who = caller.identify(sock)
         if len(self._lines) >= self._most or self._by_uid[who.uid] >= self._most // 2:
-            self._log.warning("caller.refused", caller=who.label, uid=who.uid, connections=self._by_uid[who.uid])
+            self._log.warning(
+                "caller.refused",
+                caller=who.label,
+                unit=who.unit,
+                uid=who.uid,
+                connections=self._by_uid[who.uid],
+            )
             sock.close()
             return
         self._last += 1

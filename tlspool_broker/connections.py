@@ -212,7 +212,11 @@ class Connections:
         if self._out.now_ms - connection.noted_since_ms >= _NOTES_MS:
             if connection.noted > _NOTES:
                 self._out.note(
-                    "warning", "command.refusals", caller=connection.caller.label, more=connection.noted - _NOTES
+                    "warning",
+                    "command.refusals",
+                    caller=connection.caller.label,
+                    unit=connection.caller.unit,
+                    more=connection.noted - _NOTES,
                 )
             connection.noted_since_ms, connection.noted = self._out.now_ms, 0
         connection.noted += 1
@@ -225,6 +229,7 @@ class Connections:
                 rule=code.name.lower(),
                 cmd=name,
                 caller=connection.caller.label,
+                unit=connection.caller.unit,
                 uid=connection.caller.uid,
                 detail=detail,
             )

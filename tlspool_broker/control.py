@@ -8,6 +8,7 @@
     resume                  the same as drain off
     explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
     explain.dry             whether a remote would be accepted; for programs (dryrun.py)
+    metrics                 the broker's numbers, as OpenMetrics text (docs/metrics.md)
     config                  the settings in force, and where each comes from
     reload                  read the configuration again: all of it, or nothing
     help                    these words
@@ -35,6 +36,7 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import DrainAsked, Event, FinishAsked, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_common import grants, sandbox
+from tlspool_common.auditor import Auditor
 from tlspool_common.control import PEER_UID, Answer, Request
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.log import Log
@@ -56,8 +58,11 @@ class Control:
         sockets: Sequence[str] = (),
         reloading: Reloading | None = None,
         questions: KeyQuestions | None = None,
+        metrics: Callable[[], str] | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
-        """``sockets`` are the paths that applications connect to."""
+        """``sockets`` are the paths that applications connect to; ``metrics`` returns the numbers as text."""
+        self._auditor = auditor
         self._core = core
         self._databases = databases
         self._settings = settings
@@ -77,6 +82,8 @@ class Control:
             "explain.dry": self._explain_dry,
             "help": self._help,
         }
+        if metrics is not None:
+            self._commands["metrics"] = lambda _request: {"text": metrics()}
         if reloading is not None:
             self._commands["config"] = lambda _request: reloading.describe()
             self._commands["reload"] = lambda _request: reloading.reload()
@@ -119,6 +126,7 @@ class Control:
             "states": dict(states),
             "generation": self._databases.generation,
             "trust_generation": self._databases.trust_generation,
+            **({"audit": self._auditor.describe()} if self._auditor is not None else {}),
         }
 
     def _sessions(self, _request: Request) -> Answer:
@@ -181,6 +189,8 @@ class Control:
 
     async def _change(self, name: str, request: Request) -> Answer:
         loop = asyncio.get_running_loop()
+        if self._auditor is not None:
+            self._auditor.check()
         # Reading thousands of certificates takes a while, and needs nothing of the loop's.
         work, wanted = await loop.run_in_executor(None, admin.prepare, request)
         told = {}

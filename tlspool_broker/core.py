@@ -63,6 +63,7 @@ from tlspool_broker.sessions import Sessions
 from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
+from tlspool_common.auditor import Witness
 from tlspool_common.errors import PoolError
 from tlspool_common.messages import (
     AskedByRemote,
@@ -91,10 +92,11 @@ class BrokerCore:
         random_bytes: Callable[[int], bytes],
         unix_time_s: Callable[[], float],
         lasting: Lasting | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """Without what is ``lasting``, no other broker can go on with the sessions of this one."""
         lasting = lasting or in_memory(random_bytes)
-        self._out = Out()
+        self._out = Out(witness)
         self._settings = settings
         self._random_bytes = random_bytes
         self.unix_time_s = unix_time_s

@@ -163,7 +163,7 @@ class ControlKeys:
         if session.controller is not connection:
             raise PoolError(Code.CTLKEY_NOT_YOURS)
         self.release(session)
-        self._out.note("debug", "session.detached", session=session.session_id, caller=connection.caller.label)
+        self._out.note("debug", "session.detached", session=session.session_id, **_who(connection))
 
     def reattach(self, connection: Connection, ctlkey: bytes) -> None:
         """Let this connection control a session that none controls.
@@ -180,4 +180,8 @@ class ControlKeys:
             raise PoolError(Code.CTLKEY_ATTACHED)
         session.request = replace(session.request, ctlkey=ctlkey)  # which a session of an earlier broker is without
         self.attach(session, connection)
-        self._out.note("debug", "session.attached", session=session.session_id, caller=connection.caller.label)
+        self._out.note("debug", "session.attached", session=session.session_id, **_who(connection))
+
+
+def _who(connection: Connection) -> dict[str, str]:
+    return {"caller": connection.caller.label, "unit": connection.caller.unit}

@@ -21,6 +21,8 @@ from tlspool_broker.parties import PeerId as PeerId
 from tlspool_broker.parties import SessionId as SessionId
 from tlspool_broker.parties import WorkerNumber as WorkerNumber
 from tlspool_common.appwire import Frame
+from tlspool_common.auditor import Nobody, Witness
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
 from tlspool_common.messages import (
@@ -464,8 +466,9 @@ Effect = (
 class Out:
     """Where the parts of the core put effects, and read the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, witness: Witness | None = None) -> None:
         self.now_ms = 0
+        self.witness = witness or Nobody()
         self._effects: list[Effect] = []
 
     def __call__(self, effect: Effect) -> None:
@@ -475,6 +478,15 @@ class Out:
     def note(self, level: str, event: str, **fields: Value) -> None:
         """Add a line for the log."""
         self._effects.append(Note(level, event, fields))
+
+    def attest(self, note: Note) -> None:
+        """Have a fact recorded before it comes true.
+
+        Raises:
+            PoolError: AUDIT_LOST, it could not be, and must not come true.
+        """
+        if not self.witness.attest(note.event, note.fields):
+            raise PoolError(Code.AUDIT_LOST)
 
     def take(self) -> list[Effect]:
         """Return what was added since the last time."""

@@ -101,7 +101,8 @@ class Keyd:
         if self._peer is None:
             raise PoolError(Code.NO_KEYD)
         self._out(HandOver(connection.connection_id, self._peer, registration))
-        self._out.note("info", "pin.service_handed_over", caller=connection.caller.label, uid=connection.caller.uid)
+        who = connection.caller
+        self._out.note("info", "pin.service_handed_over", caller=who.label, unit=who.unit, uid=who.uid)
 
     def grant(
         self, session_id: SessionId, side: Side, worker: Worker, credential: Credential, deadline_ms: float | None

@@ -198,6 +198,11 @@ class Online:
             **asdict(self.counters),
         }
 
+    @property
+    def open_questions(self) -> int:
+        """Questions that have no answer yet."""
+        return len(self._open)
+
     # --- questions ------------------------------------------------------------------------------------
 
     def ask(self, message: AskRevocation, told: Told, sent: Callable[[], None] = lambda: None) -> int:

@@ -375,6 +375,7 @@ class Session:
         fields: dict[str, Value] = {
             "session": self.session_id,
             "caller": self.caller.label,
+            "unit": self.caller.unit,
             "uid": self.caller.uid,
             "service": self.request.service,
             "side": self.plan.side.name.lower(),

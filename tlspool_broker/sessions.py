@@ -98,9 +98,11 @@ class Sessions:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: STOPPING, DRAINING, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
+            PoolError: STOPPING, DRAINING, AUDIT_LOST, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
         """
         self.room.check(connection)
+        if not self._out.witness.ready:
+            raise PoolError(Code.AUDIT_LOST)
         self.keys.check_free(ctlkey)
 
     def open(
@@ -355,8 +357,10 @@ class Sessions:
         if exchange is None or worker is None:
             self._out(DropFd(plain))
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
+        note = session.start_note(self._out.now_ms)
         try:
             self._judging.begins(session)
+            self._out.attest(note)
         except PoolError as error:
             self._out(DropFd(plain))
             self._fail(session, error)
@@ -374,7 +378,7 @@ class Sessions:
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
             self.keys.attach(session, exchange.connection)
-        self._out(session.start_note(self._out.now_ms))
+        self._out(note)
 
     def keep(self, session: Session) -> None:
         """Have its worker keep what another broker must know of a session as it is now."""

@@ -116,8 +116,7 @@ class Shell:
             case SendApp(connection, frame):
                 self.applications.send(connection, frame)
             case Note(level, name, fields):
-                if self._log.wants(level):
-                    self._log.note(level, name, **fields)
+                self._log.note(level, name, **fields)
             case AdoptWorker(worker, worker_fd):
                 self.borders.adopt(worker, worker_fd)
             case CloseWorker(worker):

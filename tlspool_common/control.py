@@ -57,7 +57,10 @@ def request_untrusted(line: bytes) -> tuple[Request, bool]:
 
 
 def render(answer: Mapping[str, object], for_people: bool) -> bytes:
-    """Write an answer."""
+    """Write an answer; one that is text already, people get as it is."""
+    text = answer.get("text")
+    if for_people and isinstance(text, str) and set(answer) == {"ok", "text"}:
+        return text.encode()
     text = json.dumps(answer, indent=2 if for_people else None, ensure_ascii=True)
     return text.encode() + b"\n"
 

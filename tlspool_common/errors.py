@@ -438,6 +438,16 @@ TABLE: dict[Code, Entry] = {
     Code.PINS_FULL: Entry(
         _C.CONNECTION_DRIVER_SETUP, "there are too many pins", "remove those of no use: tlspool trust unpin"
     ),
+    Code.AUDIT_LOST: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the audit trail cannot be written, and nothing may happen unrecorded",
+        "look for audit.lost in the daemon's log: make room, or mend audit_dir; it recovers by itself",
+    ),
+    Code.AUDIT_BROKEN: Entry(
+        _C.CONNECTION_DRIVER_SETUP,
+        "the audit trail was changed, or records are missing from it",
+        "keep the files as they are, and find out who could write them; docs/audit.md",
+    ),
     Code.SETTING_INVALID: Entry(_C.CONNECTION_DRIVER_SETUP, "a setting is invalid", "correct the named setting"),
     Code.PROVIDER_ABSENT: Entry(
         _C.CONNECTION_DRIVER_SETUP, "the OpenSSL provider is not in effect", "build it: pip install ."

@@ -5,20 +5,32 @@ debug, messages between processes.  Values are escaped, so that nothing a remote
 colour a terminal.  A field whose name ends in ``_secret``, or a value that is not text, a number or a
 boolean, is refused: an object's repr is no fact.  systemd's ``<N>`` prefix is written when standard error is
 the journal (sd-daemon(3)).
+
+What remotes and applications can make happen as often as they like (``provoked`` in event_table.py) has so many lines a
+second; how many more there were is said in ``log.withheld``.  A fact that is said here has other readers too: metrics
+and the audit trail.  They hear all of them, whatever the level, and whether or not there is room for a line.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from tlspool_common.event_table import PROVOKED
+from tlspool_common.ration import Ration
 
 LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 _VALUE_CHARACTERS = 400
 """Longest value in a line: a detail of a border message fits, a flood does not."""
 
+PROVOKED_LINES = 200
+"""Of one event in a second.  journald takes 10 000 lines of a service in 30 s by default, and drops all beyond that,
+whatever they say: with this, one event leaves room for others."""
+
 Value = str | int | float | bool | None
+Reader = Callable[[str, Mapping[str, Value]], None]
 
 
 def escape(value: Value) -> str:
@@ -63,6 +75,8 @@ class Log:
         self.role = role
         self._least = LEVELS[level]
         self._journal = "JOURNAL_STREAM" in os.environ
+        self._ration = Ration(PROVOKED_LINES)
+        self.readers: list[Reader] = []
 
     def set_level(self, level: str) -> None:
         """Write facts of this level, and of more weighty ones, from now on."""
@@ -74,10 +88,23 @@ class Log:
 
     def note(self, level: str, event: str, **fields: Value) -> None:
         """Write one fact, if its level counts."""
+        for reader in self.readers:
+            reader(event, fields)
         number = LEVELS[level]
         if number > self._least:
             return
-        text = line(event, fields)
+        if event in PROVOKED:
+            if not self._ration.allows(event):
+                return
+            self.catch_up()
+        self._write(level, number, line(event, fields))
+
+    def catch_up(self) -> None:
+        """Say what was withheld in seconds that are over; a daemon calls it now and then."""
+        for event, count in self._ration.withheld().items():
+            self.warning("log.withheld", of=event, count=count)
+
+    def _write(self, level: str, number: int, text: str) -> None:
         head = f"<{number}>" if self._journal else f"{level.upper()} {self.role}: "
         try:
             sys.stderr.write(f"{head}{text}\n")

@@ -86,6 +86,14 @@ def _configuration(path: Path) -> list[Grant]:
     return [_ETC, Grant(_place(path.absolute()), READ, "the configuration is read again on SIGHUP")]
 
 
+def _audit(settings: Settings) -> list[Grant]:
+    return (
+        [Grant(settings.audit_dir, WRITE, "the audit trail, which goes on in another file")]
+        if settings.audit_dir
+        else []
+    )
+
+
 def _place(path: Path) -> Path:
     """Return what is granted for a file that others may put in place anew: its directory, but never all there is."""
     return path if path.parent == Path("/") else path.parent
@@ -150,6 +158,7 @@ def keyd(settings: Settings, path: Path) -> Profile:
             _PROC,
             *pin,
             Grant(settings.run_dir, SOCKETS, "keyd.sock and pin.sock, which are removed at the end"),
+            *_audit(settings),
             *modules,
             *_tokens(settings.pkcs11_directory),
         ),
@@ -221,6 +230,7 @@ def broker(settings: Settings, path: Path) -> Profile:
             _PROC,
             *(Grant(place, SOCKETS, "sockets, which are removed at the end") for place in sorted(places)),
             Grant(settings.dbenv_dir, WRITE, "the databases and their history"),
+            *_audit(settings),
             *_network(settings.crl_file, settings.online),
         ),
         connect=ports(settings.online, settings.online_ports),

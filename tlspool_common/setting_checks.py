@@ -48,6 +48,7 @@ def look(settings: Settings, path: Path) -> list[Remark]:
         *_users(settings),
         *_sockets(settings),
         *_databases(settings),
+        *_audit(settings),
         *_pin_file(settings),
         *_modules(dict.fromkeys(module.path for module in settings.pkcs11)),
         *_lists(settings),
@@ -119,6 +120,26 @@ def _databases(settings: Settings) -> Iterator[Remark]:
     elif found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         text = f"mode {stat.S_IMODE(found.st_mode):04o}: others than the broker can read or change the databases"
         yield Remark("warning", "dbenv_dir", str(path), text, f"chmod 0700 {path}")
+
+
+def _audit(settings: Settings) -> Iterator[Remark]:
+    path = settings.audit_dir
+    if path is None:
+        return
+    found = _stat("audit_dir", path)
+    if isinstance(found, Remark):
+        if found.level == "error":
+            yield Remark("note", "audit_dir", str(path), "is not there yet", "a daemon that may makes it at its start")
+        else:
+            yield found
+    elif not stat.S_ISDIR(found.st_mode):
+        yield Remark("error", "audit_dir", str(path), "is no directory", "name another")
+    elif found.st_mode & stat.S_IWOTH:
+        text = "everybody can put files into it, and take some away"
+        yield Remark("error", "audit_dir", str(path), text, f"chmod o-w {path}")
+    elif settings.broker_user != settings.keyd_user and not found.st_mode & stat.S_IWGRP:
+        text = "broker and keyd are two users, and only its owner can write there"
+        yield Remark("warning", "audit_dir", str(path), text, f"give it a group of both, and chmod 3770 {path}")
 
 
 def _pin_file(settings: Settings) -> Iterator[Remark]:

@@ -5,6 +5,7 @@ What is shown is read as the same value.  A ``cast`` raises ValueError, whose te
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -246,6 +247,21 @@ def _log_filter(text: str) -> tuple[str, ...]:
     return found
 
 
+def _loopback(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    try:
+        host = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        host = None
+    if host is None or not host.is_loopback or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        refuse("must be an address of the loopback interface and a port, such as 127.0.0.1:9109 or [::1]:9109")
+    return str(host), int(port)
+
+
+def _shown_endpoint(value: tuple[str, int]) -> str:
+    return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
+
+
 def _filled(text: str) -> str:
     return text if text and text.isprintable() else refuse("must not be empty")
 
@@ -269,6 +285,7 @@ FILE_NAME = Kind("file name", _file_name)
 MODE = Kind("octal mode", _mode, lambda value: f"{value:04o}")
 USER = Kind("user", uid)
 GROUP = Kind("group", gid)
+LOOPBACK = Kind("loopback address:port", _loopback, _shown_endpoint)
 PRINCIPALS = Kind("users and @groups", _principals, _joined)
 OPENSSL_LIST = Kind("OpenSSL list", _openssl_list)
 PORTS = Kind("ports", _ports, _joined)

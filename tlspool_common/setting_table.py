@@ -297,6 +297,30 @@ TABLE: tuple[Option, ...] = (
         "B",
         "whether an application that is asked may let another identity answer for the name that a client asked for",
     ),
+    Option(
+        "audit_dir",
+        k.PATH,
+        None,
+        "BK",
+        "BK",
+        "directory of the [audit trails](audit.md) of broker and keyd; without it there are none",
+    ),
+    Option(
+        "audit_required",
+        k.YES_OR_NO,
+        False,
+        "BK",
+        "",
+        "refuse sessions and signatures while the audit trail cannot be written; no: only the log says that it is lost",
+    ),
+    Option(
+        "metrics_listen",
+        k.LOOPBACK,
+        None,
+        "B",
+        "B",
+        "loopback address and port where the broker answers `GET /metrics`, such as 127.0.0.1:9109; default: nowhere",
+    ),
     Option("log_level", k.LOG_LEVEL, "info", "BWK", "", "least level that is logged: debug, info, warning or error"),
 )
 

@@ -120,6 +120,9 @@ class Settings:
     session_end: str
     reattach: str
     sni_rule: str
+    audit_dir: Path | None
+    audit_required: bool
+    metrics_listen: tuple[str, int] | None
     log_level: str
     pkcs11: tuple[Pkcs11Module, ...]
     sockets: tuple[AppSocket, ...]
@@ -350,6 +353,8 @@ class _Reader:
             self._wrong("pkcs11_pin_file", "there is a pkcs11_pin, too: take one of them away")
         if values["pkcs11_pin"] is not None:
             self.warnings.append("pkcs11_pin: the PIN is better off in a file of keyd's own: pkcs11_pin_file")
+        if values["audit_required"] and values["audit_dir"] is None:
+            self._wrong("audit_required", "needs an audit_dir")
         self._judge_policy()
 
     def _judge_policy(self) -> None:

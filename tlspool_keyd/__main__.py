@@ -4,10 +4,11 @@
 2. lock down                         no core file, no debugger, no swap: before anything secret is in memory
 3. read the configuration            a wrong one is found before anything is opened
 4. read the PIN                      from credential, file or terminal; one that others can read is refused
-5. enter the sandbox                 sandbox_profiles.keyd; token processes enter one of their own
-6. listen on keyd.sock, start token processes, look for the broker
+5. open the audit trail               the start is in it
+6. enter the sandbox                 sandbox_profiles.keyd; token processes enter one of their own
+7. listen on keyd.sock, start token processes, look for the broker
                                      everything is imported by now; modules are loaded behind an exec only
-7. say READY when each token has opened or failed, serve
+8. say READY when each token has opened or failed, serve
 
 It runs as a user of its own, without capabilities, and speaks to UNIX sockets only.
 """
@@ -20,14 +21,17 @@ import getpass
 import os
 import secrets
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tlspool_common import sandbox, sandbox_profiles, systemd
 from tlspool_common import settings as config
+from tlspool_common.auditor import Auditor
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
+from tlspool_common.metrics import Metrics
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import SettingError, Settings
 from tlspool_keyd import pin
@@ -98,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = pin.find(settings.pkcs11_pin_file, os.environ, ask, settings.pkcs11_pin_secret)
         if args.check:
             return 0
-        log = Log("keyd", settings.log_level)
+        log, metrics = Log("keyd", settings.log_level), Metrics("K")
+        log.readers.append(metrics.read)
+        auditor = Auditor(settings, "keyd", log, time.time)  # noqa: TID251 - a record says when
         for warning in settings.warnings:
             log.warning("setting.ignored", detail=warning)
         if not settings.pkcs11:
@@ -107,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sandbox.enter(sandbox_profiles.keyd(settings, args.config), settings.sandbox, log)
         within = sandbox.in_force()
         log.info("keyd.started", pid=os.getpid(), pin=source.origin.value, memory_locked=memory_locked, sandbox=within)
-        return asyncio.run(_serve(settings, args.config, source, log, passed))
+        return asyncio.run(_serve(settings, args.config, source, log, passed, metrics, auditor))
     except PoolError as error:
         log.error("keyd.refuses_to_start", code=int(error.code), detail=str(error))
         return EXIT_CONFIGURATION
@@ -117,12 +123,21 @@ def _has_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-async def _serve(settings: Settings, path: Path, source: pin.PinSource, log: Log, passed: dict[str, OwnedFd]) -> int:
+async def _serve(
+    settings: Settings,
+    path: Path,
+    source: pin.PinSource,
+    log: Log,
+    passed: dict[str, OwnedFd],
+    metrics: Metrics,
+    auditor: Auditor,
+) -> int:
     reloading = Reloading(path, settings, log, read=load)
     sockets = Sockets(systemd.listener(passed, "keyd"), systemd.listener(passed, "pin"))
     for fd in passed.values():
         fd.close()
-    return await Shell(settings, source, log, secrets.token_bytes(32), reloading, sockets).run()
+    secret = secrets.token_bytes(32)
+    return await Shell(settings, source, log, secret, reloading, sockets, metrics, auditor).run()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@
 
 The order is that of trust.  Before the seal was found good nothing in a grant is believed; before the ledger
 has it spent nothing else is looked at, so that a grant is good for one attempt whatever its outcome; a token
-sees nothing that was not recognised; and no answer goes out before its line is in the log.
+sees nothing that was not recognised; and no answer goes out before its line is in the log, and in the audit trail.
 
 The secret that seals grants is drawn once and given to each broker that comes: a broker that was started anew
 can go on where the old one ended, and grants that workers hold stay good.  Only an end of keyd voids them.
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import assert_never
 
+from tlspool_common.auditor import Nobody, Witness
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.grants import Grant, unseal_untrusted
 from tlspool_common.log import Value
@@ -94,9 +95,18 @@ second, and must not fill the disk; how many more there were is written instead.
 class KeydCore:
     """All of keyd but its sockets, its processes and the PIN."""
 
-    def __init__(self, settings: Settings, grant_secret: bytes, pid: int, *, asks_for_pins: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        grant_secret: bytes,
+        pid: int,
+        *,
+        asks_for_pins: bool = False,
+        witness: Witness | None = None,
+    ) -> None:
         """``asks_for_pins``: there is no PIN in the configuration, so a PIN service is asked."""
         modules = [(module.path, module.token_uri) for module in settings.pkcs11]
+        self._witness = witness or Nobody()
         self._grant_secret = grant_secret
         self._pid = pid
         self._settings = settings
@@ -114,6 +124,26 @@ class KeydCore:
         self._refusals = Refusals()
 
     # --- what an operator sees --------------------------------------------------------------------------
+
+    @property
+    def seats(self) -> Seats:
+        """The token processes."""
+        return self._seats
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the broker is connected."""
+        return self._broker_since_ms is not None
+
+    @property
+    def grants_spent(self) -> int:
+        """Grants that are remembered."""
+        return len(self._ledger)
+
+    @property
+    def workers(self) -> int:
+        """Workers that may ask."""
+        return len(self._workers)
 
     @property
     def title(self) -> str:
@@ -268,6 +298,8 @@ class KeydCore:
             self._ledger.spend(grant, event.worker_id, now_ms)
             what = recognise_untrusted(message.content, grant.side, message.scheme)
             self._check_version(what)
+            if not self._witness.ready:
+                raise PoolError(Code.AUDIT_LOST)
         except PoolError as error:
             return self._refuse(event, grant, Outcome(error.code, error.detail), now_ms)
         permitted = grant
@@ -275,10 +307,13 @@ class KeydCore:
         def done(outcome: Outcome, then_ms: float) -> list[Effect]:
             if outcome.code is not Code.OK:
                 return self._refuse(event, permitted, outcome, then_ms)
-            self._signed += 1
             fields = _whose(event, permitted)
             fields |= {"what": what.value, "scheme": _scheme(message.scheme), "key": permitted.key_uri}
-            fields["ms"] = then_ms - now_ms
+            fields |= {"token": outcome.token, "ms": then_ms - now_ms}
+            fields |= {"queue_ms": then_ms - now_ms - outcome.token_ms, "token_ms": outcome.token_ms}
+            if not self._witness.attest("sign.done", fields):
+                return self._refuse(event, permitted, Outcome(Code.AUDIT_LOST, token=outcome.token), then_ms)
+            self._signed += 1
             signed = Signed(code=Code.OK, signature=outcome.payload)
             return [Note("info", "sign.done", fields), AnswerWorker(event.ticket, signed, event.exchange)]
 
@@ -302,7 +337,7 @@ class KeydCore:
         if self._refusals.may_log:
             fields: dict[str, Value] = {"code": int(outcome.code), "why": outcome.code.name, **_whose(event, grant)}
             fields |= {"scheme": _scheme(event.message.scheme), "key": grant.key_uri if grant else None}
-            fields["detail"] = outcome.detail
+            fields |= {"token": outcome.token, "detail": outcome.detail}
             effects.append(Note("warning", "sign.refused", fields))
         return [*effects, AnswerWorker(event.ticket, Signed(code=outcome.code, signature=b""), event.exchange)]
 

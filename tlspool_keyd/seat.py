@@ -18,13 +18,19 @@ PIN_TROUBLE = (Code.PIN_MISSING, Code.PIN_WRONG, Code.PIN_LOCKED, Code.PIN_LAST_
 
 @record
 class Outcome:
-    """What became of a request: a signature, a public key or a list of keys, or a code and a detail."""
+    """What became of a request: a signature, a public key or a list of keys, or a code and a detail.
+
+    ``token`` is the ``pkcs11_token`` line that answered, ``token_ms`` what that took once it had been sent; that is for
+    the log, and of two outcomes that are the same it may differ.
+    """
 
     code: Code
     detail: str = ""
     payload: bytes = b""
     keys: tuple[str, ...] = ()
     more: bool = False
+    token: str = field(default="", compare=False)
+    token_ms: float = field(default=0.0, compare=False)
 
 
 Done = Callable[[Outcome, float], list[Effect]]
@@ -41,6 +47,7 @@ class Job:
     message: Request
     deadline_ms: float
     done: Done
+    sent_ms: float = 0.0
     settled: bool = False
     again: bool = False
     patient: bool = True  # it may wait for somebody to type a PIN
@@ -83,6 +90,10 @@ class Seat:
     starts: int = 0
     stumbled: bool = False  # the last process died while opening
     typed: int = 0  # PINs that were typed for its tokens
+    label: str = ""  # token_uri as text, for log and metrics
+
+    def __post_init__(self) -> None:
+        self.label = str(self.token_uri)
 
 
 class Pins(Protocol):

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from tlspool_common.errors import Code, PoolError, code_of
 from tlspool_common.log import Value
@@ -192,6 +193,7 @@ class Seats:
             self._exchange = self._exchange % 0xFFFFFFFF + 1
             process.pending[self._exchange] = job
             process.pending_b += job.size_b
+            job.sent_ms = now_ms
             effects.append(SendToken(process.generation, job.message, self._exchange))
         return effects
 
@@ -356,7 +358,8 @@ class Seats:
             raise PoolError(Code.INTERNAL, f"{type(message).__name__} {exchange} answers nothing")
         process.pending_b -= job.size_b
         process.timeouts, process.heard_ms = 0, now_ms
-        effects = self._judge(seat, process, job, outcome_of(message), now_ms)
+        outcome = replace(outcome_of(message), token=seat.label, token_ms=now_ms - job.sent_ms)
+        effects = self._judge(seat, process, job, outcome, now_ms)
         return effects + self._drained(process) + self._pump(seat, now_ms)
 
     def _judge(self, seat: Seat, process: Process, job: Job, outcome: Outcome, now_ms: float) -> list[Effect]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, assert_never
 from setproctitle import setproctitle
 
 from tlspool_common import control, limits, sandbox, sandbox_profiles, systemd
+from tlspool_common.auditor import Auditor
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
 from tlspool_common.dial import dial_broker
 from tlspool_common.errors import Code, PoolError
@@ -41,12 +42,14 @@ from tlspool_common.messages import (
     TokenOpened,
     TokenSigned,
 )
+from tlspool_common.metrics import Metrics
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_keyd import events as e
 from tlspool_keyd.children import Children
 from tlspool_keyd.core import KeydCore
 from tlspool_keyd.pin import Origin, PinSource, Wallet
+from tlspool_keyd.readings import readings
 from tlspool_keyd.services import Services
 
 EXIT_BUG = 70
@@ -79,15 +82,19 @@ class Shell:
         grant_secret: bytes,
         reloading: Reloading | None = None,
         passed: Sockets | None = None,
+        metrics: Metrics | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._passed = passed or Sockets()
         self._settings = settings
+        self._metrics = metrics or Metrics("K")
+        self._auditor = auditor or Auditor(settings, "keyd", log, time.time)  # noqa: TID251 - a record says when
         self._reloading = reloading
         self._pin = pin
         self._log = log
         self._loop = asyncio.get_running_loop()
         asks_for_pins = pin.origin is Origin.NONE
-        self._core = KeydCore(settings, grant_secret, os.getpid(), asks_for_pins=asks_for_pins)
+        self._core = KeydCore(settings, grant_secret, os.getpid(), asks_for_pins=asks_for_pins, witness=self._auditor)
         self._wallet = Wallet()
         self._services = Services(self._happened)
         self._children = Children(
@@ -122,6 +129,7 @@ class Shell:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._look_again)
+        keeping = self._loop.create_task(self._auditor.keep())
         try:
             self._carry_out(self._core.begin(_now_ms()))
             self._show()
@@ -132,6 +140,7 @@ class Shell:
             for made, passed in ((path, self._passed.control), (self._settings.pin_socket, self._passed.pin)):
                 if passed is None:
                     made.unlink(missing_ok=True)
+            keeping.cancel()
             await self._end()
         return self._exit_code
 
@@ -148,6 +157,7 @@ class Shell:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._children.end_all(), _STOP_S)
         self._log.info("keyd.stopped")
+        self._auditor.close()
 
     def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody expected came out of a call of the loop: nothing can be relied on any more."""
@@ -181,8 +191,7 @@ class Shell:
         for effect in effects:
             match effect:
                 case e.Note(level, event, fields):
-                    if self._log.wants(level):
-                        self._log.note(level, event, **fields)
+                    self._log.note(level, event, **fields)
                 case e.AnswerWorker(ticket, message, exchange):
                     if channel := self._answers.pop(ticket, None):
                         with suppress(ChannelClosed):  # the worker does not wait any more
@@ -348,7 +357,9 @@ class Shell:
                     "pin": self._pin.origin.value,
                     "descriptors": len(open_fds()),
                 }
-                return {**status, **more}
+                return {**status, **more, "audit": self._auditor.describe()}
+            case "metrics":
+                return {"text": self._metrics.text([*readings(self._core), *self._auditor.readings()])}
             case "keys":
                 return await self._ask_core(e.KeysAsked)
             case "key":
@@ -363,7 +374,7 @@ class Shell:
                 self._look_at_pins()
                 return answer
             case other:
-                known = "status, keys, key, pin.again, config, reload"
+                known = "status, keys, key, metrics, pin.again, config, reload"
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
 
 

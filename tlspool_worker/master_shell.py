@@ -37,6 +37,7 @@ from tlspool_common.messages import (
     Welcome,
     WorkerBorn,
 )
+from tlspool_common.metrics import Metrics, Reading
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_common.systemd import Heart
@@ -61,6 +62,9 @@ class Master:
         self._reloading = Reloading(path, settings, log, self._adopt, lists.load)
         self._log = log
         self._core = m.MasterCore(os.getpid(), settings.workers, now_ms)
+        self._metrics = Metrics("W")
+        log.readers.append(self._metrics.read)
+        self._forks = 0
         self._channel: Channel | None = None
         self._former: Channel | None = None  # to the same broker, which closes it
         self._keeping = Keeping()
@@ -278,6 +282,7 @@ class Master:
             ours.close()
             self._happened(m.ForkFailed(error.strerror or str(error)))
         else:
+            self._forks += 1
             self._keeping.hold(pid, PROTOCOL, ours)
             self._happened(m.Forked(pid))
             self._show()
@@ -336,8 +341,11 @@ class Master:
             return self._reloading.describe()
         if request["cmd"] == "reload":
             return self._reloading.reload()
+        if request["cmd"] == "metrics":
+            self._log.catch_up()
+            return {"text": self._metrics.text(self._readings())}
         if request["cmd"] != "status":
-            raise PoolError(Code.COMMAND_UNKNOWN, f"{request['cmd']!r}; known: status, config, reload")
+            raise PoolError(Code.COMMAND_UNKNOWN, f"{request['cmd']!r}; known: status, metrics, config, reload")
         return {
             "pid": os.getpid(),
             "protocol": PROTOCOL,
@@ -356,6 +364,16 @@ class Master:
             ],
             "ended": self._core.endings,
         }
+
+    def _readings(self) -> list[Reading]:
+        """Return what the metrics read at this moment."""
+        memory_kib = [load_of(child.pid).get("rss_kib", 0) for child in self._core.children]
+        return [
+            ("tlspool_broker_connected", {}, self._core.connected),
+            ("tlspool_worker_processes", {}, len(memory_kib)),
+            ("tlspool_worker_memory_bytes", {}, sum(kib for kib in memory_kib if isinstance(kib, int)) * 1024),
+            ("tlspool_worker_forks", {}, self._forks),
+        ]
 
 
 def _queue(_number: int, _frame: object) -> None:

@@ -453,7 +453,9 @@ def test_ten_thousand_refusals_are_not_ten_thousand_lines(world):
     assert len(world.noted("command.refused")) == 20
     world.now_ms += 10_000
     world.send(app, 0x999)
-    assert world.noted("command.refusals") == [{"caller": "postfix.service[815]", "more": 980}]
+    assert world.noted("command.refusals") == [
+        {"caller": "postfix.service[815]", "unit": "postfix.service", "more": 980}
+    ]
 
 
 def test_every_kind_of_key_is_offered(world):

@@ -45,7 +45,10 @@ def test_a_signature():
             "what": "tls13-certificate-verify",
             "scheme": "ecdsa_secp256r1_sha256",
             "key": KEY,
+            "token": "pkcs11:token=t1",
             "ms": 2.5,
+            "queue_ms": 0.0,
+            "token_ms": 2.5,
         },
     )
     assert play.core.status({})["signed"] == 1

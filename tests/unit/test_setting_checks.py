@@ -49,6 +49,23 @@ def test_the_file_itself(host, mode, found):
     assert host.look() == [("error", "configuration")] * found
 
 
+def test_the_audit_trail(host, tmp_path):
+    place = tmp_path / "audit"
+    line = f"audit_dir {place}"
+    assert host.look(line) == [("note", "audit_dir")]
+    place.write_text("")
+    assert host.look(line) == [("error", "audit_dir")]
+    place.unlink()
+    place.mkdir(mode=0o750)
+    assert host.look(line) == []
+    two = [one for one in host.look(line, f"broker_user {os.getuid()}", f"keyd_user {NOBODY}") if one[1] == "audit_dir"]
+    assert two == [("warning", "audit_dir")]
+    place.chmod(0o3770)
+    assert ("warning", "audit_dir") not in host.look(line, f"keyd_user {NOBODY}")
+    place.chmod(0o777)
+    assert host.look(line) == [("error", "audit_dir")]
+
+
 def test_databases(host):
     host.db.chmod(0o755)
     assert host.look() == [("warning", "dbenv_dir")]

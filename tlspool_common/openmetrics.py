@@ -1,0 +1,131 @@
+"""OpenMetrics text (version 1.0): written from samples, and the text of another daemon read again.
+
+Only names of metric_table.py are written and read, and each family stands in one place, so that the numbers of
+several daemons make one text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from tlspool_common.metric_table import BY_NAME, TABLE
+from tlspool_common.record import record
+
+CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+TEXT_B = 512 * 1024
+"""Of one daemon: some 400 lines of 80 bytes, and ten times that if every label had all its values."""
+
+_SAMPLE = re.compile(
+    r'([a-z][a-z0-9_]{0,80})(?:\{((?:[a-z_]{1,32}="(?:[^"\\\n]|\\["\\n]){0,300}",?){0,8})\})? ([-+0-9.eEInf]{1,32})'
+)
+_LABEL = re.compile(r'([a-z_]{1,32})="((?:[^"\\\n]|\\["\\n]){0,300})"(?:,|$)')
+_UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+
+
+class BadText(Exception):
+    """A text is no OpenMetrics text of a daemon of ours."""
+
+
+@record
+class Sample:
+    """One line."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+Samples = dict[str, list[Sample]]
+"""Samples by name of the metric."""
+
+
+def write(samples: Mapping[str, Sequence[Sample]]) -> str:
+    """Return a text, with the families in the order of the table."""
+    lines = []
+    for metric in TABLE:
+        if metric.name not in samples:
+            continue
+        lines.append(f"# TYPE {metric.name} {metric.kind.value}")
+        if metric.unit:
+            lines.append(f"# UNIT {metric.name} {metric.unit}")
+        lines.append(f"# HELP {metric.name} {_escaped(plain(metric.doc))}")
+        lines += [_line(sample) for sample in samples[metric.name]]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def plain(text: str) -> str:
+    """Return a text of the table without the marks that the page has."""
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text).replace("`", "")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _line(sample: Sample) -> str:
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+    shown = f"{{{labels}}}" if labels else ""
+    return f"{sample.name}{shown} {_number(sample.value)}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if math.isfinite(value) and value == int(value) else repr(float(value))
+
+
+def read_untrusted(text: str) -> Samples:
+    """Read the text of a daemon: samples by name of the metric.
+
+    Raises:
+        BadText: it is none, or speaks of what the table does not have.
+    """
+    if len(text) > TEXT_B:
+        raise BadText(f"it has more than {TEXT_B} bytes")
+    lines = text.split("\n")
+    if lines[-2:] != ["# EOF", ""]:
+        raise BadText("it has no end")
+    found: Samples = {}
+    family = ""
+    for line in lines[:-2]:
+        if line.startswith("# TYPE "):
+            family = line.split(" ")[2] if line.count(" ") == 3 else ""
+            if family not in BY_NAME or family in found:
+                raise BadText("a family is unknown, or there twice")
+            found[family] = []
+        elif not line.startswith(("# HELP ", "# UNIT ")):
+            sample = _sample_untrusted(line)
+            if not family or not sample.name.startswith(family):
+                raise BadText("a sample is in no family")
+            found[family].append(sample)
+    return found
+
+
+def _sample_untrusted(line: str) -> Sample:
+    match = _SAMPLE.fullmatch(line)
+    if match is None:
+        raise BadText("a line is no sample")
+    name, inner, number = match.groups()
+    labels = {
+        label: re.sub(r"\\.", lambda one: _UNESCAPED[one[0]], value) for label, value in _LABEL.findall(inner or "")
+    }
+    try:
+        return Sample(name, labels, float(number))
+    except ValueError:
+        raise BadText("a sample has no number") from None
+
+
+def merge(parts: Sequence[Samples]) -> Samples:
+    """Return the samples of several daemons as those of one text; of two with the same labels the first counts."""
+    found: Samples = {}
+    seen = set()
+    for part in parts:
+        for family, samples in part.items():
+            into = found.setdefault(family, [])
+            for sample in samples:
+                key = sample.name, tuple(sorted(sample.labels.items()))
+                if key not in seen:
+                    seen.add(key)
+                    into.append(sample)
+    return found
