@@ -54,6 +54,7 @@ from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.online import Online
 from tlspool_broker.questions import Questions
+from tlspool_broker.quotas import Quotas
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.sessions import Sessions
 from tlspool_broker.snapshot import Snapshots
@@ -90,6 +91,7 @@ class BrokerCore:
         self.judging = Judging(self._out, settings, self.online, unix_time_s)
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
+        self.quotas = Quotas(self._out, settings)
         self.sessions = Sessions(
             self._out,
             settings,
@@ -102,6 +104,7 @@ class BrokerCore:
             self.online,
             self.judging,
             self.explain,
+            self.quotas,
         )
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
@@ -219,6 +222,7 @@ class BrokerCore:
         changed, _ = self._settings.changes(newer)
         self._settings.adopt(newer)
         self.access.replace(self._settings.access)
+        self.quotas.replace()
         self.workers.replenish()
         if set(changed) & _OF_HELPER:
             self.online.reconfigured(self._settings)

@@ -256,6 +256,7 @@ class Session:
     asked: tuple[Plan, Records] | None = None
     rationed_until_ms: int = 0
     on_end: Callable[[Session], None] | None = None
+    watch: Callable[[Session], None] | None = None
 
     @property
     def generation(self) -> int:
@@ -294,6 +295,8 @@ class Session:
                 Code.INTERNAL, f"session {self.session_id}: {self.state.name} {happening.name} {state.name}"
             )
         self.state = state
+        if self.watch is not None:
+            self.watch(self)
 
     def overdue(self, now_ms: int) -> Code | None:
         """Return why a session fails whose timer has fired; None: nothing was to come."""
