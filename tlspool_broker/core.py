@@ -27,6 +27,7 @@ from tlspool_broker.events import (
     AppConnected,
     AppFrame,
     AppGone,
+    AppTurnedAway,
     Began,
     Clock,
     ClosePeer,
@@ -137,6 +138,8 @@ class BrokerCore:
             case AppConnected(connection_id, caller):
                 first_cbid = int.from_bytes(self._random_bytes(2), "big")
                 self.connections.add(connection_id, caller, first_cbid)
+            case AppTurnedAway(caller):
+                self.quotas.turned_away(caller)
             case AppGone():
                 self._apps.gone(event)
             case WorkerLost():

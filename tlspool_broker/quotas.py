@@ -166,6 +166,11 @@ class Quotas:
             if not account.sessions and not any(bucket.rest(now_ms, rate) for bucket, rate in rates):
                 del self._accounts[key]
 
+    def turned_away(self, caller: Caller) -> None:
+        """A connection was refused because its caller has as many as it may."""
+        quota = self.of(caller)
+        self.note(quota.name_of("connections"), quota.connections, caller)
+
     def busiest(self) -> Account:
         """Return the account with the most handshakes; there is one."""
         return max(self._accounts.values(), key=lambda account: account.handshakes)
