@@ -264,10 +264,12 @@ def long(app: App, chance: random.Random, told: Told) -> None:
     end_s = time.monotonic() + chance.uniform(0.3, 1) * app.plan.long_s
 
     def talk(tls: ssl.SSLSocket) -> None:
-        while time.monotonic() < end_s and not app.paused:
+        while True:
             data = chance.randbytes(chance.randrange(1, 300))
             told.size_b += len(data)
             exchange(tls, data)
+            if time.monotonic() >= end_s or app.paused:
+                return
             time.sleep(0.2)
 
     _being_server(app, chance, told, app.identity(chance), talk)

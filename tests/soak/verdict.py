@@ -1,7 +1,7 @@
 """Whether what came of each session of a soak is explained by what was done meanwhile.
 
-A session may fail only if something was done, while it was there, that EXPLAINS has for such a failure.  A wrong byte is
-explained by nothing.
+A session may fail only if something was done, while it was there, that EXPLAINS has for such a failure.  Nothing
+explains a wrong byte.
 """
 
 from __future__ import annotations
