@@ -404,7 +404,7 @@ class Session:
         A remote's fault, or an application that went away, is daily business; the rest may need somebody.
         """
         code = error.code
-        daily = code // 100 == 3 or code in (Code.CALLER_GONE, Code.STOPPING)
+        daily = code // 100 == 3 or code in (Code.CALLER_GONE, Code.STOPPING, Code.HANDSHAKE_YIELDED)
         event = "session.refused" if code // 100 in (1, 2, 4) and not daily else "session.failed"
         why: dict[str, Value] = {"code": int(code), "rule": code.name.lower()}
         how: dict[str, Value] = {
