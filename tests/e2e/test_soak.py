@@ -9,6 +9,7 @@ from tests.soak.__main__ import soak
 from tests.soak.app import Told
 from tests.soak.trouble import Disturbance
 from tests.soak.verdict import GRACE_S, Verdict
+from tests.soak.watch import Count, Watch
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -49,6 +50,13 @@ def test_only_what_was_done_meanwhile_explains_a_failure(what, fields, is_explai
     assert verdict.judge(told(outcome="ok")) == ""
 
 
+def test_another_worker_explains_nothing():
+    log = "event=session.end session=5 caller=x reason=worker_lost by=\nevent=session.end session=6 reason=clean\n"
+    verdict = Verdict([Disturbance("end worker", 15.0, 30.0)], [], keep=False, log=lambda: log)
+    assert not verdict.judge(told(outcome="relay", code=0, session=5))
+    assert verdict.judge(told(outcome="relay", code=0, session=6))
+
+
 def test_sessions_are_kept_when_they_should_be():
     verdict = Verdict([Disturbance("end broker", 15.0, 30.0)], [], keep=True)
     assert verdict.judge(told(outcome="relay", code=0))
@@ -72,3 +80,23 @@ def test_a_revocation_is_in_force_from_its_answer_on(begun, ended, code, is_righ
     outcome = "setup" if code else "ok"
     one = Told(1, "revoked", begun, 0.0, ended, outcome, code)
     assert (verdict.judge(one) == "") is is_right
+
+
+@pytest.mark.parametrize(
+    ("fds", "kib", "what"),
+    [
+        ([20, 21, 22, 21], [50_000, 60_000, 61_000, 62_000], ""),
+        ([20, 21, 30, 40], [50_000, 60_000, 61_000, 62_000], "descriptors became 40"),
+        ([20, 21, 22, 21], [50_000, 60_000, 75_000, 90_000], "60000 KiB became 90000 in 200 sessions"),
+    ],
+)
+def test_what_grows_is_told(fds, kib, what):
+    watch = Watch(None)
+    watch.lives["broker", 1, 1] = [
+        Count(at, 100 * at, *held) for at, held in enumerate(zip(fds, kib, strict=True))
+    ]  # fmt: skip
+    watch.files, watch.locks = [["a"], ["a"]], [{"nlocks": 6, "nlockers": 6}, {"nlocks": 9, "nlockers": 6}]
+    assert (what in " ".join(watch.judge())) if what else not watch.judge()
+    watch.files.append(["a", "b"])
+    watch.locks.append({"nlocks": 60, "nlockers": 6})
+    assert len(watch.judge()) == (2 if not what else 3)

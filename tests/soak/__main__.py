@@ -48,7 +48,7 @@ class Soak:
         self.world = World(directory, seed, apps=apps, threads=threads, long_s=self.round_s / 4)
         self.trouble = Trouble(self.world, seed)
         self.watch = Watch(self.world)
-        self.verdict = Verdict(self.trouble.record, self.trouble.revocations, keep=keep)
+        self.verdict = Verdict(self.trouble.record, self.trouble.revocations, keep=keep, log=self.world.log)
         self.probes: dict[str, list[float]] = {"quiet": [], "slow": [], "rough": [], "": []}
         self.unexplained: list[str] = []
         self.outcomes: Counter[tuple[str, str]] = Counter()

@@ -6,7 +6,8 @@ explains a wrong byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from tests.soak.app import Told
 from tests.soak.trouble import Disturbance
@@ -51,11 +52,18 @@ class Verdict:
     """Judges sessions."""
 
     def __init__(
-        self, record: Sequence[Disturbance], revocations: Sequence[tuple[float, float, bool]], *, keep: bool
+        self,
+        record: Sequence[Disturbance],
+        revocations: Sequence[tuple[float, float, bool]],
+        *,
+        keep: bool,
+        log: Callable[[], str] = lambda: "",
     ) -> None:
+        """``log`` returns what the broker has written."""
         self._record = record
         self._revocations = revocations
         self._explains = {**EXPLAINS, "end broker": KEPT} if keep else EXPLAINS
+        self._log = log
         self.explained: dict[str, int] = {}
 
     def judge(self, told: Told) -> str:
@@ -69,11 +77,16 @@ class Verdict:
         for one in self._record:
             if one.begun <= told.ended and one.ended + GRACE_S >= told.begun:
                 codes = self._explains[one.what].get(told.outcome, frozenset())
-                if told.code in codes:
+                if told.code in codes and (one.what != "end worker" or self._worker_was_lost(told)):
                     self.explained[one.what] = self.explained.get(one.what, 0) + 1
                     return ""
         meanwhile = [one.what for one in self._record if one.begun <= told.ended and one.ended + GRACE_S >= told.begun]
         return f"{told} meanwhile: {', '.join(meanwhile) or 'nothing'}"
+
+    def _worker_was_lost(self, told: Told) -> bool:
+        """Whether it was the worker of this session that ended, by word of the broker; if it has a number."""
+        pattern = rf"event=session\.end session={told.session} [^\n]*reason=worker_lost"
+        return told.outcome != "relay" or not told.session or re.search(pattern, self._log()) is not None
 
     def _revoked_within(self, told: Told) -> set[bool]:
         """Return whether the certificate was revoked at any time of a session."""

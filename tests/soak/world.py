@@ -207,6 +207,10 @@ class World:
         except (NotReachable, OSError):
             return {}
 
+    def log(self) -> str:
+        """Return what the broker has written."""
+        return (self.pool.directory / "log" / "broker.log").read_text(errors="replace")
+
     def pids(self, role: str) -> list[int]:
         """Return the processes of a role."""
         if role == "app":
