@@ -8,17 +8,20 @@ import dataclasses
 import json
 import os
 import platform
+import random
 import resource
+import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import libstub
 from tests.soak.app import App, Told, server
-from tests.soak.trouble import Trouble
+from tests.soak.trouble import TARGETS, Trouble
 from tests.soak.verdict import Verdict, percentile
 from tests.soak.watch import Watch
 from tests.soak.world import World
@@ -42,11 +45,21 @@ _REST_S = 0.05
 class Soak:
     """One run."""
 
-    def __init__(self, directory: Path, *, seconds: float, seed: int, keep: bool, apps: int, threads: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seconds: float,
+        seed: int,
+        keep: bool,
+        apps: int,
+        threads: int,
+        only: Sequence[str] = (),
+    ) -> None:
         self.seconds, self.seed = seconds, seed
         self.round_s = min(ROUND_S, seconds)
         self.world = World(directory, seed, apps=apps, threads=threads, long_s=self.round_s / 4)
-        self.trouble = Trouble(self.world, seed)
+        self.trouble = Trouble(self.world, seed, only)
         self.watch = Watch(self.world)
         self.verdict = Verdict(self.trouble.record, self.trouble.revocations, keep=keep, log=self.world.log)
         self.probes: dict[str, list[float]] = {"quiet": [], "slow": [], "rough": [], "": []}
@@ -124,8 +137,6 @@ class Soak:
 
     def _probe(self, app: App, number: int) -> None:
         """Have short sessions, and measure how long each takes."""
-        import random
-
         chance = random.Random(f"{self.seed} probe {number}")
         while not self._over.is_set():
             if self._resting.is_set():
@@ -226,20 +237,21 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=4, help="sessions at a time, of each application")
     parser.add_argument("--broker-restarts", choices=("lose", "keep"), default="lose")
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
-    parser.add_argument("--keep-directory", action="store_true", help="leave logs behind when something is wrong")
+    parser.add_argument("--keep-directory", action="store_true", help="leave logs there when something is wrong")
+    parser.add_argument("--only", nargs="+", choices=tuple(TARGETS), default=(), help="do something to these only")
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
-    sizes = {"apps": args.apps, "threads": args.threads}
+    sizes = {"apps": args.apps, "threads": args.threads, "only": args.only}
     done = soak(directory, seconds=args.minutes * 60, seed=args.seed, keep=args.broker_restarts == "keep", **sizes)
     figures = done.figures()
     print("\n".join(table(figures)))
     if args.out:
         args.out.write_text(json.dumps(figures, indent=1, default=dataclasses.asdict) + "\n")
     violations = done.violations()
-    if not violations or not args.keep_directory:
-        import shutil
-
+    if violations and args.keep_directory:
+        print(f"logs are in {directory}")
+    else:
         with contextlib.suppress(OSError):
             shutil.rmtree(directory)
     print("nothing is wrong" if not violations else f"{len(violations)} things are wrong")

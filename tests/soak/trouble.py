@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.x509 import SubjectKeyIdentifier as _KeyIdentifier
@@ -45,8 +46,10 @@ class Disturbance:
 class Trouble:
     """Does it, and keeps a record."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, only: Sequence[str] = ()) -> None:
+        """``only`` are the roles of TARGETS that something is done to; () is all of them."""
         self._world = world
+        self._targets = {role: TARGETS[role] for role in only or TARGETS}
         self._chance = random.Random(f"{seed} trouble")
         self.record: list[Disturbance] = []
         self.done: Counter[str] = Counter()
@@ -77,7 +80,7 @@ class Trouble:
 
     def strike(self) -> None:
         """Do something to one process."""
-        role = self._chance.choices(list(TARGETS), list(TARGETS.values()))[0]
+        role = self._chance.choices(list(self._targets), list(self._targets.values()))[0]
         number = self._chance.choices(list(SIGNALS), list(SIGNALS.values()))[0]
         pids = self._world.pids(role)
         if not pids:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,7 @@ class World:
         for process in self._neighbours:
             process.terminate()
             process.wait()
+        shutil.copytree(self.pool.directory / "log", self.directory / "log", dirs_exist_ok=True)
         self.pool.down()
         for name in slowtoken.environment(0, self.order):
             os.environ.pop(name, None)
