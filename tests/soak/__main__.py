@@ -134,6 +134,7 @@ class Soak:
             self.size_b += one.size_b
             if why := self.verdict.judge(one):
                 self.unexplained.append(why)
+                print(f"not explained: {why}"[:1000], flush=True)
 
     def _probe(self, app: App, number: int) -> None:
         """Have short sessions, and measure how long each takes."""
