@@ -84,9 +84,14 @@ class Verdict:
         return f"{told} meanwhile: {', '.join(meanwhile) or 'nothing'}"
 
     def _worker_was_lost(self, told: Told) -> bool:
-        """Whether it was the worker of this session that ended, by word of the broker; if it has a number."""
+        """Whether it was the worker of this session that ended, by word of the broker, if that knew the session."""
+        restarts = (one for one in self._record if one.what == "end broker")
+        if told.outcome != "relay" or not told.session or any(
+            one.begun <= told.ended and one.ended >= told.set_up for one in restarts
+        ):  # fmt: skip
+            return True
         pattern = rf"event=session\.end session={told.session} [^\n]*reason=worker_lost"
-        return told.outcome != "relay" or not told.session or re.search(pattern, self._log()) is not None
+        return re.search(pattern, self._log()) is not None
 
     def _revoked_within(self, told: Told) -> set[bool]:
         """Return whether the certificate was revoked at any time of a session."""
