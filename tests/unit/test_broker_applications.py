@@ -130,8 +130,8 @@ async def test_one_that_waits_for_its_turn_can_be_dropped(make):
     socks = [world.connect(1) for _ in range(3)]
     for sock in socks:
         sock.sendall(b"".join(ping(1) for _ in range(40)))
-    while not world.apps._waiting:
-        await asyncio.sleep(0)  # noqa: ASYNC110 - each round is to be seen; on_loop bounds it
+    while not world.apps._waiting:  # noqa: ASYNC110 - each round is to be seen; on_loop bounds it
+        await asyncio.sleep(0)
     for event in [event for event in world.seen if isinstance(event, AppConnected)]:
         world.apps.drop(event.connection, "a test")
     count = len(world.frames())
