@@ -6,13 +6,14 @@
 # make bench   our tunnel beside stunnel, haproxy and hitch, in one run
 # make fuzz    the recogniser and a whole pool, for twenty minutes
 # make soak    a broker killed 200 times while it writes, and policy edited under load, for ten minutes
+# make soak-service   a whole pool under mixed load whose processes are killed and slowed, for half an hour
 # make venv    only the virtual environment, with the commands in .venv/bin
 # make clean   remove what the above have made
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-system deb check bench fuzz soak venv need-demo need-test need-deb need-bench clean docs
+.PHONY: demo test test-system deb check bench fuzz soak soak-service venv need-demo need-test need-deb need-bench clean docs
 
 demo: need-demo venv
 	@$(BIN)/python examples/demo.py
@@ -44,6 +45,9 @@ soak: need-test .venv/.tests
 	$(BIN)/python -m tests.crash_databases --kills 200
 	$(BIN)/python -m tests.crash_databases --kills 200 --broker
 	$(BIN)/python -m tests.e2e.live_edit --seconds 60 --threads 16
+
+soak-service: need-test .venv/.tests
+	$(BIN)/python -m tests.soak --minutes 30 --broker-restarts keep
 
 docs: .venv/.tests
 	$(BIN)/python docs/generate.py

@@ -19,6 +19,7 @@ from tlspool_common import (  # noqa: E402
     messages,
     metric_table,
     policies,
+    quota,
     sandbox_calls,
     sandbox_profiles,
     setting_table,
@@ -125,6 +126,7 @@ def configuration_page() -> str:
         "| `pkcs11_token` | pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n"
     )
     out.append("| `access` | rule | | B | [access rules](#access-rules); may be repeated |\n")
+    out.append("| `limit` | rule | | B | [limit rules](#limit-rules) for some callers; may be repeated |\n")
     out.append(
         "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
         "those above error mean error, notice means info, `*` means debug. Spaces around a value do not count, but in "
@@ -148,6 +150,7 @@ def configuration_page() -> str:
         "all of them.\n"
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
+    out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(
         "\n## Keywords of earlier pools\n\nThese are read, and checked, and have no effect; a warning says what to use "
         "instead.\n\n| keyword | value | instead |\n|---|---|---|\n"

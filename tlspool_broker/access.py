@@ -14,6 +14,7 @@ from tlspool_common.access import NOBODY, AccessRule
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise
 from tlspool_common.messages import Side
+from tlspool_common.quota import LimitRule
 
 
 class Access:
@@ -68,20 +69,27 @@ class Access:
 
 def _applies(rule: AccessRule, caller: Caller, side: Side, names: Collection[str], service: str) -> bool:
     return (
-        _among({caller.socket}, rule.sockets)
-        and _among({caller.uid}, rule.uids)
-        and _among({caller.gid, *caller.groups}, rule.gids)
-        and _told(rule, _units(caller), rule.units, caller.certain)
-        and _told(rule, {caller.exe}, rule.exes, caller.certain and caller.exe != "")
+        covers(rule, caller, uncertain=not rule.allow)
         and _among({side}, rule.sides)
         and _among(names, rule.localids)
         and _among({service}, rule.services)
     )
 
 
-def _told(rule: AccessRule, values: Collection[str], wanted: Collection[str], certain: bool) -> bool:
-    """Judge by what /proc says, which is not always certain."""
-    return not wanted or (_among(values, wanted) if certain else not rule.allow)
+def covers(rule: AccessRule | LimitRule, caller: Caller, *, uncertain: bool) -> bool:
+    """Whether a rule is about this caller; ``uncertain`` is what counts where /proc does not say for sure."""
+    return (
+        _among({caller.socket}, rule.sockets)
+        and _among({caller.uid}, rule.uids)
+        and _among({caller.gid, *caller.groups}, rule.gids)
+        and _told(_units(caller), rule.units, uncertain=None if caller.certain else uncertain)
+        and _told({caller.exe}, rule.exes, uncertain=None if caller.certain and caller.exe else uncertain)
+    )
+
+
+def _told(values: Collection[str], wanted: Collection[str], *, uncertain: bool | None) -> bool:
+    """Judge by what /proc says, if that is certain (None)."""
+    return not wanted or (_among(values, wanted) if uncertain is None else uncertain)
 
 
 def _among(values: Collection[object], wanted: Collection[object]) -> bool:

@@ -4,6 +4,9 @@
   belongs to that frame.  The first one is kept, the others are closed.
 * A frame goes out in one call.  While an application does not read, it is not read from; that bounds what it
   can pile up here, and when it goes on for too long, it is sent away.
+* Callers take turns, whatever number of connections they have: of each so many frames are read before the others
+  are looked at, and the connections of one caller take turns in that.  So a flood delays nobody but who sends it.
+* A connection that is one too many for its caller is told so (door.py).
 * The end of its input is the end of an application, whether it closed its socket or one direction of it.
 """
 
@@ -17,9 +20,22 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from tlspool_broker import caller, passed
-from tlspool_broker.events import AppConnected, AppFrame, AppGone, ConnectionId, Event, PassedFd
+from tlspool_broker.door import Door
+from tlspool_broker.events import (
+    AppConnected,
+    AppFrame,
+    AppGone,
+    AppTurnedAway,
+    Caller,
+    ConnectionId,
+    Event,
+    PassedFd,
+)
+from tlspool_broker.quotas import Quota
+from tlspool_common import peer
 from tlspool_common.appwire import FRAME_B, Frame, frame_untrusted
 from tlspool_common.channel import fds_of
+from tlspool_common.errors import Code
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
 
@@ -27,7 +43,10 @@ _CONTROL_B = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 """Room for all descriptors that a message can have (SCM_MAX_FD of Linux), so that none is out of our hands."""
 
 _FRAMES_AT_ONCE = 16
-"""Frames of one application before others have their turn."""
+"""Frames of one user before others have their turn: a few milliseconds, if each begins a handshake."""
+
+_QUIET_S = 1.0
+"""Connections that there are no descriptors for make one line in the log in this time."""
 
 _QUEUE_FRAMES = 4096
 """Frames for an application that does not read: final replies of its open requests, 1000 by default, and some."""
@@ -43,6 +62,7 @@ class _Line:
     connection: ConnectionId
     sock: socket.socket
     uid: int
+    rule: str  # that says how many connections there may be; '' is none
     frame: bytearray = field(default_factory=bytearray)
     passed: PassedFd | None = None
     queue: deque[bytes] = field(default_factory=deque)
@@ -52,40 +72,56 @@ class _Line:
 class Applications:
     """All connections of applications."""
 
-    def __init__(self, happened: Callable[[Event], None], own: Container[str], most: int, log: Log) -> None:
-        """Tell ``happened`` what happens; ``most`` connections are held, half of it for one user."""
+    def __init__(
+        self,
+        happened: Callable[[Event], None],
+        own: Container[str],
+        most: int,
+        quota_of: Callable[[Caller], Quota],
+        log: Log,
+    ) -> None:
+        """Tell ``happened`` what happens; ``most`` connections are held, half of it at most for one user."""
         self._happened = happened
         self._own = own
         self._most = most
+        self._quota_of = quota_of
+        self._door = Door(log)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._lines: dict[ConnectionId, _Line] = {}
         self._by_uid: Counter[int] = Counter()
+        self._by_quota: Counter[tuple[str, int]] = Counter()
         self._last = 0
+        self._left: dict[int, int] = {}  # frames that may be read of a user in this round
+        self._waiting: dict[int, dict[ConnectionId, _Line]] = {}  # what there is to read beyond that
+        self._is_turning = False
+        self._refused, self._quiet_until_s = 0, 0.0
 
     def accepted(self, sock: socket.socket) -> None:
         """Take a new connection, if there is room."""
-        who = caller.identify(sock)
-        if len(self._lines) >= self._most or self._by_uid[who.uid] >= self._most // 2:
-            self._log.warning(
-                "caller.refused",
-                caller=who.label,
-                unit=who.unit,
-                uid=who.uid,
-                connections=self._by_uid[who.uid],
-            )
+        uid = peer.credentials(sock).uid
+        if len(self._lines) >= self._most or self._by_uid[uid] >= self._most // 2:
+            self._refuse(uid)
             sock.close()
             return
+        who = caller.identify(sock)
+        quota = self._quota_of(who)
+        if self._by_quota[quota.rule, uid] >= quota.connections:
+            self._happened(AppTurnedAway(who))
+            self._door.turn_away(sock, uid, quota.reached(Code.TOO_MANY_CONNECTIONS, "connections", uid))
+            return
         self._last += 1
-        line = _Line(ConnectionId(self._last), sock, who.uid)
+        line = _Line(ConnectionId(self._last), sock, uid, quota.rule)
         self._lines[line.connection] = line
-        self._by_uid[who.uid] += 1
+        self._by_uid[uid] += 1
+        self._by_quota[line.rule, uid] += 1
         self._loop.add_reader(sock, self._readable, line)
         self._log.debug("caller.connected", caller=who.label, uid=who.uid, connection=line.connection)
         self._happened(AppConnected(line.connection, who))
 
     def close(self) -> None:
         """Close all connections, and tell nobody."""
+        self._door.close()
         for line in list(self._lines.values()):
             self._close(line)
 
@@ -109,11 +145,23 @@ class Applications:
         self._close(line)
         return OwnedFd(number)
 
+    def _refuse(self, uid: int) -> None:
+        """Log that there are no descriptors to spare, but not each time."""
+        self._refused += 1
+        now_s = self._loop.time()
+        if now_s >= self._quiet_until_s:
+            self._log.warning("caller.refused", uid=uid, connections=self._by_uid[uid], times=self._refused)
+            self._refused, self._quiet_until_s = 0, now_s + _QUIET_S
+
     def _close(self, line: _Line) -> None:
         del self._lines[line.connection]
         self._by_uid[line.uid] -= 1
         if not self._by_uid[line.uid]:
             del self._by_uid[line.uid]
+        self._by_quota[line.rule, line.uid] -= 1
+        if not self._by_quota[line.rule, line.uid]:
+            del self._by_quota[line.rule, line.uid]
+        self._waiting.get(line.uid, {}).pop(line.connection, None)
         self._loop.remove_reader(line.sock)
         self._loop.remove_writer(line.sock)
         if line.deaf is not None:
@@ -130,28 +178,56 @@ class Applications:
     # --- in -------------------------------------------------------------------------------------------
 
     def _readable(self, line: _Line) -> None:
-        for _ in range(_FRAMES_AT_ONCE):
+        """Read at once if it is the turn of this user, else let it wait."""
+        left = self._left.get(line.uid, _FRAMES_AT_ONCE)
+        if left > 0:
+            self._left[line.uid] = left - self._read(line, left)
+        else:
+            self._waiting.setdefault(line.uid, {})[line.connection] = line
+        if not self._is_turning:
+            self._is_turning = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """A round is over.  In the next one those are first that have waited; the loop asks about them again anyway."""
+        self._is_turning = False
+        self._left.clear()
+        for uid, lines in list(self._waiting.items()):
+            left = _FRAMES_AT_ONCE
+            while lines and left > 0:
+                left -= self._read(lines.pop(next(iter(lines))), left)
+            self._left[uid] = left
+            if not lines:
+                del self._waiting[uid]
+        if self._left:
+            self._is_turning = True
+            self._loop.call_soon(self._turn)
+
+    def _read(self, line: _Line, most: int) -> int:
+        """Read at most so many frames; return how many times something was read."""
+        for count in range(most):
             if line.queue or line.connection not in self._lines:
-                return
+                return count
             try:
                 data, control, flags, _address = line.sock.recvmsg(
                     FRAME_B - len(line.frame), _CONTROL_B, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
-                return
+                return count
             except OSError as error:
                 self._lose(line, error.strerror or "broken")
-                return
+                return count + 1
             self._take_fds_untrusted(line, control, flags)
             if not data:
                 self._lose(line, "closed its connection in the middle of a frame" if line.frame else "closed it")
-                return
+                return count + 1
             line.frame += data
             if len(line.frame) == FRAME_B:
                 frame, came_along = frame_untrusted(bytes(line.frame)), line.passed
                 line.frame.clear()
                 line.passed = None
                 self._happened(AppFrame(line.connection, frame, came_along))
+        return most
 
     def _take_fds_untrusted(self, line: _Line, control: list[tuple[int, int, bytes]], flags: int) -> None:
         fds = fds_of(control)

@@ -72,6 +72,7 @@ class Apps:
             if frame.cmd != Cmd.LIDENTRY_REGISTER:
                 self._desk.chooser.displaced(connection, frame.reqid)
         try:
+            self._desk.sessions.room.request(connection)
             if handler is None:
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{frame.cmd:#x}")
             if frame.cmd in NEEDS_STARTTLS:

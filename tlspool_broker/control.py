@@ -120,6 +120,8 @@ class Control:
             "sockets": [_socket_row(path) for path in self._sockets],
             "access": self._core.access.rows(),
             "choosers": self._core.chooser.describe(),
+            "limits": self._core.quotas.rows(),
+            "callers": self._core.quotas.callers(),
             "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
             "draining": self._core.sessions.room.draining,

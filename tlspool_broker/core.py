@@ -27,6 +27,7 @@ from tlspool_broker.events import (
     AppConnected,
     AppFrame,
     AppGone,
+    AppTurnedAway,
     Began,
     Clock,
     ClosePeer,
@@ -57,6 +58,7 @@ from tlspool_broker.keyd import Keyd
 from tlspool_broker.lasting import Lasting, in_memory
 from tlspool_broker.online import Online
 from tlspool_broker.questions import Questions
+from tlspool_broker.quotas import Quotas
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
@@ -109,6 +111,7 @@ class BrokerCore:
         self.judging = Judging(self._out, settings, self.online, unix_time_s)
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
+        self.quotas = Quotas(self._out, settings)
         self.sessions = Sessions(
             self._out,
             settings,
@@ -121,6 +124,7 @@ class BrokerCore:
             self.online,
             self.judging,
             self.explain,
+            self.quotas,
         )
         self.rejoin = Rejoin(self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes)
         self.questions = Questions(self._out, settings, self.connections)
@@ -154,6 +158,8 @@ class BrokerCore:
             case AppConnected(connection_id, caller):
                 first_cbid = int.from_bytes(self._random_bytes(2), "big")
                 self.connections.add(connection_id, caller, first_cbid)
+            case AppTurnedAway(caller):
+                self.quotas.turned_away(caller)
             case AppGone():
                 self._apps.gone(event)
             case WorkerLost():
@@ -253,6 +259,7 @@ class BrokerCore:
         changed, _ = self._settings.changes(newer)
         self._settings.adopt(newer)
         self.access.replace(self._settings.access)
+        self.quotas.replace()
         self.workers.replenish()
         if set(changed) & _OF_HELPER:
             self.online.reconfigured(self._settings)

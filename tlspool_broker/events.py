@@ -124,6 +124,13 @@ class AppConnected:
 
 
 @record
+class AppTurnedAway:
+    """An application was refused, because its user has as many connections as it may."""
+
+    caller: Caller
+
+
+@record
 class AppFrame:
     """An application sent a frame, and possibly a descriptor."""
 
@@ -263,6 +270,7 @@ class StopAsked:
 
 Event = (
     AppConnected
+    | AppTurnedAway
     | AppFrame
     | AppGone
     | MasterSaid

@@ -208,6 +208,9 @@ _OVERDUE = {
     _S.EXPECT_PLAINTEXT: Code.CALLBACK_TIMEOUT,
 }
 
+_DAILY = frozenset({Code.CALLER_GONE, Code.STOPPING, Code.DRAINING, Code.HANDSHAKE_YIELDED})
+"""Besides the faults of remotes: failures that nobody has to look into."""
+
 VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 
 _CIPHER_B, _GROUP_B, _ALPN_B = 63, 31, 63
@@ -260,6 +263,7 @@ class Session:
     control: bytes = b""
     localid_was: str | None = None
     on_end: Callable[[Session], None] | None = None
+    watch: Callable[[Session], None] | None = None
 
     @property
     def generation(self) -> int:
@@ -311,6 +315,8 @@ class Session:
                 Code.INTERNAL, f"session {self.session_id}: {self.state.name} {happening.name} {state.name}"
             )
         self.state = state
+        if self.watch is not None:
+            self.watch(self)
 
     def overdue(self, now_ms: int) -> Code | None:
         """Return why a session fails whose timer has fired; None: nothing was to come."""
@@ -425,7 +431,7 @@ class Session:
         A remote's fault, or an application that went away, is daily business; the rest may need somebody.
         """
         code = error.code
-        daily = code // 100 == 3 or code in (Code.CALLER_GONE, Code.STOPPING, Code.DRAINING)
+        daily = code // 100 == 3 or code in _DAILY
         event = "session.refused" if code // 100 in (1, 2, 4) and not daily else "session.failed"
         why: dict[str, Value] = {"code": int(code), "rule": code.name.lower()}
         how: dict[str, Value] = {

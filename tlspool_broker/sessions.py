@@ -22,6 +22,7 @@ from tlspool_broker.lasting import Lasting
 from tlspool_broker.online import Online
 from tlspool_broker.policy import Plan
 from tlspool_broker.proposals import Proposals
+from tlspool_broker.quotas import Quotas
 from tlspool_broker.room import Room
 from tlspool_broker.session import LAST_WORDS, SAID, Happening, Session, State
 from tlspool_broker.waits import Waits, bound_wait, timer_of
@@ -44,7 +45,7 @@ from tlspool_common.messages import (
 from tlspool_common.settings import Settings
 
 END_WAIT_MS = 30_000
-"""For a worker to let go of a session, on top of what a signature may take.  One that does not is not well."""
+"""For a worker to let go of a session, on top of what a signature may take; one that is not well would get them all."""
 
 
 class Sessions:
@@ -63,6 +64,7 @@ class Sessions:
         online: Online,
         judging: Judging,
         explain: Explain,
+        quotas: Quotas,
     ) -> None:
         self._out = out
         self._settings = settings
@@ -73,7 +75,7 @@ class Sessions:
         self._workers = workers
         self._keyd = keyd
         self._by_id: dict[SessionId, Session] = {}
-        self.room = Room(settings)
+        self.room = Room(out, settings, quotas, self._fail)
         self._waits = Waits(workers)
         self._chooser = chooser
         chooser.bind(self._choice_made, self._fail, self.abandon)
@@ -98,7 +100,7 @@ class Sessions:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: STOPPING, DRAINING, AUDIT_LOST, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS, CTLKEY_IN_USE.
+            PoolError: AUDIT_LOST, CTLKEY_IN_USE, or what Room.check raises.
         """
         self.room.check(connection)
         if not self._out.witness.ready:
@@ -141,7 +143,7 @@ class Sessions:
         )
         self._by_id[session_id] = session
         self.keys.add(session)
-        self.room.enter(session.caller.uid)
+        self.room.enter(session)
         if chooses:
             bound_wait(self._out, session)
             self._chooser.ask(session)
@@ -337,8 +339,7 @@ class Sessions:
         session = self._by_id[session_id]
         if session.exchange is None:
             raise PoolError(Code.INTERNAL, f"session {session_id} has no callback")
-        displaced = self._connections.answered(session.exchange, frame.reqid)
-        if displaced is not None:
+        if (displaced := self._connections.answered(session.exchange, frame.reqid)) is not None:
             self.abandon(displaced)
         if session.state is State.EXPECT_LOCALID:
             self._proposals.answered(session, frame, passed)
@@ -390,7 +391,7 @@ class Sessions:
         """Take a session of an earlier broker, which relays."""
         self._by_id[session.session_id] = session
         worker.sessions[session.session_id] = None
-        self.room.enter(session.caller.uid)
+        self.room.resume(session)
         self.keys.resume(session)
         self._explain.accepted(session)
         self._out(session.resumed_note(self._out.now_ms))
@@ -499,6 +500,6 @@ class Sessions:
         self.keys.ended(session)
         self.keys.free(session)
         del self._by_id[session.session_id]
-        self.room.leave(session.caller.uid)
+        self.room.leave(session)
         if session.worker is not None:
             self._workers.release(session.worker, session.session_id)

@@ -65,7 +65,7 @@ class Shell:
     ) -> None:
         """``own`` are the addresses the pool listens at; ``after`` is called when nothing more happens."""
         self.core = core
-        self.applications = Applications(self.happened, own, most_connections, log)
+        self.applications = Applications(self.happened, own, most_connections, core.quotas.of, log)
         self.borders = Borders(self.happened, settings, log)
         self.questions = KeyQuestions(self.happened)
         self._log = log

@@ -23,7 +23,7 @@ another program: a rule with ``exe`` should name a user or a unit too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,29 +92,25 @@ def _service(value: str) -> str:
     return value
 
 
-def parse_rule(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) -> AccessRule:
-    """Read what is behind ``access``; ``uid`` and ``gid`` look up names of users and groups.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
-    casts: dict[str, tuple[str, Callable[[str], Any]]] = {
+def caller_casts(uid: Callable[[str], int], gid: Callable[[str], int]) -> dict[str, tuple[str, Callable[[str], Any]]]:
+    """Return the criteria of who calls: the attribute of each, and how a value is read."""
+    return {
         "socket": ("sockets", _path),
         "user": ("uids", uid),
         "group": ("gids", gid),
         "unit": ("units", _unit),
         "exe": ("exes", _path),
-        "role": ("sides", _side),
-        "localid": ("localids", _localid),
-        "service": ("services", _service),
     }
-    name, *words = text.split() or [""]
-    if not _NAME.fullmatch(name):
-        raise ValueError("must begin with a name of letters, digits, - . and _")
-    if not words or words[0] not in ("allow", "deny"):
-        raise ValueError("must have allow or deny behind the name")
-    found: dict[str, frozenset[Any]] = {}
-    for word in words[1:]:
+
+
+def read_criteria(words: Iterable[str], casts: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+    """Read words CRITERION=VALUE[,VALUE...]; return a set of values for each attribute that is named.
+
+    Raises:
+        ValueError: what is wrong with them.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
         criterion, equals, values = word.partition("=")
         if criterion not in casts or not equals:
             raise ValueError(f"{word!r} is no criterion: write {', '.join(casts)} = values with commas between them")
@@ -124,4 +120,34 @@ def parse_rule(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) 
         if not all(values.split(",")):
             raise ValueError(f"{word!r} has an empty value")
         found[attribute] = frozenset(cast(value) for value in values.split(","))
-    return AccessRule(name, words[0] == "allow", " ".join(words), **found)
+    return found
+
+
+def rule_name(text: str) -> str:
+    """Return the name of a rule.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _NAME.fullmatch(text):
+        raise ValueError("must begin with a name of letters, digits, - . and _")
+    return text
+
+
+def parse_rule(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) -> AccessRule:
+    """Read what is behind ``access``; ``uid`` and ``gid`` look up names of users and groups.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    casts = {
+        **caller_casts(uid, gid),
+        "role": ("sides", _side),
+        "localid": ("localids", _localid),
+        "service": ("services", _service),
+    }
+    first, *words = text.split() or [""]
+    name = rule_name(first)
+    if not words or words[0] not in ("allow", "deny"):
+        raise ValueError("must have allow or deny behind the name")
+    return AccessRule(name, words[0] == "allow", " ".join(words), **read_criteria(words[1:], casts))

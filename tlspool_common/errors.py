@@ -203,7 +203,9 @@ TABLE: dict[Code, Entry] = {
         "let the client connect by the right name, or serve that name too",
     ),
     Code.TOO_MANY_SESSIONS: Entry(
-        _C.OUT_OF_MEMORY, "the pool has as many sessions as it may", "raise max_sessions, or wait for sessions to end"
+        _C.OUT_OF_MEMORY,
+        "the pool has as many sessions as it may",
+        "wait for some to end, or raise the limit that is named",
     ),
     Code.TOO_MANY_REQUESTS: Entry(
         _C.OUT_OF_MEMORY, "the connection has as many open requests as it may", "wait for replies before sending more"
@@ -233,6 +235,24 @@ TABLE: dict[Code, Entry] = {
         _C.CTLKEY_NOT_YOURS,
         "the session was made by another user",
         "reattach as the user that made it, or set `reattach anybody`",
+    ),
+    Code.TOO_MANY_HANDSHAKES: Entry(
+        _C.OUT_OF_MEMORY,
+        "too many handshakes are under way",
+        "wait for some to end, or raise the limit that is named",
+    ),
+    Code.TOO_FAST: Entry(
+        _C.OUT_OF_MEMORY, "requests come faster than is allowed", "wait a second, or raise the limit that is named"
+    ),
+    Code.HANDSHAKE_YIELDED: Entry(
+        _C.OUT_OF_MEMORY,
+        "the remote took its time, and a newer handshake needed the place",
+        "look who connects and says nothing; or raise the limit that is named",
+    ),
+    Code.TOO_MANY_CONNECTIONS: Entry(
+        _C.OUT_OF_MEMORY,
+        "there are too many connections to the pool",
+        "use one for each program, or raise the limit that is named",
     ),
     Code.PINENTRY_TAKEN: Entry(
         _C.PINENTRY_NOT_VACANT,

@@ -269,6 +269,55 @@ TABLE: tuple[Option, ...] = (
     Option("max_sessions", whole(1, 1_000_000), 20_000, "B", "", "sessions in all; each takes up to 80 KiB"),
     Option("max_sessions_per_caller", whole(1, 1_000_000), 20_000, "B", "", "sessions of one calling user"),
     Option(
+        "max_handshakes",
+        whole(1, 1_000_000),
+        4_000,
+        "B",
+        "",
+        "handshakes at a time, in all; each takes up to 80 KiB, and 4000 are what a few cores do in some seconds",
+    ),
+    Option(
+        "max_handshakes_per_caller",
+        whole(1, 1_000_000),
+        2_000,
+        "B",
+        "",
+        "of these, those of one calling user: half, so that there is room for others",
+    ),
+    Option(
+        "handshake_rate_per_caller",
+        whole(0, 1_000_000),
+        2_000,
+        "B",
+        "",
+        "handshakes that one calling user may begin in a second, on average: more than two cores can do; 0: no limit",
+    ),
+    Option(
+        "handshake_burst_per_caller",
+        whole(1, 1_000_000),
+        4_000,
+        "B",
+        "",
+        "handshakes that it may begin at once, after a rest",
+    ),
+    Option(
+        "request_rate_per_caller",
+        whole(0, 1_000_000),
+        5_000,
+        "B",
+        "",
+        "requests of all kinds of one calling user in a second, and twice as many at once: half of what the broker "
+        "can answer; 0: no limit",
+    ),
+    Option(
+        "max_connections_per_caller",
+        whole(1, 1_000_000),
+        4_000,
+        "B",
+        "",
+        "connections of one calling user to the pool; a program needs one. Half of what descriptors allow is the most",
+    ),
+    Option(
         "max_requests_per_connection", whole(1, 65_535), 1_000, "B", "", "open requests of one connection to the pool"
     ),
     Option("allow_facilities", k.FACILITIES, ("*",), "B", "", "facilities granted: starttls, or * for all there are"),
@@ -326,19 +375,20 @@ TABLE: tuple[Option, ...] = (
 
 BY_NAME = {option.name: option for option in TABLE}
 
-REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B"}
+REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B", "limit": "B"}
 """``pkcs11_path MODULE`` once for each ``pkcs11_token URI``: the module named last serves the token.  ``access``:
-tlspool_common/access.py."""
+tlspool_common/access.py.  ``limit``: tlspool_common/quota.py."""
 
-DERIVED = {"pkcs11": "K", "sockets": "B", "access": "B", "signature_wait_s": "BWK"}
+DERIVED = {"pkcs11": "K", "sockets": "B", "access": "B", "quotas": "B", "signature_wait_s": "BWK"}
 """What the parser makes of several lines, and who needs it."""
 
-DERIVED_AT_START = {"pkcs11": "K", "sockets": "B", "access": "", "signature_wait_s": ""}
+DERIVED_AT_START = {"pkcs11": "K", "sockets": "B", "access": "", "quotas": "", "signature_wait_s": ""}
 
 SOURCES = {
     "pkcs11": "pkcs11_token",
     "sockets": "socket_name",
     "access": "access",
+    "quotas": "limit",
     "signature_wait_s": "pkcs11_timeout_s",
 }
 """The keyword to name when something derived has changed."""

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlspool_common import setting_kinds as kinds
-from tlspool_common.access import AccessRule, parse_rule
+from tlspool_common.access import AccessRule
 from tlspool_common.policies import DEFAULT, POLICIES, TLS12, TLS13
+from tlspool_common.quota import RULES, LimitRule
 from tlspool_common.setting_errors import Problem, SettingError
 from tlspool_common.setting_kinds import AppSocket, Pkcs11Module, Principal
 from tlspool_common.setting_table import (
@@ -114,6 +115,12 @@ class Settings:
     handshake_threads: int
     max_sessions: int
     max_sessions_per_caller: int
+    max_handshakes: int
+    max_handshakes_per_caller: int
+    handshake_rate_per_caller: int
+    handshake_burst_per_caller: int
+    request_rate_per_caller: int
+    max_connections_per_caller: int
     max_requests_per_connection: int
     allow_facilities: tuple[str, ...]
     deny_facilities: tuple[str, ...]
@@ -127,6 +134,7 @@ class Settings:
     pkcs11: tuple[Pkcs11Module, ...]
     sockets: tuple[AppSocket, ...]
     access: tuple[AccessRule, ...]
+    quotas: tuple[LimitRule, ...]
     signature_wait_s: float
     part: Part | None
     origins: dict[str, int]
@@ -226,8 +234,9 @@ class Settings:
             rows.append(self._row("pkcs11_path", module.path, restart=True))
             # Behind the question mark there may be a PIN (RFC 7512 section 2.4).
             rows.append(self._row("pkcs11_token", module.token_uri.partition("?")[0], restart=True))
-        for rule in vars(self).get("access", ()):
-            rows.append(self._row("access", f"{rule.name} {rule}", restart=False))
+        for attribute in ("access", "quotas"):
+            for rule in vars(self).get(attribute, ()):
+                rows.append(self._row(SOURCES[attribute], f"{rule.name} {rule}", restart=False))
         return rows
 
     def _row(self, name: str, value: str, *, restart: bool) -> dict[str, object]:
@@ -262,7 +271,7 @@ class _Reader:
         self.warnings: list[str] = []
         self.modules: list[Pkcs11Module] = []
         self.sockets: list[AppSocket] = []
-        self.rules: dict[str, AccessRule] = {}
+        self.rules: dict[str, dict[str, Any]] = {keyword: {} for keyword in RULES}
         self._module_path = ""
         self._of_socket: tuple[int, str, str] | None = None  # the last line about a socket since the last socket_name
 
@@ -293,11 +302,10 @@ class _Reader:
     def _take(self, number: int, keyword: str, value: str) -> None:
         if keyword in BY_NAME:
             self._option(number, BY_NAME[keyword], value)
-        elif keyword == "access":
-            rule = parse_rule(value, kinds.uid, kinds.gid)
-            if rule.name in self.rules:
+        elif keyword in RULES:
+            rule = RULES[keyword](value, kinds.uid, kinds.gid)
+            if self.rules[keyword].setdefault(rule.name, rule) is not rule:
                 kinds.refuse(f"there is a rule {rule.name} already")
-            self.rules[rule.name] = rule
         elif keyword == "pkcs11_path":
             self._module_path = str(kinds.PATH.cast(value))
         elif keyword == "pkcs11_token":
@@ -391,7 +399,8 @@ class _Reader:
             **values,
             pkcs11=tuple(self.modules),
             sockets=tuple(self.sockets),
-            access=tuple(self.rules.values()),
+            access=tuple(self.rules["access"].values()),
+            quotas=tuple(self.rules["limit"].values()),
             signature_wait_s=values["pkcs11_timeout_s"] + (values["pin_wait_s"] if asked else 0),
             part=part,
             origins=dict(self.origins),

@@ -320,7 +320,7 @@ class KeydCore:
         order = TokenSign(
             uri=grant.key_uri, scheme=message.scheme, spki_sha256=grant.spki_sha256, content=message.content
         )
-        return self._lookup.submit(order, done, now_ms)
+        return self._lookup.submit(order, done, now_ms, event.worker_id)
 
     def _check_version(self, what: Recognised) -> None:
         """Refuse content of a protocol version that policy does not have."""

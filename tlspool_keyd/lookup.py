@@ -44,8 +44,8 @@ class Lookup:
         self._seats = seats
         self._homes: dict[str, Seat] = {}
 
-    def submit(self, message: TokenSign | TokenFind, done: Done, now_ms: float) -> list[Effect]:
-        """Have a request carried out; ``done`` gets the outcome, possibly before this returns."""
+    def submit(self, message: TokenSign | TokenFind, done: Done, now_ms: float, owner: int = 0) -> list[Effect]:
+        """Have a request of a worker carried out; ``done`` gets the outcome, possibly before this returns."""
         try:
             uri = parse_untrusted(message.uri)
             uri.wants_private_key()
@@ -55,11 +55,11 @@ class Lookup:
         if not seats:
             return done(Outcome(Code.KEY_NOT_FOUND, "no pkcs11_token line of the configuration is for it"), now_ms)
         if len(seats) == 1:
-            return self._seats.submit(seats[0], message, done, now_ms)
+            return self._seats.submit(seats[0], message, done, now_ms, owner=owner)
         home = self._homes.get(message.uri)
         if home is None:
-            return self._search(seats, message, done, now_ms)
-        return self._seats.submit(home, message, self._forgetful(message.uri, done), now_ms)
+            return self._search(seats, message, done, now_ms, owner)
+        return self._seats.submit(home, message, self._forgetful(message.uri, done), now_ms, owner=owner)
 
     def _forgetful(self, uri: str, done: Done) -> Done:
         def wrapped(outcome: Outcome, now_ms: float) -> list[Effect]:
@@ -69,24 +69,32 @@ class Lookup:
 
         return wrapped
 
-    def _search(self, seats: list[Seat], message: TokenSign | TokenFind, done: Done, now_ms: float) -> list[Effect]:
+    def _search(
+        self, seats: list[Seat], message: TokenSign | TokenFind, done: Done, now_ms: float, owner: int
+    ) -> list[Effect]:
         answers: list[tuple[Seat, Outcome]] = []
 
         def hear_of(seat: Seat) -> Done:
             def hear(outcome: Outcome, then_ms: float) -> list[Effect]:
                 answers.append((seat, outcome))
-                return [] if len(answers) < len(seats) else self._decide(answers, message, done, then_ms)
+                return [] if len(answers) < len(seats) else self._decide(answers, message, done, then_ms, owner)
 
             return hear
 
         effects: list[Effect] = []
         for seat in seats:
             # A seat that waits for its PIN must not keep one waiting that has the key.
-            effects += self._seats.submit(seat, TokenFind(uri=message.uri), hear_of(seat), now_ms, patient=False)
+            find = TokenFind(uri=message.uri)
+            effects += self._seats.submit(seat, find, hear_of(seat), now_ms, owner=owner, patient=False)
         return effects
 
     def _decide(
-        self, answers: list[tuple[Seat, Outcome]], message: TokenSign | TokenFind, done: Done, now_ms: float
+        self,
+        answers: list[tuple[Seat, Outcome]],
+        message: TokenSign | TokenFind,
+        done: Done,
+        now_ms: float,
+        owner: int,
     ) -> list[Effect]:
         found = [(seat, outcome) for seat, outcome in answers if outcome.code is Code.OK]
         if len(found) > 1:
@@ -94,7 +102,7 @@ class Lookup:
             return done(Outcome(Code.KEY_AMBIGUOUS, f"behind {len(found)} pkcs11_token lines: {where}"), now_ms)
         hopeful = [seat for seat, outcome in answers if outcome.code in PIN_TROUBLE and self._seats.pin_may_come(seat)]
         if not found and hopeful:
-            return self._seats.submit(hopeful[0], message, done, now_ms)
+            return self._seats.submit(hopeful[0], message, done, now_ms, owner=owner)
         if not found:
             return done(min((outcome for _, outcome in answers), key=_rank), now_ms)
         seat, outcome = found[0]
@@ -103,7 +111,7 @@ class Lookup:
         self._homes[message.uri] = seat
         if isinstance(message, TokenFind):
             return done(outcome, now_ms)
-        return self._seats.submit(seat, message, self._forgetful(message.uri, done), now_ms)
+        return self._seats.submit(seat, message, self._forgetful(message.uri, done), now_ms, owner=owner)
 
 
 def _rank(outcome: Outcome) -> int:

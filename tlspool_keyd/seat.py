@@ -12,6 +12,7 @@ from tlspool_common.messages import TokenFind, TokenFound, TokenList, TokenListe
 from tlspool_common.record import record
 from tlspool_keyd.events import Effect
 from tlspool_keyd.pkcs11uri import Pkcs11Uri, parse_untrusted
+from tlspool_keyd.shares import Shares
 
 PIN_TROUBLE = (Code.PIN_MISSING, Code.PIN_WRONG, Code.PIN_LOCKED, Code.PIN_LAST_TRY)
 
@@ -48,6 +49,7 @@ class Job:
     deadline_ms: float
     done: Done
     sent_ms: float = 0.0
+    owner: int = 0  # the worker that wants it; 0: keyd itself, or an operator
     settled: bool = False
     again: bool = False
     patient: bool = True  # it may wait for somebody to type a PIN
@@ -82,7 +84,7 @@ class Seat:
     token_uri: Pkcs11Uri
     current: Process | None = None
     successor: Process | None = None
-    waiting: deque[Job] = field(default_factory=deque)  # for room in current
+    waiting: Shares[Job] = field(default_factory=Shares)  # for room in current
     hoping: deque[Job] = field(default_factory=deque)  # for the successor
     next_start_ms: float = 0
     failure: Outcome = Outcome(Code.TOKEN_GONE)  # noqa: RUF009 - nobody changes a record

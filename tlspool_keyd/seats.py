@@ -25,7 +25,7 @@ a successor, let it take over when it is open, and end the old one when it has a
 Starts are limited to one a second for each seat (a start costs about 0.1 s of processor time), and to one
 in 30 s when the PIN is the trouble, as only a change of the PIN mends that (``pin_changed``).
 
-Requests in a process are limited in number and bytes; the rest waits here, up to a bound.
+Requests in a process are limited in number and bytes; the rest waits here (shares.py), up to a bound.
 """
 
 from __future__ import annotations
@@ -136,12 +136,15 @@ class Seats:
 
     # --- requests ---------------------------------------------------------------------------------------
 
-    def submit(self, seat: Seat, message: Request, done: Done, now_ms: float, *, patient: bool = True) -> list[Effect]:
+    def submit(
+        self, seat: Seat, message: Request, done: Done, now_ms: float, *, owner: int = 0, patient: bool = True
+    ) -> list[Effect]:
         """Send a request to a seat's process; ``done`` gets the outcome, possibly before this returns.
 
-        One that is not ``patient`` does not wait for somebody to type a PIN.
+        Workers, the ``owner`` of requests, take turns.  One that is not ``patient`` does not wait for somebody to type
+        a PIN.
         """
-        job = Job(message, now_ms + self._timeout_ms, done, patient=patient)
+        job = Job(message, now_ms + self._timeout_ms, done, owner, patient=patient)
         if self.waiting >= JOBS:
             return self._settle(job, Outcome(Code.TOKEN_SLOW, f"{JOBS} requests wait already"), now_ms)
         self._open[job] = None

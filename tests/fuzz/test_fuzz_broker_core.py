@@ -64,6 +64,8 @@ class Monkey(World):
     def __init__(self, seed):
         self.chance = random.Random(seed)
         config = f"isolation {self.chance.choice(['application', 'connection', 'pool'])}\nmax_sessions 40\n"
+        if self.chance.random() < 0.5:
+            config += "max_handshakes 12\nmax_handshakes_per_caller 6\nhandshake_rate_per_caller 40\n"
         self.owed = Counter()
         self.open = set()
         self.given = []
@@ -404,7 +406,17 @@ class Monkey(World):
         held = [fd for session in sessions for fd in (session.crypt, session.plain) if fd is not None]
         away = Counter(map(id, self.fds + held))
         assert away == Counter(map(id, self.given))
-        assert sessions.room.users() == sorted(session.caller.uid for session in sessions)
+        room = sessions.room
+        assert room.users() == sorted(session.caller.uid for session in sessions)
+        assert room.handshakes == sum(session.being_set_up for session in sessions)
+        states = {one.session_id: one.state.name for one in sessions}
+        accounts = list(self.core.quotas._accounts.values())
+        assert {number for one in accounts for number in one.silent} == {
+            number for number, state in states.items() if state == "EXPECT_CLIENT_HELLO"
+        }
+        assert {number for one in accounts for number in one.stalled} == {
+            number for number, state in states.items() if state == "EXPECT_HANDSHAKE"
+        }
         of_workers = [number for worker in self.core.workers for number in worker.sessions]
         assert sorted(of_workers) == sorted(one.session_id for one in sessions if one.worker is not None)
         exchanges = [one for app in self.apps for one in connections.get(app).exchanges.values()]

@@ -49,6 +49,25 @@ def test_requests_beyond_the_room_wait_here():
     assert [send.message.uri for send in play.only(SendToken)] == [f"{T1};object=more"]
 
 
+def test_workers_take_turns_where_requests_wait():
+    """One worker wants a hundred signatures; that of another one is next, not last."""
+    play = Play(sessions=1).begin()
+    sends = []
+    for number in range(100):
+        play.submit(f"flood{number}", owner=7)
+        sends += play.only(SendToken)
+    play.submit("quiet", owner=8)
+    play.submit("quiet too", owner=8)
+    order = []
+    while sends:
+        play.answer(sends.pop(0))
+        order += [send.message.uri.rpartition("=")[2] for send in play.only(SendToken)]
+        sends += play.only(SendToken)
+    assert order[:5] == ["flood5", "quiet", "flood6", "quiet too", "flood7"]
+    assert len(play.outcomes) == 102
+    assert not play.seat.waiting
+
+
 def test_bytes_in_flight_are_bounded():
     play = Play(sessions=256).begin()
     big = TokenSign(uri=T1, scheme=0x0403, spki_sha256=b"", content=bytes(65_535))

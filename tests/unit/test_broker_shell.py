@@ -24,6 +24,7 @@ from tlspool_broker.events import (
     HelperNumber,
     HelperSaid,
     Note,
+    Out,
     SendApp,
     SendHelper,
     StartHelper,
@@ -34,6 +35,7 @@ from tlspool_broker.events import (
     WorkerNumber,
     WorkerSaid,
 )
+from tlspool_broker.quotas import Quotas
 from tlspool_broker.shell import Shell
 from tlspool_common.appwire import Frame
 from tlspool_common.channel import pair
@@ -57,6 +59,7 @@ class FakeCore:
     def __init__(self):
         self.seen = []
         self.answers = deque()
+        self.quotas = Quotas(Out(), SETTINGS)
 
     def handle(self, event, now_ms):
         assert now_ms > 0

@@ -1,0 +1,239 @@
+"""The application socket under load: callers take turns, and connections that are too many are told so."""
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+
+from tests.fixtures.loops import Lines, on_loop, until
+from tlspool_broker import applications, caller, door
+from tlspool_broker.events import AppConnected, AppFrame, AppGone, AppTurnedAway, Caller, Out
+from tlspool_broker.quotas import Quotas
+from tlspool_common import peer
+from tlspool_common.appwire import FRAME_B, Cmd, ErrorReply, Frame, frame_untrusted
+from tlspool_common.settings import parse_untrusted
+
+
+def ping(reqid):
+    return Frame(reqid, 0, Cmd.PING).to_bytes()
+
+
+class World:
+    """Applications of several users, who are whoever a test says."""
+
+    def __init__(self, monkeypatch, text="", most=1000):
+        self.seen, self.log = [], Lines()
+        self._uids = {}
+        monkeypatch.setattr(peer, "credentials", lambda sock: peer.Credentials(1, self._uids[sock.fileno()], 0))
+        monkeypatch.setattr(caller, "identify", lambda sock: Caller(self._uids[sock.fileno()], 0, 1))
+        quotas = Quotas(Out(), parse_untrusted(text))
+        self.apps = applications.Applications(self._happened, frozenset(), most, quotas.of, self.log)
+        self._socks = []
+
+    def _happened(self, event):
+        self.seen.append(event)
+
+    def connect(self, uid):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self._uids[theirs.fileno()] = uid
+        self._socks.append(ours)
+        self.apps.accepted(theirs)
+        return ours
+
+    def frames(self):
+        """Return the request ids of the frames, in the order in which they were read."""
+        return [event.frame.reqid for event in self.seen if isinstance(event, AppFrame)]
+
+    def close(self):
+        self.apps.close()
+        for sock in self._socks:
+            sock.close()
+
+
+@pytest.fixture
+def make(monkeypatch):
+    with contextlib.ExitStack() as stack:
+
+        def one(*args, **options):
+            made = World(monkeypatch, *args, **options)
+            stack.callback(made.close)
+            return made
+
+        yield one
+
+
+def story(told):
+    """Run a test on a loop, with worlds."""
+
+    def test(make, no_leaks):
+        worlds = []
+
+        async def bounded():
+            try:
+                await told(lambda *args, **options: worlds.append(make(*args, **options)) or worlds[-1])
+            finally:
+                for world in worlds:
+                    world.close()
+
+        on_loop(bounded)(None)
+
+    test.__name__, test.__doc__ = told.__name__, told.__doc__
+    return test
+
+
+@story
+async def test_a_flood_over_many_connections_delays_nobody_else(make):
+    world = make()
+    flood = [world.connect(1) for _ in range(100)]
+    for sock in flood:
+        sock.sendall(b"".join(ping(1) for _ in range(20)))
+    quiet = world.connect(2)
+    quiet.sendall(ping(9))
+    await until(lambda: 9 in world.frames())
+    # All connections can be read at the same time.  Of the flood, what one turn allows is read before, or twice that.
+    assert world.frames().index(9) <= 2 * applications._FRAMES_AT_ONCE
+    await until(lambda: len(world.frames()) == 2001)
+    assert not world.apps._waiting
+
+
+@story
+async def test_connections_of_one_caller_take_turns_too(make):
+    world = make()
+    busy = world.connect(1)
+    busy.sendall(b"".join(ping(1) for _ in range(300)))
+    others = [world.connect(1) for _ in range(20)]
+    for number, sock in enumerate(others):
+        sock.sendall(ping(100 + number))
+    await until(lambda: len(world.frames()) == 320)
+    order = world.frames()
+    assert max(order.index(100 + number) for number in range(20)) < 320 - 100, order
+
+
+@story
+async def test_the_end_of_connections_counts_like_a_frame(make):
+    world = make()
+    for sock in [world.connect(1) for _ in range(200)]:
+        sock.close()
+    quiet = world.connect(2)
+    quiet.sendall(ping(9))
+    await until(lambda: 9 in world.frames())
+    before = world.seen[: next(n for n, event in enumerate(world.seen) if isinstance(event, AppFrame))]
+    assert sum(isinstance(event, AppGone) for event in before) <= 2 * applications._FRAMES_AT_ONCE
+    await until(lambda: sum(isinstance(event, AppGone) for event in world.seen) == 200)
+
+
+@story
+async def test_one_that_waits_for_its_turn_can_be_dropped(make):
+    world = make()
+    socks = [world.connect(1) for _ in range(3)]
+    for sock in socks:
+        sock.sendall(b"".join(ping(1) for _ in range(40)))
+    while not world.apps._waiting:  # noqa: ASYNC110 - each round is to be seen; on_loop bounds it
+        await asyncio.sleep(0)
+    for event in [event for event in world.seen if isinstance(event, AppConnected)]:
+        world.apps.drop(event.connection, "a test")
+    count = len(world.frames())
+    quiet = world.connect(1)
+    quiet.sendall(ping(9))
+    await until(lambda: 9 in world.frames())
+    assert len(world.frames()) == count + 1
+    await until(lambda: not world.apps._waiting and not world.apps._is_turning)
+
+
+async def reply_to(sock, data=b""):
+    """Send something; return what comes back before the end of the connection."""
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):
+        sock.sendall(data)
+    got = []
+
+    def ended():
+        try:
+            data = sock.recv(4096)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:  # it has not read all of what was sent
+            return True
+        got.append(data)
+        return not data
+
+    await until(ended)
+    return b"".join(got)
+
+
+@story
+async def test_one_connection_too_many_is_told_so(make):
+    world = make("max_connections_per_caller 2\n")
+    first, _second, third = world.connect(1), world.connect(1), world.connect(1)
+    other = world.connect(2)
+    reply = frame_untrusted(await reply_to(third, ping(77)))
+    assert (reply.reqid, reply.cbid, reply.cmd) == (77, 0, Cmd.ERROR)
+    told = ErrorReply.from_payload_untrusted(reply.payload).message
+    assert told.startswith("[215] ")
+    assert "max_connections_per_caller is 2" in told
+    assert [event.caller.uid for event in world.seen if isinstance(event, AppTurnedAway)] == [1]
+    assert world.frames() == []
+    other.sendall(ping(5))
+    first.sendall(ping(6))
+    await until(lambda: sorted(world.frames()) == [5, 6])
+    first.close()
+    await until(lambda: any(isinstance(event, AppGone) for event in world.seen))
+    world.connect(1).sendall(ping(8))
+    await until(lambda: 8 in world.frames())
+
+
+@story
+async def test_a_rule_counts_its_own_connections(make):
+    world = make("limit few user=1 connections=1\nlimit none user=2 connections=0\n")
+    world.connect(1)
+    reply = frame_untrusted(await reply_to(world.connect(1), ping(1)))
+    assert "limit few connections is 1" in ErrorReply.from_payload_untrusted(reply.payload).message
+    reply = frame_untrusted(await reply_to(world.connect(2), ping(1)))
+    assert "limit none connections is 0" in ErrorReply.from_payload_untrusted(reply.payload).message
+    world.connect(3).sendall(ping(3))
+    await until(lambda: world.frames() == [3])
+
+
+@story
+async def test_few_are_at_the_door_and_none_for_long(make):
+    world = make("max_connections_per_caller 1\n")
+    world.connect(1)
+    door._WAIT_S, before = 0.05, door._WAIT_S
+    try:
+        guests = [world.connect(1) for _ in range(door._GUESTS_OF_USER)]
+        assert len(world.apps._door) == door._GUESTS_OF_USER
+        assert await reply_to(world.connect(1), ping(1)) == b"", "nobody waits for it"
+        guests[0].sendall(ping(1)[: FRAME_B // 2])
+        guests[1].close()
+        assert [await reply_to(guest) for guest in guests[2:]] == [b""] * (door._GUESTS_OF_USER - 2)
+        assert await reply_to(guests[0]) == b""
+        await until(lambda: not len(world.apps._door))
+    finally:
+        door._WAIT_S = before
+
+
+@story
+async def test_descriptors_that_come_along_at_the_door_are_closed(make):
+    import array
+    import os
+
+    world = make("max_connections_per_caller 1\n")
+    world.connect(1)
+    third = world.connect(1)
+    read_fd, write_fd = os.pipe()
+    third.sendmsg([ping(1)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [write_fd]))])
+    os.close(write_fd)
+    assert await reply_to(third)
+    assert os.read(read_fd, 1) == b"", "nobody has it any more"
+    os.close(read_fd)
+
+
+@story
+async def test_a_storm_that_there_are_no_descriptors_for_is_one_line_a_second(make):
+    world = make(most=4)
+    for _ in range(50):
+        world.connect(1)
+    assert len(world.log.of("caller.refused")) == 1
+    assert world.log.of("caller.refused")[0]["connections"] == 2
