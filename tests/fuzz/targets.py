@@ -1,0 +1,34 @@
+"""Every parser that reads another process, a file of somebody's, or the network: the registry of fuzz targets.
+
+To add one, write a Target (target.py) into the targets_*.py of its neighbourhood:
+
+    Target("name", "what must hold, in words", check, seeds, tokens, most_b)
+
+    def check(data: bytes) -> bool:      # whether it was taken; whatever it raises is a finding
+        try:
+            found = thing.read_untrusted(data)
+        except ItsOneException:
+            return False
+        assert write(found) == data      # round trip, a second implementation, bounds: more than "does not crash"
+        return True
+
+That is all: test_fuzz_targets.py gives it mutants in the test run and replays what long runs have found
+(corpus/NAME/), ``python -m tests.fuzz.long --target NAME`` runs it for long, and docs/fuzzing.md gets its row.
+
+A function named ``*_untrusted`` that no target's seeds reach fails test_fuzz_targets.py.  Where there is a reason for
+another kind of test, ELSEWHERE has it.  Order: as long runs go through them, what strangers reach first.
+"""
+
+from __future__ import annotations
+
+from tests.fuzz import targets_admin, targets_broker, targets_online, targets_tls, targets_wire
+from tests.fuzz.target import Target
+
+TARGETS: tuple[Target, ...] = (
+    *targets_tls.TARGETS,
+    *targets_wire.TARGETS,
+    *targets_online.TARGETS,
+    *targets_broker.TARGETS,
+    *targets_admin.TARGETS,
+)
+BY_NAME = {target.name: target for target in TARGETS}
