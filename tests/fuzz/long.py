@@ -100,10 +100,10 @@ class Run:
             command += self._options(tokens)
             self.begun_s = time.monotonic()
             process = subprocess.Popen(
-                [*command, str(grown)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT
+                [*command, str(grown)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT
             )
             try:
-                for line in process.stderr:
+                for line in process.stdout:
                     self._heard(line.rstrip())
                 process.wait()
             finally:

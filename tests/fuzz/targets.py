@@ -21,11 +21,12 @@ another kind of test, ELSEWHERE has it.  Order: as long runs go through them, wh
 
 from __future__ import annotations
 
-from tests.fuzz import targets_admin, targets_broker, targets_online, targets_tls, targets_wire
+from tests.fuzz import targets_admin, targets_broker, targets_online, targets_play, targets_tls, targets_wire
 from tests.fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
     *targets_tls.TARGETS,
+    *targets_play.TARGETS,
     *targets_wire.TARGETS,
     *targets_online.TARGETS,
     *targets_broker.TARGETS,

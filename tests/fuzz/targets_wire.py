@@ -275,6 +275,9 @@ def _check_identity(data):
     proved = identity.remote_matches(identity.Donai(None, "a.example.com"), [given], False)
     if proved:
         assert given.partition(":")[2].lower() in ("a.example.com", "*.example.com")
+    mailbox = identity.Donai("john", "example.com")
+    if identity.remote_matches(mailbox, [given], True):
+        assert given.lower().rstrip(".") in ("email:john@example.com", "dns:example.com") or not given.isascii()
     best = identity.best_name([given])
     if best:
         assert str(identity.parse_untrusted(best)) == best and "*" not in best
@@ -369,7 +372,7 @@ def _texts(*given):
 
 IDENTITIES = ("john@example.com", "bücher.example", "x@[2001:db8::1]", "10.0.0.1", "a.b.c.d.example.", "*.example.com")
 SELECTORS = ("@.example.com", ".", "@.", "john@.", "@example.com", ".com")
-PROOFS = ("dns:a.example.com", "dns:*.example.com", "email:a@example.com", "ip:10.0.0.1", "ip:2001:db8::1")
+PROOFS = ("dns:a.example.com", "email:john@example.com", "dns:*.example.com", "email:a@example.com", "ip:10.0.0.1", "ip:2001:db8::1")
 
 TARGETS = (
     *_border_targets(),
