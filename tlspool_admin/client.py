@@ -55,7 +55,7 @@ def ask(path: Path, request: dict[str, object], timeout_s: float = _TIMEOUT_S) -
         ) from None
     try:
         answer = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or not line.endswith(b"\n"):
         raise NotReachable(f"{path} gave no whole answer; see the daemon's log")

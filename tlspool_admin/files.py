@@ -20,10 +20,13 @@ from tlspool_common.errors import Code, PoolError
 _FILE_B = 64 * 1024 * 1024
 """Far above the bundle of all public CAs, which has 0.3 MiB."""
 
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
+_EDGE = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,40})-----")
+"""Of a PEM block.  No pattern goes from one edge to the other: in a file of beginnings each would look for its end."""
+
 _CERTIFICATE = (b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE")
 _LIST = (b"X509 CRL",)
 _COLLECTION = (b"PKCS7", b"CMS")
+_OURS = (*_CERTIFICATE, *_LIST, *_COLLECTION)
 _PKCS7_OID = bytes.fromhex("06092a864886f70d0107")
 _INTEGER, _SEQUENCE = 0x02, 0x30
 
@@ -141,16 +144,27 @@ def _bad(what: str) -> PoolError:
 
 def _blocks(data: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield the PEM blocks (RFC 7468); the bodies of private keys are not looked at."""
-    for block in _PEM.finditer(data):
-        label, body = block.group(1), block.group(2)
-        if label.endswith(b"PRIVATE KEY"):
-            yield label, b""
-            continue
-        try:
-            yield label, base64.b64decode(b"".join(body.split()), validate=True)
-        except binascii.Error:
-            if label in (*_CERTIFICATE, *_LIST, *_COLLECTION):
-                raise _bad(f"{name} has a PEM block that is no base64") from None
+    label, start = b"", 0  # of the block that has begun; b"": none
+    for edge in _EDGE.finditer(data):
+        if edge[1] == b"BEGIN":
+            if label in _OURS:
+                raise _bad(f"{name} has a PEM block without an end")
+            label, start = edge[2], edge.end()
+        elif label == edge[2]:
+            yield from _block(label, data[start : edge.start()], name)
+            label = b""
+
+
+def _block(label: bytes, body: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what a block has in it, unless that is no base64."""
+    if label.endswith(b"PRIVATE KEY"):
+        yield label, b""
+        return
+    try:
+        yield label, base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        if label in _OURS:
+            raise _bad(f"{name} has a PEM block that is no base64") from None
 
 
 def _der(data: bytes, name: str, password: Passwords) -> Contents:

@@ -22,12 +22,13 @@ with atheris.instrument_imports(
         "h11",
     ]
 ):
+    from tests.fuzz import planted
     from tests.fuzz.targets import BY_NAME
 
 
 def main() -> None:
     """Never returns: libFuzzer ends the process."""
-    check = BY_NAME[sys.argv[1]].check
+    check = {**BY_NAME, "planted": planted.TARGET}[sys.argv[1]].check
     warnings.simplefilter("ignore")  # the library warns of certificates that it will refuse some day
 
     def one(data: bytes) -> None:

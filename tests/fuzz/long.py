@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.fuzz import native
-from tests.fuzz.target import CORPUS, Target, findings_of, seeds_of
+from tests.fuzz import native, planted
+from tests.fuzz.target import CORPUS, Target, seeds_of
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +44,9 @@ _STATUS = re.compile(r"#(\d+)\s+\w+\s+(?:cov: (\d+) )?(?:ft: \d+ )?(?:corp: (\d+
 _FINDING = re.compile(r"Test unit written to (\S+)")
 _DONE = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _BEGIN, _END = "<!-- Made by tests/fuzz/long.py; do not edit. -->", "<!-- End of what is made. -->"
-_HEAD = "| target | inputs | seconds | inputs/s | kept | covered | findings | last run |\n|---|--:|--:|--:|--:|--:|--:|---|"
+_HEAD = (
+    "| target | inputs | seconds | inputs/s | kept | covered | findings | last run |\n|---|--:|--:|--:|--:|--:|--:|---|"
+)
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Result:
     covered: int = 0
     kept: int = 0
     findings: list[str] = field(default_factory=list)
-    broken: str = ""
+    is_broken: bool = False
 
     def row(self, old: tuple[int, int, int]) -> str:
         """Return a row of the table, with what it had added: inputs, seconds, findings."""
@@ -82,13 +86,14 @@ class Run:
         self.begun_s = time.monotonic()
         self.said_s = 0.0
         self.tail: list[str] = []
+        self.found = Path(options.found) / target.name
 
     def go(self) -> Result:
         """Run it to its end."""
         with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
             grown = Path(self.options.grown) / self.target.name
             grown.mkdir(parents=True, exist_ok=True)
-            (CORPUS / self.target.name).mkdir(exist_ok=True)
+            self.found.mkdir(parents=True, exist_ok=True)
             for seed in seeds_of(self.target) if isinstance(self.target, Target) else self.target.seeds():
                 (grown / hashlib.sha1(seed, usedforsecurity=False).hexdigest()).write_bytes(seed)
             tokens = Path(scratch) / "tokens"
@@ -100,7 +105,12 @@ class Run:
             command += self._options(tokens)
             self.begun_s = time.monotonic()
             process = subprocess.Popen(
-                [*command, str(grown)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT
+                [*command, str(grown)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                cwd=ROOT,
             )
             try:
                 for line in process.stdout:
@@ -111,11 +121,11 @@ class Run:
                 process.wait()
             self.result.seconds = time.monotonic() - self.begun_s
             if process.returncode and not self.result.findings:
-                self.result.broken = "\n".join(self.tail[-25:])
+                self.result.is_broken = True
+                print(f"{self.target.name} did not run:", *self.tail[-25:], sep="\n  ", file=sys.stderr, flush=True)
             self.result.kept = sum(1 for _ in grown.iterdir())
-        directory = CORPUS / self.target.name
-        if not any(directory.iterdir()):
-            directory.rmdir()
+        if not any(self.found.iterdir()):
+            self.found.rmdir()
         self._say(f"{self.result.runs / max(self.result.seconds, 0.001):,.0f}/s, done")
         return self.result
 
@@ -126,7 +136,7 @@ class Run:
             f"-max_len={self.target.most_b}",
             f"-timeout={TIMEOUT_S}",
             f"-rss_limit_mb={MEMORY_MB}",
-            f"-artifact_prefix={CORPUS / self.target.name}/",
+            f"-artifact_prefix={self.found}/",
             "-print_final_stats=1",
         ]
         found += [f"-dict={tokens}"] if self.target.tokens else []
@@ -154,8 +164,8 @@ class Run:
         result = self.result
         with _PRINTING:
             print(
-                f"{result.name}: {result.runs:,} of {self.options.runs:,} inputs, {rate}; kept {result.kept:,}, covered "
-                f"{result.covered:,}; {len(result.findings)} findings; {self.said_s - self.begun_s:.0f} s",
+                f"{result.name}: {result.runs:,} of {self.options.runs:,} inputs, {rate}; kept {result.kept:,}, "
+                f"covered {result.covered:,}; {len(result.findings)} findings; {self.said_s - self.begun_s:.0f} s",
                 flush=True,
             )
 
@@ -180,34 +190,40 @@ def report(page: Path, result: Result) -> None:
         page.write_text("\n".join([before + _BEGIN, _HEAD, *lines, _END]) + after)
 
 
+def parser(every: Mapping[str, Target | native.Native]) -> argparse.ArgumentParser:
+    """Return the parser of options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--target", action="append", required=True, choices=["all", *every], metavar="NAME")
+    made.add_argument("--runs", type=int, default=10_000_000, help="inputs for each target")
+    made.add_argument("--seconds", type=int, default=0, help="at most so long for each target")
+    made.add_argument("--seed", type=int, default=0, help="of chance; the default is another one each time")
+    made.add_argument("--jobs", type=int, default=1, help="targets at once")
+    made.add_argument("--grown", default=GROWN, help="where what covers something new is kept")
+    made.add_argument("--found", default=CORPUS, help="where findings are put")
+    made.add_argument("--report", type=Path, help="a page whose table is brought up to date")
+    return made
+
+
 def main() -> int:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = {target.name: target for target in (*TARGETS, *native.TARGETS)}
-    parser.add_argument("--target", action="append", required=True, choices=["all", *every], metavar="NAME")
-    parser.add_argument("--runs", type=int, default=10_000_000, help="inputs for each target")
-    parser.add_argument("--seconds", type=int, default=0, help="at most so long for each target")
-    parser.add_argument("--seed", type=int, default=0, help="of the first; the default is a new one each time")
-    parser.add_argument("--jobs", type=int, default=1, help="targets at once")
-    parser.add_argument("--grown", default=GROWN, help="where what covers something new is kept")
-    parser.add_argument("--report", type=Path, help="a page whose table is brought up to date")
-    options = parser.parse_args()
+    options = parser({**every, "planted": planted.TARGET}).parse_args()
+    if not importlib.util.find_spec("atheris"):
+        print("atheris is missing: pip install -e '.[dev]'", file=sys.stderr)
+        return 2
     names = list(every) if "all" in options.target else options.target
 
     def one(name: str) -> Result:
-        result = Run(every[name], options).go()
-        if options.report and not result.broken:
+        result = Run(every.get(name, planted.TARGET), options).go()
+        if options.report and not result.is_broken:
             report(options.report, result)
         return result
 
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(one, names))
-    for result in results:
-        if result.broken:
-            print(f"{result.name} did not run:\n{result.broken}", file=sys.stderr)
-    total = sum(len(findings_of(result.name)) for result in results if result.findings)
-    print(f"{sum(result.runs for result in results):,} inputs, {len(results)} targets, {total} findings")
-    return 1 if any(result.findings or result.broken for result in results) else 0
+    found = sum(len(result.findings) for result in results)
+    print(f"{sum(result.runs for result in results):,} inputs, {len(results)} targets, {found} findings")
+    return 1 if found or any(result.is_broken for result in results) else 0
 
 
 if __name__ == "__main__":

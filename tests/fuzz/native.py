@@ -39,7 +39,15 @@ TARGETS = (
         "fuzz_provider.c",
         ("reference.c", "signer.c"),
         "provider",
-        (b"-----BEGIN TLSPOOL KEY REFERENCE-----\n", b"-----END TLSPOOL KEY REFERENCE-----\n", b"D\x30\x82", b"S\0\x31"),
+        (
+            b"-----BEGIN TLSPOOL KEY REFERENCE-----\n",
+            b"-----END TLSPOOL KEY REFERENCE-----\n",
+            b"D\x30\x82",
+            b"S\0\x31",
+        ),
         6000,
     ),
 )
+
+ELSEWHERE = {"key_make_untrusted": "calls reference_parse_untrusted and keeps what that accepts"}
+"""Functions that no harness calls, each with a reason."""

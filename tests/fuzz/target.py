@@ -25,7 +25,9 @@ class Target:
         seeds: makes inputs to begin with, good ones above all; they must be the same in every process.
         tokens: octets that mean something to the parser.
         most_b: longest input.
-        takes_all, takes_none: whether no input is refused, or none taken, by nature.
+        limit_b: what the parser itself takes at most, if that is more: such inputs must be done with soon.
+        mutants: how many the test run gives it; fewer for what is slow.
+        takes_all: whether no input is refused, by nature.
     """
 
     name: str
@@ -34,8 +36,9 @@ class Target:
     seeds: Callable[[], Iterable[bytes]]
     tokens: tuple[bytes, ...] = ()
     most_b: int = 4096
+    limit_b: int = 0
+    mutants: int = 60
     takes_all: bool = False
-    takes_none: bool = False
 
 
 @cache

@@ -33,3 +33,14 @@ TARGETS: tuple[Target, ...] = (
     *targets_admin.TARGETS,
 )
 BY_NAME = {target.name: target for target in TARGETS}
+
+ELSEWHERE = {
+    # They need a socket, a kernel's message or a whole broker around them.
+    "tlspool_broker/applications.py:Applications._take_fds_untrusted": "tests/fuzz/test_fuzz_applications.py",
+    "tlspool_broker/apps.py:Apps.frame_untrusted": "tests/fuzz/test_fuzz_broker_core.py",
+    "tlspool_broker/borders.py:Borders._first_untrusted": "tests/unit/test_broker_shell.py",
+    "tlspool_broker/choice.py:decided_untrusted": "tests/fuzz/test_fuzz_broker_core.py",
+    "tlspool_broker/chooser.py:Chooser._decide_untrusted": "tests/fuzz/test_fuzz_broker_core.py",
+    "tlspool_keyd/services.py:Services.adopt_untrusted": "tests/unit/test_keyd_services.py",
+}
+"""Functions that no target reaches, each with the test that gives it what is wrong."""

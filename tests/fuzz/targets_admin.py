@@ -88,7 +88,20 @@ def _preamble(name):
         "may be; nothing heard breaks a line of what is said.",
         check,
         made,
-        (b"\r\n", b"\n", b"250-STARTTLS", b"STARTTLS", b"* OK ", b"+OK ", b"OK ", b"{9+}", b"<", b"/>", b"xmlns=", b"\x30"),
+        (
+            b"\r\n",
+            b"\n",
+            b"250-STARTTLS",
+            b"STARTTLS",
+            b"* OK ",
+            b"+OK ",
+            b"OK ",
+            b"{9+}",
+            b"<",
+            b"/>",
+            b"xmlns=",
+            b"\x30",
+        ),
         2048,
     )
 
@@ -232,6 +245,7 @@ def _check_settings(data):
     assert names <= {row["name"] for row in found.rows()}
     return True
 
+
 TARGETS = (
     *(_preamble(name) for name in sorted({key[0] for key in STORIES})),
     Target(
@@ -260,6 +274,7 @@ TARGETS = (
         _check_file,
         _files,
         (b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n", b"-----BEGIN PKCS7-----\n", b"\x30\x82"),
+        limit_b=1 << 20,  # sixty times more is read, but no longer than that takes need a test wait
     ),
     Target(
         "where",
@@ -267,6 +282,7 @@ TARGETS = (
         _check_where,
         lambda: (b"run_dir /run/x\n# y\nworkers 3\n",),
         (b"run_dir ", b"\n", b" ", b"#", b"\0"),
+        limit_b=1 << 20,
     ),
     Target(
         "disclosures-file",
@@ -274,6 +290,7 @@ TARGETS = (
         _check_disclose,
         lambda: (b".example =TR& a@b.example c\n# x\n. d\n",),
         (b"=", b"\n", b" ", b"#"),
+        limit_b=1 << 20,
     ),
     Target(
         "settings",

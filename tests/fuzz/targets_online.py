@@ -66,7 +66,7 @@ def _check_list(data):
         stored = None
     if found is None:
         return False
-    assert all(0 < len(serial) and value >= 0 and value % 16 < 16 for serial, value in found.revoked.items())
+    assert all(len(serial) > 0 and value >= 0 and value % 16 < 16 for serial, value in found.revoked.items())
     crl = x509.load_der_x509_crl(data)
     listed = _by_library(crl)
     if listed is not None:
@@ -223,7 +223,15 @@ TARGETS = (
         "A body within its bounds, or FetchError; nothing stays counted; requests are requests, redirected or not.",
         _check_http,
         lambda: _ANSWERS,
-        (b"\r\n", b"\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: ", b"Location: http://", b"HTTP/1.1 200 "),
+        (
+            b"\r\n",
+            b"\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Length: ",
+            b"Location: http://",
+            b"HTTP/1.1 200 ",
+        ),
+        limit_b=2 * bounds.RESPONSE_B + bounds.HEAD_B,
     ),
     Target(
         "revocation-list",
@@ -238,6 +246,7 @@ TARGETS = (
         _check_list_file,
         _list_files,
         (b"-----BEGIN X509 CRL-----\n", b"-----END X509 CRL-----\n", *_TAGS),
+        limit_b=1 << 20,
     ),
     Target(
         "chain-links",
@@ -254,11 +263,20 @@ TARGETS = (
             map(
                 octets,
                 (
-                    "http://a.example/c.crl", "http://b.example:8080/?q", "http://[2001:db8::1]/x", "//c.example/",
-                    "../up", "?q", "http://127.0.0.1/", "192.0.2.1", "fe80::1", "::ffff:10.0.0.1", "http://u@a/",
+                    "http://a.example/c.crl",
+                    "http://b.example:8080/?q",
+                    "http://[2001:db8::1]/x",
+                    "//c.example/",
+                    "../up",
+                    "?q",
+                    "http://127.0.0.1/",
+                    "192.0.2.1",
+                    "fe80::1",
+                    "::ffff:10.0.0.1",
+                    "http://u@a/",
                 ),
             )
-        ),  # fmt: skip
+        ),
         (b"http://", b"//", b"@", b":80", b"[", b"]", b"%", b"\\", b"#", b"?", b"..", b"xn--"),
         2048,
     ),

@@ -64,14 +64,14 @@ def _fd():
 
 
 _DOES = {
-    0: lambda ticket: PingAsked(ticket),
+    0: PingAsked,
     1: lambda ticket: StarttlsAsked(ticket, REQUEST, _fd(), patience_s=3),
     2: lambda ticket: StarttlsAsked(ticket, REQUEST, _fd(), b"\x01x"),
     3: lambda ticket: DetailsAsked(ticket, KEY),
     4: lambda ticket: PlainGiven(ticket, _fd()),
     5: lambda ticket: LocalidChosen(ticket, "x@example.com"),
-    6: lambda ticket: CallbackRefused(ticket),
-    7: lambda ticket: Abandoned(ticket),
+    6: CallbackRefused,
+    7: Abandoned,
     8: lambda _: TimePassed(),
 }
 _ASKS, _GIVES, _ABANDONS, _WAITS = (0, 1, 2, 3), (1, 2, 4), 7, 8
@@ -131,7 +131,14 @@ def _core_seeds():
     details = _said(1, Cmd.LOCAL_DETAILS, 3)
     yield b"\0\0\0\0" + _said(1, Cmd.PING, 4)
     yield b"\1\0\0\0" + plain + b"\4\1\0\0" + reply + details
-    yield b"\2\0\0\0" + _said(1, Cmd.SUCCESS, 0) + _said(1, Cmd.STARTTLS_LOCALID, 2, 1) + b"\5\1\0\0" + plain + b"\6\1\0\0"
+    yield (
+        b"\2\0\0\0"
+        + _said(1, Cmd.SUCCESS, 0)
+        + _said(1, Cmd.STARTTLS_LOCALID, 2, 1)
+        + b"\5\1\0\0"
+        + plain
+        + b"\6\1\0\0"
+    )
     yield b"\1\0\0\0" + _said(1, Cmd.ERROR, 5) + b"\3\0\0\0" + _said(2, Cmd.ERROR, 5) + b"\x08\0\0\0\x07\1\0\0"
     yield b"\1\0\0\0" + reply + _said(1, Cmd.ERROR, 5) + b"\xff\0\4\0abcd"
 
@@ -225,9 +232,8 @@ def _check_handshake(data):
     other = Side.SERVER if side is Side.CLIENT else Side.CLIENT
     how = ssl.CERT_OPTIONAL if data[0] & 4 and other is Side.SERVER else ssl.CERT_NONE
     remote = Remote(other, _VERSIONS[data[0] >> 1 & 1], _chain_file(), verify=how)
-    flight = 0
     heard = b"" if remote.tls.server_side else remote.step(b"")
-    for _ in range(10):
+    for flight in range(10):
         heard = bytearray(heard)
         for which, high, low, value in changes:
             if which % 4 == flight and heard:
@@ -240,7 +246,6 @@ def _check_handshake(data):
         if step.facts:
             return True
         heard = remote.step(step.output) if step.output else b""
-        flight += 1
         if not heard:
             return False
     raise AssertionError("the handshake does not end")
@@ -263,6 +268,7 @@ TARGETS = (
         _rehearsed_seeds,
         (b"\x30\x82", b"\x02\x01", b"\x06\x03\x55\x1d", b"\x01\x01\xff"),
         2048,
+        mutants=30,
     ),
     Target(
         "handshake",
@@ -271,5 +277,6 @@ TARGETS = (
         lambda: [bytes((first,)) for first in (0, 1, 2, 3, 4, 5, 7, 17, 20, 23, 33, 49, 51, 9)] + [b"\1\1\0\5\1"],
         (),
         64,
+        mutants=30,
     ),
 )

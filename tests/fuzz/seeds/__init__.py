@@ -1,6 +1,6 @@
 """Certificates, lists and responses that targets begin with, made once so that findings can be played again.
 
-    python -m tests.fuzz.seeds        writes them anew: as of now, by new keys
+python -m tests.fuzz.seeds        writes them anew: as of now, by new keys
 """
 
 from __future__ import annotations

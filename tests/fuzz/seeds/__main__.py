@@ -8,8 +8,7 @@ import ipaddress
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7, pkcs12
-from cryptography.hazmat.primitives.serialization import NoEncryption
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, pkcs7, pkcs12
 from cryptography.x509 import ocsp
 
 from tests.fixtures import certs
@@ -84,9 +83,9 @@ def main() -> None:
         "response-revoked": ca.response(leaf, "revoked"),
         "response-delegated": ca.response(leaf, signer=responder),
         "response-unknown": ca.response(leaf, "unknown", until=None),
-        "response-later": ocsp.OCSPResponseBuilder.build_unsuccessful(
-            ocsp.OCSPResponseStatus.TRY_LATER
-        ).public_bytes(Encoding.DER),
+        "response-later": ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER).public_bytes(
+            Encoding.DER
+        ),
         "file-pkcs7": pkcs7.serialize_certificates([leaf.certificate, ca.certificate], Encoding.DER),
         "file-pkcs12": pkcs12.serialize_java_truststore(
             [pkcs12.PKCS12Certificate(root.certificate, b"x")], NoEncryption()
