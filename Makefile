@@ -2,7 +2,7 @@
 # make test    install what is missing, run every test
 # make check   formatting, lint, types, and whether the generated documents are current
 # make bench   our tunnel beside stunnel, haproxy and hitch, in one run
-# make fuzz    the recogniser and a whole pool, for twenty minutes
+# make fuzz    every parser for a minute, the recogniser and a whole pool: ninety minutes
 # make soak    a broker killed 200 times while it writes, and policy edited under load, for ten minutes
 # make venv    only the virtual environment, with the commands in .venv/bin
 # make clean   remove what the above have made
@@ -28,6 +28,7 @@ bench: need-bench .venv/.tests
 	$(BIN)/python -m bench
 
 fuzz: need-test .venv/.tests
+	$(BIN)/python -m tests.fuzz.long --target all --seconds 60
 	$(BIN)/python tests/fuzz/fuzz_recognise.py --runs 10000000
 	$(BIN)/python -m tests.fuzz.fuzz_applications --minutes 10
 

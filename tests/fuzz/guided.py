@@ -1,6 +1,6 @@
 """Run one target under Atheris, in a process of its own: python -m tests.fuzz.guided NAME [options of libFuzzer].
 
-The pool's modules and h11 are instrumented as they are imported, so this must not be imported by anything.
+The pool's modules are instrumented as they are imported, so this must not be imported by anything.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ with atheris.instrument_imports(
         "tlspool_online",
         "tlspool_admin",
         "libstub",
-        "h11",
     ]
 ):
-    from tests.fuzz import planted
-    from tests.fuzz.targets import BY_NAME
+    if sys.argv[1] == "planted":
+        from tests.fuzz.planted import TARGET
+    else:
+        from tests.fuzz.targets import BY_NAME
+
+        TARGET = BY_NAME[sys.argv[1]]
 
 
 def main() -> None:
     """Never returns: libFuzzer ends the process."""
-    check = {**BY_NAME, "planted": planted.TARGET}[sys.argv[1]].check
+    check = TARGET.check
     warnings.simplefilter("ignore")  # the library warns of certificates that it will refuse some day
 
     def one(data: bytes) -> None:

@@ -104,21 +104,20 @@ class Run:
                 command = [str(self.target.build(Path(scratch)))]
             command += self._options(tokens)
             self.begun_s = time.monotonic()
-            process = subprocess.Popen(
+            with subprocess.Popen(
                 [*command, str(grown)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
                 cwd=ROOT,
-            )
-            try:
-                for line in process.stdout:
-                    self._heard(line.rstrip())
-                process.wait()
-            finally:
-                process.kill()
-                process.wait()
+            ) as process:
+                try:
+                    for line in process.stdout:
+                        self._heard(line.rstrip())
+                except BaseException:
+                    process.kill()
+                    raise
             self.result.seconds = time.monotonic() - self.begun_s
             if process.returncode and not self.result.findings:
                 self.result.is_broken = True

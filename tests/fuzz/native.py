@@ -47,6 +47,7 @@ TARGETS = (
         ),
         6000,
     ),
+    Native("c-relay", "fuzz_relay.c", ("relay.c",), "relay", (), 200),
 )
 
 ELSEWHERE = {"key_make_untrusted": "calls reference_parse_untrusted and keeps what that accepts"}
