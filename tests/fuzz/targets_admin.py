@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.fuzz import seeds
 from tests.fuzz.target import Target, octets, text
 from tests.playbook.preambles import STORIES, begin
-from tlspool_admin import chains, files, where
+from tlspool_admin import chains, client, files, where
 from tlspool_admin.commands import disclose
 from tlspool_admin.preambles import proxyheader, via
 from tlspool_admin.preambles.script import LINE_B, TOTAL_B, Dialogue, Ended, Fail, Received, Say, Secure, Side
@@ -102,7 +102,7 @@ def _preamble(name):
             b"xmlns=",
             b"\x30",
         ),
-        2048,
+        600,
     )
 
 
@@ -221,6 +221,16 @@ def _check_disclose(data):
     return True
 
 
+def _check_answer(data):
+    try:
+        answer = client.answer_untrusted(data, Path("/x"))
+    except client.NotReachable:
+        return False
+    except client.Refused as error:
+        return isinstance(error.code, Code)
+    return answer["ok"] is True
+
+
 CONFIGURATION = (
     "# comment\nrun_dir /run/x\nsocket_mode 0660\npkcs11_path /a.so\npkcs11_token pkcs11:token=t\nworkers 3\n"
     "tls_min_version 1.2\ntls_ciphers12 ECDHE+AESGCM\nhandshake_timeout_s 1.5\nallow_facilities starttls, *\n"
@@ -275,6 +285,17 @@ TARGETS = (
         _files,
         (b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n", b"-----BEGIN PKCS7-----\n", b"\x30\x82"),
         limit_b=1 << 20,  # sixty times more is read, but no longer than that takes need a test wait
+    ),
+    Target(
+        "control-answer",
+        "An answer that says ok, or NotReachable, or Refused with a code that there is.",
+        _check_answer,
+        lambda: (
+            b'{"ok": true, "x": [1, {"y": null}]}\n',
+            b'{"ok": false, "code": 103, "error": "no"}\n',
+            b'{"ok": 1, "code": 77777777777777777777777, "error": ["x"]}\n',
+        ),
+        (b'"ok": true', b'"code": ', b"[[[[", b"]]]]", b"{", b"}\n", b"null", b"1e999"),
     ),
     Target(
         "where",

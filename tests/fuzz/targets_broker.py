@@ -11,10 +11,12 @@ from types import SimpleNamespace
 
 from tests.fuzz import seeds
 from tests.fuzz.target import Target, octets, text
-from tlspool_broker import caller, dryrun, explain, history, records, trustdata
+from tlspool_broker import caller, certificates, dryrun, explain, history, records, trustdata
 from tlspool_broker.validation import levels, revocation
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.identity import Donai
 from tlspool_keyd.shell import _uri_untrusted
+from tlspool_worker.master_shell import load_untrusted
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "databases"
 
@@ -115,7 +117,11 @@ def _check_proc(data):
     assert unit == "" or (len(unit) < 260 and unit.isascii() and unit.isprintable() and "/" not in unit)
     assert unit.encode() in data
     assert len(command) <= 15 and command.isprintable()
-    return bool(unit)
+    stat, _, statm = data.partition(b"\n")
+    load = load_untrusted(stat, statm)
+    assert load.keys() in (set(), {"cpu_s", "rss_kib"})
+    json.dumps(load)
+    return bool(unit or load)
 
 
 # --- lines of workers -----------------------------------------------------------------------------------
@@ -190,7 +196,30 @@ def _check_remote(data):
     return True
 
 
+def _check_stored(data):
+    """A certificate that an operator brings."""
+    try:
+        certificate = certificates.load(data)
+    except PoolError as error:
+        _malformed(error)
+        return False
+    for read in (certificates.key_of, certificates.key_identifier, lambda _: certificates.check_chain((data,))):
+        try:
+            read(certificate)
+        except PoolError as error:
+            _malformed(error)
+    assert all(isinstance(doubt, str) for doubt in certificates.doubts(certificate, Donai(None, "a.example")))
+    return True
+
+
 TARGETS = (
+    Target(
+        "certificate-stored",
+        "RECORD_MALFORMED, or a certificate whose key, identifier and doubts can be told, or are RECORD_MALFORMED.",
+        _check_stored,
+        lambda: seeds.ders("certificate-"),
+        (b"\x30\x82", b"\x02\x01", b"\x06\x03\x55\x1d", b"\x01\x01\xff"),
+    ),
     Target(
         "database-record",
         "RECORD_MALFORMED, or a record that is written to the same bytes; so are chains, pins and revocations in it.",
@@ -207,12 +236,13 @@ TARGETS = (
     ),
     Target(
         "proc",
-        "A unit's name as it stands there, or none; a command of 15 printable characters.",
+        "A unit's name as it stands there, or none; a command of 15 printable characters; a child's load, or none.",
         _check_proc,
         lambda: (
             b"0::/system.slice/postfix.service\n",
             b"3:cpu:/x\n1:name=systemd:/user.slice/user-0.slice/_session.scope/a/b\n",
             b"smtpd\n",
+            b"7 (a) \xff) b) S" + b" 1" * 40 + b"\n9 8 7 6 5 4 3",
         ),
         (b"0::/", b".service", b".scope", b"\n", b"/", b"_", b"name=systemd:"),
     ),

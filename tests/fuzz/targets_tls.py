@@ -17,10 +17,10 @@ from tests.fuzz import fuzz_recognise, seeds
 from tests.fuzz.target import Target
 from tlspool_common import limits
 from tlspool_common.codec import encode
-from tlspool_common.errors import Code
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import BY_MESSAGE, ClientHelloSeen, Finding, RemoteShown, Side
 from tlspool_online.unreadable import UNREADABLE
-from tlspool_worker import certificate_der, ocsp, shown
+from tlspool_worker import certificate_der, facts, ocsp, shown
 from tlspool_worker.certificate_der import BadDer
 from tlspool_worker.client_hello import HELLO_B, HelloReader, HelloRefused
 from tlspool_worker.names import names_untrusted, subject_untrusted
@@ -223,6 +223,10 @@ def _check_shown(data):
         taken = True
         assert encode(BY_MESSAGE[RemoteShown].code, 0, found)  # it fits the message to the broker
         assert len(found.strengths) == len(chain)
+    try:
+        assert len(facts._server_end_point(data)) in (32, 48, 64)
+    except PoolError as error:
+        assert error.code is Code.INFO_NOT_FOUND
     certificate = _load(data)
     if certificate is not None:
         try:
