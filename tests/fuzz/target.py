@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from tests.fuzz import der
+
 CORPUS = Path(__file__).with_name("corpus")
 
 SMALL = (b"\0", b"\1", b"\x7f", b"\x80", b"\xff", b"\0\0", b"\xff\xff", b"\x80\0", b"\0\0\0\0", b"\xff\xff\xff\xff")
@@ -26,6 +28,7 @@ class Target:
         tokens: octets that mean something to the parser.
         most_b: longest input.
         limit_b: what the parser itself takes at most, if that is more: such inputs must be done with soon.
+        der: inputs are DER behind so many octets, and half of the mutants stay DER; None: they are not.
         mutants: how many the test run gives it; fewer for what is slow.
         takes_all: whether no input is refused, by nature.
     """
@@ -37,6 +40,7 @@ class Target:
     tokens: tuple[bytes, ...] = ()
     most_b: int = 4096
     limit_b: int = 0
+    der: int | None = None
     mutants: int = 60
     takes_all: bool = False
 
@@ -74,7 +78,19 @@ def mutants(target: Target) -> st.SearchStrategy[bytes]:
     piece = st.sampled_from([*target.tokens, *SMALL]) | st.binary(min_size=1, max_size=4)
     edit = st.tuples(st.sampled_from(_EDITS), st.integers(0, 1 << 20), st.integers(0, 255), piece)
     edited = st.tuples(st.sampled_from(found), st.lists(edit, max_size=5), st.sampled_from(found)).map(_edited)
+    if target.der is not None:
+        edit = st.tuples(st.sampled_from(der.MANNERS), st.integers(0, 1 << 20), st.integers(0, 255), piece)
+        inside = st.tuples(st.sampled_from(found), st.lists(edit, min_size=1, max_size=3))
+        edited |= inside.map(lambda drawn: inside_der(target, *drawn))
     return edited.map(lambda data: data[: target.most_b]) | st.binary(max_size=min(64, target.most_b))
+
+
+def inside_der(target: Target, seed: bytes, edits: Iterable[tuple[str, int, int, bytes]]) -> bytes:
+    """Change elements of the DER in an input."""
+    before, data = seed[: target.der], seed[target.der :]
+    for edit in edits:
+        data = der.edited(data, *edit)
+    return before + data
 
 
 def _edited(drawn: tuple[bytes, list[tuple[str, int, int, bytes]], bytes]) -> bytes:

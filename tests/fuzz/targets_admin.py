@@ -285,6 +285,7 @@ TARGETS = (
         _files,
         (b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n", b"-----BEGIN PKCS7-----\n", b"\x30\x82"),
         limit_b=1 << 20,  # sixty times more is read, but no longer than that takes need a test wait
+        der=0,
     ),
     Target(
         "control-answer",

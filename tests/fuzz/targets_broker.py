@@ -219,6 +219,7 @@ TARGETS = (
         _check_stored,
         lambda: seeds.ders("certificate-"),
         (b"\x30\x82", b"\x02\x01", b"\x06\x03\x55\x1d", b"\x01\x01\xff"),
+        der=0,
     ),
     Target(
         "database-record",

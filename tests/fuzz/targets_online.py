@@ -239,6 +239,7 @@ TARGETS = (
         _check_list,
         lambda: seeds.ders("list-"),
         _TAGS,
+        der=0,
     ),
     Target(
         "revocation-list-file",
@@ -254,6 +255,7 @@ TARGETS = (
         _check_chain,
         lambda: seeds.ders("certificate-"),
         _TAGS,
+        der=0,
     ),
     Target(
         "locator",

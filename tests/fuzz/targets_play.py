@@ -269,6 +269,7 @@ TARGETS = (
         (b"\x30\x82", b"\x02\x01", b"\x06\x03\x55\x1d", b"\x01\x01\xff"),
         2048,
         mutants=30,
+        der=1,
     ),
     Target(
         "handshake",

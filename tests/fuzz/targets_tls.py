@@ -315,6 +315,7 @@ TARGETS = (
         _check_der,
         lambda: seeds.ders("certificate-"),
         _TAGS,
+        der=0,
     ),
     Target(
         "certificate-shown",
@@ -322,6 +323,7 @@ TARGETS = (
         _check_shown,
         lambda: seeds.ders("certificate-"),
         _TAGS,
+        der=0,
     ),
     Target(
         "ocsp",
@@ -329,6 +331,7 @@ TARGETS = (
         _check_ocsp,
         lambda: seeds.ders("response-"),
         _TAGS,
+        der=0,
     ),
     Target(
         "recognise",
