@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,7 @@ class Target:
     most_b: int = 4096
     limit_b: int = 0
     der: int | None = None
-    mutants: int = 60
+    mutants: int = 40
     takes_all: bool = False
 
 
@@ -83,6 +84,27 @@ def mutants(target: Target) -> st.SearchStrategy[bytes]:
         inside = st.tuples(st.sampled_from(found), st.lists(edit, min_size=1, max_size=3))
         edited |= inside.map(lambda drawn: inside_der(target, *drawn))
     return edited.map(lambda data: data[: target.most_b]) | st.binary(max_size=min(64, target.most_b))
+
+
+def endless_mutants(target: Target) -> Iterator[bytes]:
+    """Yield mutants of the same kinds for ever, the same ones each time."""
+    chance = random.Random(target.name)
+    found = seeds_of(target)
+    pieces = [*target.tokens, *SMALL]
+    while True:
+        is_inside = target.der is not None and chance.random() < 0.5
+        edits = [
+            (
+                chance.choice(der.MANNERS if is_inside else _EDITS),
+                chance.getrandbits(20),
+                chance.getrandbits(8),
+                chance.choice(pieces) if chance.random() < 0.5 else chance.randbytes(chance.randint(1, 4)),
+            )
+            for _ in range(chance.randint(1, 4))
+        ]
+        seed = chance.choice(found)
+        data = inside_der(target, seed, edits) if is_inside else _edited((seed, edits, chance.choice(found)))
+        yield data[: target.most_b]
 
 
 def inside_der(target: Target, seed: bytes, edits: Iterable[tuple[str, int, int, bytes]]) -> bytes:
