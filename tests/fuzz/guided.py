@@ -1,6 +1,7 @@
-"""Run one target under Atheris, in a process of its own: python -m tests.fuzz.guided NAME [options of libFuzzer].
+"""Run one target under Atheris, in a process of its own: python -m tests.fuzz.guided MODULE NAME [options].
 
-The pool's modules are instrumented as they are imported, so this must not be imported by anything.
+The pool's modules are instrumented as they are imported, so this must not be imported by anything; and only the module
+of the target is imported, for it takes seconds.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from importlib import import_module
 
 import atheris
 
@@ -22,12 +24,7 @@ with atheris.instrument_imports(
         "libstub",
     ]
 ):
-    if sys.argv[1] == "planted":
-        from tests.fuzz.planted import TARGET
-    else:
-        from tests.fuzz.targets import BY_NAME
-
-        TARGET = BY_NAME[sys.argv[1]]
+    TARGET = next(each for each in import_module(sys.argv[1]).TARGETS if each.name == sys.argv[2])
 
 from tests.fuzz.der import MANNERS
 from tests.fuzz.target import SMALL, inside_der
@@ -55,7 +52,7 @@ def main() -> None:
     def one(data: bytes) -> None:
         check(data)
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], one, **special)
+    atheris.Setup([sys.argv[0], *sys.argv[3:]], one, **special)
     atheris.Fuzz()
 
 

@@ -22,4 +22,4 @@ def _check(data: bytes) -> bool:
     return True
 
 
-TARGET = Target("planted", "Never three elements in each other.", _check, lambda: (b"\x30\4\4\2ab", b"\x31\0"))
+TARGETS = (Target("planted", "Never three elements in each other.", _check, lambda: (b"\x30\4\4\2ab", b"\x31\0")),)

@@ -25,7 +25,7 @@ def test_a_fault_is_found(tmp_path):
     assert f"planted: FINDING {path}" in done.stdout
     assert "AssertionError" in done.stdout  # and what it is
     with pytest.raises(AssertionError, match="planted"):
-        planted.TARGET.check(path.read_bytes())
+        planted.TARGETS[0].check(path.read_bytes())
 
 
 def test_a_run_without_findings(tmp_path):
