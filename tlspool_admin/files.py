@@ -221,17 +221,19 @@ def _first(data: bytes, name: str) -> bytes:
 
 
 def _pkcs7(data: bytes, name: str) -> list[bytes]:
+    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
     try:
         found = pkcs7.load_der_pkcs7_certificates(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, OverflowError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise _bad(f"{name} is no PKCS #7 collection of certificates: {error}") from None
     return [certificate.public_bytes(Encoding.DER) for certificate in found]
 
 
 def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
+    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
@@ -244,7 +246,7 @@ def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
             break
         except UnsupportedAlgorithm as error:
             raise _bad(f"{name}: {error}; convert it: openssl pkcs12 -nokeys -in FILE -out FILE.pem") from None
-        except ValueError:
+        except (ValueError, TypeError, OverflowError, x509.InvalidVersion):
             continue
     else:
         raise _bad(f"{name} is no PKCS #12 file, or the password is wrong")

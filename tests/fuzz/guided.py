@@ -6,10 +6,12 @@ of the target is imported, for it takes seconds.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 import atheris
 
@@ -49,8 +51,17 @@ def main() -> None:
     check = TARGET.check
     special = {} if TARGET.der is None else {"custom_mutator": mutate}
 
+    found = next(each.partition("=")[2] for each in sys.argv if each.startswith("-artifact_prefix="))
+
     def one(data: bytes) -> None:
-        check(data)
+        try:
+            check(data)
+        except BaseException:
+            # libFuzzer does the same under the same name, but not where a custom mutator is in the way.
+            path = Path(f"{found}crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}")
+            path.write_bytes(data)
+            print(f"Test unit written to {path}", file=sys.stderr, flush=True)
+            raise
 
     atheris.Setup([sys.argv[0], *sys.argv[3:]], one, **special)
     atheris.Fuzz()

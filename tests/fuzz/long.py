@@ -155,7 +155,7 @@ class Run:
                 self._say(f"{int(status[4]):,}/s")
         elif done := _DONE.match(line):
             result.runs = int(done[1])
-        elif found := _FINDING.search(line):
+        elif (found := _FINDING.search(line)) and found[1] not in result.findings:
             result.findings.append(found[1])
             with _PRINTING:
                 print(f"{self.target.name}: FINDING {found[1]}", *self.tail[-30:], sep="\n  ", flush=True)
