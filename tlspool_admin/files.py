@@ -28,7 +28,16 @@ _LIST = (b"X509 CRL",)
 _COLLECTION = (b"PKCS7", b"CMS")
 _OURS = (*_CERTIFICATE, *_LIST, *_COLLECTION)
 _PKCS7_OID = bytes.fromhex("06092a864886f70d0107")
-_INTEGER, _SEQUENCE = 0x02, 0x30
+_DERIVED = re.compile(
+    # PBKDF2, or a PBE of PKCS #12; its parameters: SEQUENCE, and in it OCTET STRING (the salt)
+    rb"(?:\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c|\x06\x0a\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01.)"
+    rb"\x30(?:\x81?[^\x80]|\x80|\x82..)\x04",
+    re.DOTALL,
+)
+_ROUNDS_OCTETS = 3
+"""Of the number of rounds of a key derivation: eight million take seconds, 10 000 are usual, and more are a trap."""
+
+_INTEGER, _OCTETS, _SEQUENCE = 0x02, 0x04, 0x30
 
 Passwords = Callable[[str], bytes]
 """Gets the password of a file, when it has one."""
@@ -237,6 +246,8 @@ def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
+    if _is_endless(data):
+        raise _bad(f"{name} wants more than eight million rounds of key derivation, which nobody would wait for")
     tries: Sequence[Callable[[], bytes | None]] = (lambda: None, lambda: b"", lambda: password(name))
     for get in tries:
         secret = get()
@@ -258,3 +269,22 @@ def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
         )
     ours = [found.cert] if found.cert else []
     return Contents(tuple(one.certificate.public_bytes(Encoding.DER) for one in [*ours, *found.additional_certs]))
+
+
+def _is_endless(data: bytes) -> bool:
+    """Whether a key would be derived in too many rounds: of what is encrypted, or of the MAC at the end (RFC 7292)."""
+    for found in _DERIVED.finditer(data):
+        at = found.end() + 1 + (data[found.end()] if found.end() < len(data) else 0)
+        if data[at : at + 1] == b"\x02" and data[at + 1 : at + 2] > bytes((_ROUNDS_OCTETS,)):
+            return True
+    for ends in range(9):  # of the elements around it, where they have no length
+        rest = data[: len(data) - 2 * ends]
+        for size in range(_ROUNDS_OCTETS + 1, 10):
+            salt = rest[: -size - 2]
+            if rest[-size - 2 : -size] == bytes((_INTEGER, size)) and any(
+                salt[-n - 2 : -n] == bytes((_OCTETS, n)) for n in range(1, 65)
+            ):
+                return True
+        if not rest.endswith(b"\0\0"):
+            return False
+    return False
