@@ -4,7 +4,7 @@
 # make test-system  the package on a host of its own, with systemd: needs root
 # make check   formatting, lint, types, and whether the generated documents are current
 # make bench   our tunnel beside stunnel, haproxy and hitch, in one run
-# make fuzz    the recogniser and a whole pool, for twenty minutes
+# make fuzz    every parser for a minute, the recogniser and a whole pool: ninety minutes
 # make soak    a broker killed 200 times while it writes, and policy edited under load, for ten minutes
 # make soak-service   a whole pool under mixed load whose processes are killed and slowed, for half an hour
 # make venv    only the virtual environment, with the commands in .venv/bin
@@ -38,6 +38,7 @@ bench: need-bench .venv/.tests
 	$(BIN)/python -m bench
 
 fuzz: need-test .venv/.tests
+	$(BIN)/python -m tests.fuzz.long --target all --seconds 60
 	$(BIN)/python tests/fuzz/fuzz_recognise.py --runs 10000000
 	$(BIN)/python -m tests.fuzz.fuzz_applications --minutes 10
 

@@ -15,7 +15,9 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from tlspool_common.errors import Code, PoolError
 
-_EXTENSION_ERRORS = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_EXTENSION_ERRORS = (
+    ValueError, TypeError, OverflowError, LookupError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
 
 
 @contextmanager

@@ -53,9 +53,19 @@ def ask(path: Path, request: dict[str, object], timeout_s: float = _TIMEOUT_S) -
             f"no answer at {path}: {error.strerror or error}; {_remedy(error)}",
             nobody=isinstance(error, FileNotFoundError | ConnectionRefusedError),
         ) from None
+    return answer_untrusted(line, path)
+
+
+def answer_untrusted(line: bytes, path: Path) -> dict[str, object]:
+    """Read the answer that came from a path.
+
+    Raises:
+        NotReachable: it is not whole.
+        Refused: the daemon said no; has its code.
+    """
     try:
         answer = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or not line.endswith(b"\n"):
         raise NotReachable(f"{path} gave no whole answer; see the daemon's log")

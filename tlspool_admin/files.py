@@ -20,12 +20,24 @@ from tlspool_common.errors import Code, PoolError
 _FILE_B = 64 * 1024 * 1024
 """Far above the bundle of all public CAs, which has 0.3 MiB."""
 
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
+_EDGE = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,40})-----")
+"""Of a PEM block.  No pattern goes from one edge to the other: in a file of beginnings each would look for its end."""
+
 _CERTIFICATE = (b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE")
 _LIST = (b"X509 CRL",)
 _COLLECTION = (b"PKCS7", b"CMS")
+_OURS = (*_CERTIFICATE, *_LIST, *_COLLECTION)
 _PKCS7_OID = bytes.fromhex("06092a864886f70d0107")
-_INTEGER, _SEQUENCE = 0x02, 0x30
+_DERIVED = re.compile(
+    # PBKDF2, or a PBE of PKCS #12; its parameters: SEQUENCE, and in it OCTET STRING (the salt)
+    rb"(?:\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c|\x06\x0a\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01.)"
+    rb"\x30(?:\x81?[^\x80]|\x80|\x82..)\x04",
+    re.DOTALL,
+)
+_ROUNDS_OCTETS = 3
+"""Of the number of rounds of a key derivation: eight million take seconds, 10 000 are usual, and more are a trap."""
+
+_INTEGER, _OCTETS, _SEQUENCE = 0x02, 0x04, 0x30
 
 Passwords = Callable[[str], bytes]
 """Gets the password of a file, when it has one."""
@@ -141,16 +153,27 @@ def _bad(what: str) -> PoolError:
 
 def _blocks(data: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield the PEM blocks (RFC 7468); the bodies of private keys are not looked at."""
-    for block in _PEM.finditer(data):
-        label, body = block.group(1), block.group(2)
-        if label.endswith(b"PRIVATE KEY"):
-            yield label, b""
-            continue
-        try:
-            yield label, base64.b64decode(b"".join(body.split()), validate=True)
-        except binascii.Error:
-            if label in (*_CERTIFICATE, *_LIST, *_COLLECTION):
-                raise _bad(f"{name} has a PEM block that is no base64") from None
+    label, start = b"", 0  # of the block that has begun; b"": none
+    for edge in _EDGE.finditer(data):
+        if edge[1] == b"BEGIN":
+            if label in _OURS:
+                raise _bad(f"{name} has a PEM block without an end")
+            label, start = edge[2], edge.end()
+        elif label == edge[2]:
+            yield from _block(label, data[start : edge.start()], name)
+            label = b""
+
+
+def _block(label: bytes, body: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what a block has in it, unless that is no base64."""
+    if label.endswith(b"PRIVATE KEY"):
+        yield label, b""
+        return
+    try:
+        yield label, base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        if label in _OURS:
+            raise _bad(f"{name} has a PEM block that is no base64") from None
 
 
 def _der(data: bytes, name: str, password: Passwords) -> Contents:
@@ -207,20 +230,24 @@ def _first(data: bytes, name: str) -> bytes:
 
 
 def _pkcs7(data: bytes, name: str) -> list[bytes]:
+    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
     try:
         found = pkcs7.load_der_pkcs7_certificates(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, OverflowError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise _bad(f"{name} is no PKCS #7 collection of certificates: {error}") from None
     return [certificate.public_bytes(Encoding.DER) for certificate in found]
 
 
 def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
+    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
+    if _is_endless(data):
+        raise _bad(f"{name} wants more than eight million rounds of key derivation, which nobody would wait for")
     tries: Sequence[Callable[[], bytes | None]] = (lambda: None, lambda: b"", lambda: password(name))
     for get in tries:
         secret = get()
@@ -230,7 +257,7 @@ def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
             break
         except UnsupportedAlgorithm as error:
             raise _bad(f"{name}: {error}; convert it: openssl pkcs12 -nokeys -in FILE -out FILE.pem") from None
-        except ValueError:
+        except (ValueError, TypeError, OverflowError, x509.InvalidVersion):
             continue
     else:
         raise _bad(f"{name} is no PKCS #12 file, or the password is wrong")
@@ -242,3 +269,22 @@ def _pkcs12(data: bytes, name: str, password: Passwords) -> Contents:
         )
     ours = [found.cert] if found.cert else []
     return Contents(tuple(one.certificate.public_bytes(Encoding.DER) for one in [*ours, *found.additional_certs]))
+
+
+def _is_endless(data: bytes) -> bool:
+    """Whether a key would be derived in too many rounds: of what is encrypted, or of the MAC at the end (RFC 7292)."""
+    for found in _DERIVED.finditer(data):
+        at = found.end() + 1 + (data[found.end()] if found.end() < len(data) else 0)
+        if data[at : at + 1] == b"\x02" and data[at + 1 : at + 2] > bytes((_ROUNDS_OCTETS,)):
+            return True
+    for ends in range(9):  # of the elements around it, where they have no length
+        rest = data[: len(data) - 2 * ends]
+        for size in range(_ROUNDS_OCTETS + 1, 10):
+            salt = rest[: -size - 2]
+            if rest[-size - 2 : -size] == bytes((_INTEGER, size)) and any(
+                salt[-n - 2 : -n] == bytes((_OCTETS, n)) for n in range(1, 65)
+            ):
+                return True
+        if not rest.endswith(b"\0\0"):
+            return False
+    return False

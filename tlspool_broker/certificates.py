@@ -22,7 +22,9 @@ from tlspool_common import limits
 from tlspool_common.identity import Donai, remote_matches
 from tlspool_common.messages import KeyKind
 
-_EXTENSION_ERRORS = (ValueError, TypeError, OverflowError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_EXTENSION_ERRORS = (
+    ValueError, TypeError, OverflowError, LookupError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
 _UNREADABLE = (ValueError, TypeError, OverflowError, x509.InvalidVersion)
 _CURVES = {"secp256r1": KeyKind.EC_P256, "secp384r1": KeyKind.EC_P384}
 

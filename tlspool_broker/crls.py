@@ -79,6 +79,7 @@ def load(data: bytes) -> RevocationList:
         ValueError,
         TypeError,
         OverflowError,
+        LookupError,
         x509.DuplicateExtension,
         x509.InvalidVersion,
         x509.UnsupportedGeneralNameType,

@@ -130,7 +130,7 @@ def merged(found: Iterable[Revocations]) -> Revocations:
 
 def serial_of(number: int) -> bytes:
     """Return the content octets of a DER INTEGER."""
-    return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
+    return number.to_bytes((number + (number < 0)).bit_length() // 8 + 1, "big", signed=True)  # -128 is one octet
 
 
 def _integer(content: bytes) -> bytes:

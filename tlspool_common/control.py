@@ -22,6 +22,9 @@ from tlspool_common.setting_errors import SettingError
 LINE_B = 1024 * 1024
 """Longest request, where nobody says otherwise: a certificate chain in base64 fits many times."""
 
+NESTING = 16
+"""Lists and objects in each other: a batch has five.  What has hundreds is read, and then nobody can show it."""
+
 Request = dict[str, object]
 Answer = dict[str, object]
 Handler = Callable[[Request], Answer]
@@ -53,7 +56,24 @@ def request_untrusted(line: bytes) -> tuple[Request, bool]:
         raise PoolError(Code.FIELD_MALFORMED, f"the request is no JSON object: {error}") from None
     if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
         raise PoolError(Code.FIELD_MALFORMED, 'the request has no "cmd"')
+    if _is_deep(request):
+        raise PoolError(Code.FIELD_MALFORMED, f"the request has more than {NESTING} lists and objects in each other")
     return request, False
+
+
+def _is_deep(request: Request) -> bool:
+    level: list[object] = [request]
+    for _ in range(NESTING):
+        inner: list[object] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return False
+        level = inner
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def render(answer: Mapping[str, object], for_people: bool) -> bytes:

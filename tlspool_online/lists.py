@@ -219,7 +219,7 @@ def judge(
 
 def serial_der(number: int) -> bytes:
     """Return a serial number as it stands in DER."""
-    return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
+    return number.to_bytes((number + (number < 0)).bit_length() // 8 + 1, "big", signed=True)  # -128 is one octet
 
 
 def _minute(when_s: int) -> str:

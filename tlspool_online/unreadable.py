@@ -8,7 +8,7 @@ from cryptography.exceptions import InternalError, InvalidSignature, Unsupported
 UNREADABLE: tuple[type[Exception], ...] = (
     ValueError,
     TypeError,
-    IndexError,
+    LookupError,  # KeyError: a number in a certificate that the library has no name for
     OverflowError,
     UnsupportedAlgorithm,
     InternalError,

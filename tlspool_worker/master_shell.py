@@ -383,9 +383,16 @@ def _queue(_number: int, _frame: object) -> None:
 def load_of(pid: int) -> dict[str, object]:
     """Return processor time and memory of a child (proc_pid_stat(5), proc_pid_statm(5)); {} when it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
+        return load_untrusted(Path(f"/proc/{pid}/stat").read_bytes(), Path(f"/proc/{pid}/statm").read_bytes())
+    except OSError:
         return {}
-    ticks = int(fields[11]) + int(fields[12])
+
+
+def load_untrusted(stat: bytes, statm: bytes) -> dict[str, object]:
+    """Read the two files.  The name of the program stands in the first, and may be any bytes: a child sets its own."""
+    fields = stat.rpartition(b")")[2].split()
+    try:
+        ticks, pages = int(fields[11]) + int(fields[12]), int(statm.split()[1])
+    except (IndexError, ValueError):
+        return {}
     return {"cpu_s": round(ticks / _TICKS_A_SECOND, 2), "rss_kib": pages * os.sysconf("SC_PAGE_SIZE") // 1024}

@@ -19,7 +19,7 @@ def names_untrusted(certificate: x509.Certificate) -> tuple[str, ...]:
         general = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, TypeError, OverflowError) as error:
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, TypeError, OverflowError, LookupError) as error:
         raise ValueError(f"extensions: {type(error).__name__}") from None
     found = []
     for name in general:

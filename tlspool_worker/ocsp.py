@@ -81,7 +81,16 @@ def check_untrusted(response_der: bytes, leaf: x509.Certificate, issuer: x509.Ce
         return _check_untrusted(response_der, leaf, issuer, now_s)
     except _Unusable as error:
         return Finding.BAD, str(error), 0
-    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        LookupError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        x509.InvalidVersion,
+    ) as error:
         return Finding.BAD, f"the OCSP response cannot be read: {type(error).__name__}", 0
 
 

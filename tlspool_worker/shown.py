@@ -129,6 +129,7 @@ def describe_untrusted(
         UnsupportedAlgorithm,
         TypeError,
         OverflowError,
+        LookupError,  # the library has no name for a TLS feature, say
     ) as error:
         raise ValueError(f"a certificate cannot be read: {type(error).__name__}") from None
 

@@ -123,7 +123,7 @@ def lines_untrusted(data: bytes, name: str) -> list[dict[str, object]]:
         if rest and rest[0].startswith("="):
             fields["expression"] = rest.pop(0)[1:]
         if not rest:
-            raise PoolError(Code.FIELD_MALFORMED, f"{name} line {number}: no identity behind {selector}")
+            raise PoolError(Code.FIELD_MALFORMED, f"{name} line {number}: no identity behind {selector[:60]!r}")
         operations.append({"cmd": "disclose.set", "selector": selector, "ids": rest, **fields})
     if not operations:
         raise PoolError(Code.FIELD_MALFORMED, f"{name} has no lines; each is a selector and identities")

@@ -82,6 +82,8 @@ def _v1_untrusted(side: Side, data: bytes) -> Origin | None:
     try:
         kind = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}[words[0]]
         _, source, destination, source_port, destination_port = words
+        if "%" in source + destination:  # a scope is of a host only, and may be any text, which would be written on
+            raise ValueError("an address with a scope")
         return Origin((str(kind(source)), _port(source_port)), (str(kind(destination)), _port(destination_port)))
     except (KeyError, ValueError):
         raise Refused(side, f"malformed PROXY header: {quoted(' '.join(words))}") from None

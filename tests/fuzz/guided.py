@@ -1,0 +1,71 @@
+"""Run one target under Atheris, in a process of its own: python -m tests.fuzz.guided MODULE NAME [options].
+
+The pool's modules are instrumented as they are imported, so this must not be imported by anything; and only the module
+of the target is imported, for it takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(
+    include=[
+        "tlspool_common",
+        "tlspool_broker",
+        "tlspool_worker",
+        "tlspool_keyd",
+        "tlspool_online",
+        "tlspool_admin",
+        "libstub",
+    ]
+):
+    TARGET = next(each for each in import_module(sys.argv[1]).TARGETS if each.name == sys.argv[2])
+
+from tests.fuzz.der import MANNERS
+from tests.fuzz.target import SMALL, inside_der
+
+
+def mutate(data: bytes, most_b: int, seed: int) -> bytes:
+    """Change what is DER in a way that leaves it DER, every other time."""
+    chance = random.Random(seed)
+    if chance.random() < 0.5:
+        return atheris.Mutate(data, most_b)
+    pieces = [*TARGET.tokens, *SMALL, chance.randbytes(chance.randint(1, 4))]
+    edits = [
+        (chance.choice(MANNERS), chance.getrandbits(20), chance.getrandbits(8), chance.choice(pieces))
+        for _ in range(chance.randint(1, 3))
+    ]
+    return inside_der(TARGET, data, edits)[:most_b]
+
+
+def main() -> None:
+    """Never returns: libFuzzer ends the process."""
+    warnings.simplefilter("ignore")  # the library warns of certificates that it will refuse some day
+    check = TARGET.check
+    special = {} if TARGET.der is None else {"custom_mutator": mutate}
+
+    found = next(each.partition("=")[2] for each in sys.argv if each.startswith("-artifact_prefix="))
+
+    def one(data: bytes) -> None:
+        try:
+            check(data)
+        except BaseException:
+            # libFuzzer does the same under the same name, but not where a custom mutator is in the way.
+            path = Path(f"{found}crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}")
+            path.write_bytes(data)
+            print(f"Test unit written to {path}", file=sys.stderr, flush=True)
+            raise
+
+    atheris.Setup([sys.argv[0], *sys.argv[3:]], one, **special)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
