@@ -299,8 +299,8 @@ class Trail:
         """Begin the next file; its first record has the hash of the last one of this file."""
         if self._path is None or self._fd is None:
             raise _Unfit("no file is open")
-        # XXX The file before is put onto the disk a moment later, in a thread.  A loss of power in that moment may take its
-        # end and not the new file, which then looks as if somebody had cut it.
+        # XXX The file before is put onto the disk a moment later, in a thread.  A loss of power in that moment may take
+        # its end and not the new file, which then looks as if somebody had cut it.
         self._begin(_number(self._path) + 1)
         self._write(audit.stamp(self._unix_time_s()), "audit.file", {"reason": reason})
 
