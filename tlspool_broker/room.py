@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from tlspool_broker.connections import Connection
+from tlspool_common.auditor import Witness
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.settings import Settings
 
@@ -12,8 +13,9 @@ from tlspool_common.settings import Settings
 class Room:
     """Counts sessions."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, witness: Witness) -> None:
         self._settings = settings
+        self._witness = witness
         self._by_uid: Counter[int] = Counter()
         self._all = 0
 
@@ -21,8 +23,10 @@ class Room:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: TOO_MANY_REQUESTS, TOO_MANY_SESSIONS.
+            PoolError: AUDIT_LOST, TOO_MANY_REQUESTS, TOO_MANY_SESSIONS.
         """
+        if not self._witness.ready:
+            raise PoolError(Code.AUDIT_LOST)
         if len(connection.exchanges) >= self._settings.max_requests_per_connection:
             raise PoolError(Code.TOO_MANY_REQUESTS, f"{len(connection.exchanges)}")
         if self._all >= self._settings.max_sessions:

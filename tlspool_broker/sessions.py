@@ -72,7 +72,7 @@ class Sessions:
         self._workers = workers
         self._keyd = keyd
         self._by_id: dict[SessionId, Session] = {}
-        self._room = Room(settings)
+        self._room = Room(settings, out.witness)
         self._waits = Waits(workers)
         self._chooser = chooser
         chooser.bind(self._choice_made, self._fail, self.abandon)
@@ -109,8 +109,6 @@ class Sessions:
         """
         if self._stopping:
             raise PoolError(Code.STOPPING)
-        if not self._out.witness.ready:
-            raise PoolError(Code.AUDIT_LOST)
         self._room.check(connection)
         self.keys.check_free(ctlkey)
 
@@ -365,10 +363,9 @@ class Sessions:
         if exchange is None or worker is None:
             self._out(DropFd(plain))
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
-        note = session.start_note(self._out.now_ms)
         try:
             self._judging.begins(session)
-            self._out.attest(note)
+            self._out.attest(session.start_note(self._out.now_ms))
         except PoolError as error:
             self._out(DropFd(plain))
             self._fail(session, error)
@@ -385,7 +382,6 @@ class Sessions:
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
             self.keys.attach(session, exchange.connection)
-        self._out(note)
 
     def abandon(self, session_id: SessionId) -> None:
         """End a session that nobody waits for any more, without a reply."""

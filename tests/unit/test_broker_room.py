@@ -5,6 +5,7 @@ import pytest
 from tlspool_broker.connections import Connection
 from tlspool_broker.events import Caller
 from tlspool_broker.room import Room
+from tlspool_common.auditor import Nobody
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.settings import parse_untrusted
 
@@ -20,7 +21,7 @@ def refused(room, who):
 
 
 def test_in_all_and_of_one_user():
-    room = Room(parse_untrusted("max_sessions 3\nmax_sessions_per_caller 2\n"))
+    room = Room(parse_untrusted("max_sessions 3\nmax_sessions_per_caller 2\n"), Nobody())
     one, other = connection(1), connection(2)
     room.check(one)
     room.enter(1)
@@ -39,7 +40,7 @@ def test_in_all_and_of_one_user():
 
 
 def test_on_one_connection():
-    room = Room(parse_untrusted("max_requests_per_connection 1\n"))
+    room = Room(parse_untrusted("max_requests_per_connection 1\n"), Nobody())
     one = connection(1)
     room.check(one)
     one.exchanges[1] = object()
