@@ -488,13 +488,10 @@ class Out:
         self._effects.append(Note(level, event, fields))
 
     def attest(self, note: Note) -> None:
-        """Have a fact recorded before it comes true.
-
-        Raises:
-            PoolError: AUDIT_LOST, it could not be, and must not come true.
-        """
+        """Have a fact recorded before it comes true, or raise PoolError AUDIT_LOST: it must not; then log it."""
         if not self.witness.attest(note.event, note.fields):
             raise PoolError(Code.AUDIT_LOST)
+        self._effects.append(note)
 
     def take(self) -> list[Effect]:
         """Return what was added since the last time."""

@@ -71,10 +71,10 @@ class Room:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: STOPPING, DRAINING, TOO_MANY_REQUESTS, TOO_FAST, TOO_MANY_SESSIONS, TOO_MANY_HANDSHAKES.
+            PoolError: STOPPING, DRAINING, AUDIT_LOST, TOO_MANY_REQUESTS, TOO_FAST, TOO_MANY_SESSIONS,
+                TOO_MANY_HANDSHAKES.
         """
-        if self.stopping or self.draining:
-            raise PoolError(Code.STOPPING if self.stopping else Code.DRAINING)
+        self._check_open()
         settings = self._settings
         quota = self._quotas.of(connection.caller)
         account = self._quotas.account(connection.caller, quota)
@@ -91,6 +91,12 @@ class Room:
             raise self._reached(connection, quota, Code.TOO_MANY_HANDSHAKES, "handshakes")
         if self.handshakes >= settings.max_handshakes and self._for(account) is None:
             raise self._refusal(connection, Code.TOO_MANY_HANDSHAKES, "max_handshakes", settings.max_handshakes)
+
+    def _check_open(self) -> None:
+        if self.stopping or self.draining:
+            raise PoolError(Code.STOPPING if self.stopping else Code.DRAINING)
+        if not self._out.witness.ready:
+            raise PoolError(Code.AUDIT_LOST)
 
     def _reached(self, connection: Connection, quota: Quota, code: Code, what: str) -> PoolError:
         error = quota.reached(code, what, connection.caller.uid)

@@ -100,11 +100,9 @@ class Sessions:
         """Say whether there is room for one more session.
 
         Raises:
-            PoolError: AUDIT_LOST, CTLKEY_IN_USE, or what Room.check raises.
+            PoolError: CTLKEY_IN_USE, or what Room.check raises.
         """
         self.room.check(connection)
-        if not self._out.witness.ready:
-            raise PoolError(Code.AUDIT_LOST)
         self.keys.check_free(ctlkey)
 
     def open(
@@ -358,10 +356,9 @@ class Sessions:
         if exchange is None or worker is None:
             self._out(DropFd(plain))
             raise PoolError(Code.INTERNAL, f"session {session.session_id} has nobody to relay for")
-        note = session.start_note(self._out.now_ms)
         try:
             self._judging.begins(session)
-            self._out.attest(note)
+            self._out.attest(session.start_note(self._out.now_ms))
         except PoolError as error:
             self._out(DropFd(plain))
             self._fail(session, error)
@@ -379,7 +376,6 @@ class Sessions:
         session.exchange = None
         if not session.request.flags & Flag.DETACH:
             self.keys.attach(session, exchange.connection)
-        self._out(note)
 
     def keep(self, session: Session) -> None:
         """Have its worker keep what another broker must know of a session as it is now."""

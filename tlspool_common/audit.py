@@ -112,6 +112,9 @@ def line(head: Head, time: str, daemon: str, event: str, fields: Mapping[str, Va
 def _plain(name: str, value: Value, most: int) -> Value:
     if name.endswith("_secret"):
         raise ValueError(f"{name} must not be recorded")
+    kind = type(value)
+    if kind is int or (kind is str and len(value) <= most):  # type: ignore[arg-type] # most of them
+        return value
     if isinstance(value, str):
         return value if len(value) <= most else value[:most] + "..."
     if isinstance(value, float):
@@ -121,8 +124,7 @@ def _plain(name: str, value: Value, most: int) -> Value:
     return value
 
 
-def _dump(record: Mapping[str, object]) -> str:
-    return json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_dump = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
 def _no_number(text: str) -> NoReturn:

@@ -93,7 +93,8 @@ def test_each_signature_and_each_refusal_is_a_line(world):
     assert worker.sign(grant, P256, SERVER).code == Code.GRANT_USED
     done = world.await_log(r"event=sign\.done[^\n]*", start)
     assert re.search(r"session=815 worker=2 side=server what=tls13-certificate-verify", done)
-    assert re.search(r'scheme=ecdsa_secp256r1_sha256 key="pkcs11:token=ec;object=web;type=private" ms=[0-9.]+$', done)
+    assert re.search(r'scheme=ecdsa_secp256r1_sha256 key="pkcs11:token=ec;object=web;type=private" token="', done)
+    assert re.search(r'token="pkcs11:token=ec" ms=[0-9.]+ queue_ms=[0-9.e-]+ token_ms=[0-9.]+$', done)
     refused = world.await_log(r"event=sign\.refused[^\n]*", start)
     assert re.search(r"code=513 why=GRANT_USED session=815 worker=2 side=server", refused)
 

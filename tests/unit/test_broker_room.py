@@ -324,3 +324,10 @@ def test_a_flood_of_any_kind_is_refused():
     world.send(app, Cmd.PING, reqid=1)
     assert world.frames(app)[0].cmd == Cmd.PING
     world.close()
+
+
+def test_no_room_where_nothing_can_be_recorded():
+    place = Place("")
+    place.enter()
+    place.out.witness = type("Deaf", (), {"ready": False})()
+    assert place.refused()[0] is Code.AUDIT_LOST
