@@ -90,7 +90,9 @@ class Verdict:
             one.begun <= told.ended and one.ended >= told.set_up for one in restarts
         ):  # fmt: skip
             return True
-        pattern = rf"event=session\.end session={told.session} [^\n]*reason=worker_lost"
+        pattern = (
+            rf"event=session\.end session={told.session} [^\n]*reason=(worker_lost|ordered)"  # by SIGKILL, by SIGTERM
+        )
         return re.search(pattern, self._log()) is not None
 
     def _revoked_within(self, told: Told) -> set[bool]:
