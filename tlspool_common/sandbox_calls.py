@@ -129,6 +129,7 @@ _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY),
     (socket.IPPROTO_IP, 11),  # IP_RECVERR, and IPV6_RECVERR: name servers that are not there
     (socket.IPPROTO_IPV6, 25),
+    (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
 )
 """Options of sockets that asyncio and the C library set."""
 

@@ -8,10 +8,13 @@ import stat
 import pytest
 
 from tlspool_broker import start
+from tlspool_common import sandbox
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
-from tlspool_common.settings import parse_untrusted
+from tlspool_common.sandbox import Profile
+from tlspool_common.sandbox_landlock import READ, Grant
+from tlspool_common.settings import SettingError, parse_untrusted
 
 
 def test_a_directory_is_one_brokers(no_leaks, tmp_path):
@@ -128,3 +131,44 @@ def test_a_record_is_reported_once(capsys):
     capsys.readouterr()
     report(PoolError(Code.RECORD_MALFORMED, "localid a: why"))
     assert "code=118 rule=record_malformed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def entered(monkeypatch, tmp_path):
+    """As if this broker were in a sandbox that was made for its first configuration."""
+    (tmp_path / "lists").mkdir()
+    profile = Profile("test", (), (Grant(tmp_path / "lists", READ, "for a test"),), connect=(53, 80))
+    monkeypatch.setattr(sandbox._State, "profile", profile)
+    monkeypatch.setattr(sandbox._State, "in_force", "landlock-7,seccomp")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        ("crl_file {}/lists/one.pem", ""),
+        ("crl_file {}/one.pem", "crl_file '{}"),
+        ("online_ports 80", ""),
+        ("online no", ""),
+        ("online_ports 80 8080", "online_ports '80 8080'"),
+        ("online no\nonline_ports 8080", ""),
+    ],
+)
+def test_a_reload_that_the_sandbox_has_no_room_for(entered, line, refusal):
+    path = entered / "conf"
+    path.write_text(line.format(entered) + "\n")
+    if not refusal:
+        start.reload(path)
+        return
+    with pytest.raises(SettingError) as caught:
+        start.reload(path)
+    assert refusal.format(str(entered)[:40]) in str(caught.value)
+    assert "out of reach of the sandbox" in str(caught.value)
+    assert "restart the broker" in str(caught.value)
+
+
+def test_a_reload_online_that_was_not(entered, monkeypatch):
+    monkeypatch.setattr(sandbox._State, "profile", Profile("test", ()))
+    (entered / "conf").write_text("online yes\n")
+    with pytest.raises(SettingError, match="online 'yes': out of reach"):
+        start.reload(entered / "conf")
