@@ -146,8 +146,8 @@ def configuration_page() -> str:
     out.append(
         "\n## Several application sockets\n\nEach `socket_name` is one. `socket_mode`, `socket_user` and `socket_group` are for "
         "the `socket_name` lines behind them, until they are set anew; of a single socket they may stand anywhere. The first is "
-        "the one that applications find in this file. Sockets that systemd passes (FileDescriptorName `app`; `broker`, `worker` and `keyd` for control, `pin`) take the place of "
-        "all of them.\n"
+        "the one that applications find in this file. Sockets that systemd passes (FileDescriptorName `app`) take the place of "
+        "all of them; it may pass control sockets, too, by the names `broker`, `worker` and `keyd`, and `pin`.\n"
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")

@@ -43,7 +43,10 @@ from tlspool_common.log import Log
 from tlspool_common.metrics import Metrics
 from tlspool_common.openmetrics import Samples
 from tlspool_common.reloading import Reloading
-from tlspool_common.settings import Part, Settings
+from tlspool_common.settings import Part, SettingError, Settings
+
+EXIT_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h: systemd does not try again.  What another process is in the way of may pass: 1."""
 
 _LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
 """A second for others to read what we said last, when we end."""
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         return _run(config, args.config)
     except PoolError as error:
         print(f"tlspool-broker: {error}", file=sys.stderr)  # noqa: T201 - there may be no log yet
-        return 1
+        return EXIT_CONFIGURATION if isinstance(error, SettingError) else 1
 
 
 def _run(config: Settings, path: Path) -> int:

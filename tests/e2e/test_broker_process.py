@@ -336,7 +336,7 @@ def test_check(no_leaks, tmp_path):
     assert (good.returncode, good.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     bad = run("colour red\n")
-    assert bad.returncode == 1
+    assert bad.returncode == 78
     assert bad.stderr.startswith("tlspool-broker: [701] ")
     assert "colour" in bad.stderr
     assert "Traceback" not in bad.stderr

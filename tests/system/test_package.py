@@ -198,6 +198,52 @@ def test_the_watchdog_ends_a_loop_that_hangs(host):
     host.await_ready()
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_wrong_configuration_is_not_tried_again(host, service):
+    path = host.path("/etc/tlspool.conf")
+    text = path.read_text()
+    try:
+        path.write_text(text + "log_level loud\n")
+        assert host.run("systemctl", "restart", service, check=False).returncode
+        assert host.show(service, "ExecMainStatus") == "78"
+        assert host.show(service, "ActiveState") == "failed"
+    finally:
+        path.write_text(text)
+        host.run("systemctl", "reset-failed", service)
+        host.run("systemctl", "restart", service)
+    host.await_ready()
+
+
+def test_the_helper_starts_within_the_brokers_bounds(host):
+    """tlspool-online is a child of the broker, so what its unit forbids holds for the helper, too."""
+    helper = """
+import os, socket, sys
+sys.path.insert(0, "/usr/lib/tlspool")
+from tlspool_common import channel
+from tlspool_common.messages import Party
+from tlspool_online import spawn
+
+class Wishes:
+    crl_file, online, online_private, online_ports, log_level = (), True, False, (80,), "info"
+
+ours, theirs = channel.raw_pair()
+spawn.spawn(theirs, spawn.arguments(Wishes))
+broker = channel.from_fd(ours, Party.BROKER, Party.ONLINE)
+import select
+assert select.select([broker], [], [], 60)[0]
+print(type(broker.receive().message).__name__)
+"""
+    unit = host.path("/lib/systemd/system/tlspool-broker.service").read_text()
+    bounds = unit.partition("# --- what it may do")[2].partition("# --- how much")[0]
+    settings = re.findall(r"(?m)^[A-Z]\w+=.*$", bounds)
+    options = [word for setting in settings for word in ("-p", setting)]
+    host.put("/opt/helper.py", helper)
+    done = host.run("systemd-run", "-q", "--wait", "-P", "-p", "User=tlspool-broker", *options, "/usr/bin/python3",
+                    "/opt/helper.py", check=False)  # fmt: skip
+    assert "OnlineHello" in done.stdout, done.stdout + done.stderr
+    host.path("/opt/helper.py").unlink()
+
+
 KNOCK = """
 import socket, sys, threading
 over = threading.Event()
