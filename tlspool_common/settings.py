@@ -261,6 +261,10 @@ def _waits(attribute: str, part: Part | None) -> bool:
 # --- reading ----------------------------------------------------------------------------------------
 
 
+_LIKENESSES = 20
+"""Keywords that nobody knows and for which one is looked for that is like them: each takes a millisecond."""
+
+
 class _Reader:
     """What has been read so far, and what was wrong with it."""
 
@@ -317,7 +321,8 @@ class _Reader:
             if unused.kind.cast(value) not in unused.harmless:
                 self.warnings.append(f"line {number}: {keyword} has no effect: {unused.instead}")
         else:
-            near = get_close_matches(keyword, [*BY_NAME, *REPEATED, *UNUSED], 1)
+            many = len(self.problems) >= _LIKENESSES
+            near = [] if many else get_close_matches(keyword, [*BY_NAME, *REPEATED, *UNUSED], 1)
             kinds.refuse(f"no such setting; {f'is it {near[0]}?' if near else 'see docs/configuration.md'}")
         self.origins[keyword] = number
 

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -16,13 +17,14 @@ PACKAGES = ("libstub", *sorted(path.name for path in ROOT.glob("tlspool_*") if p
 _IN_C = re.compile(r"^[a-z].*?\b(\w+_untrusted)\(", re.MULTILINE)
 
 
-def declared() -> set[str]:
+@cache
+def declared() -> frozenset[str]:
     """Return ``path:qualified name`` of each function in Python."""
-    found = set()
+    found: set[str] = set()
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             _collect(ast.parse(path.read_text()), f"{path.relative_to(ROOT)}:", found)
-    return found
+    return frozenset(found)
 
 
 def _collect(node: ast.AST, prefix: str, found: set[str]) -> None:
