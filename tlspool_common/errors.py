@@ -387,6 +387,9 @@ TABLE: dict[Code, Entry] = {
         "one more wrong PIN would lock the token; it is not tried",
         "log in to the token once by hand, with p11tool --login",
     ),
+    Code.TOKEN_LOCKED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "an operator has locked the token", "when its keys are safe: tlspool keys unlock"
+    ),
     Code.TOKEN_GONE: Entry(
         _C.STIRRED_NOT_SHAKEN, "the token is not present", "insert it again; later sessions will use it without restart"
     ),

@@ -43,6 +43,7 @@ from tlspool_common.messages import (
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_keyd import events as e
+from tlspool_keyd import locks
 from tlspool_keyd.children import Children
 from tlspool_keyd.core import KeydCore
 from tlspool_keyd.pin import Origin, PinSource, Wallet
@@ -50,6 +51,9 @@ from tlspool_keyd.services import Services
 
 EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h: an exception nobody expected; a trace is on standard error."""
+
+_AUTHOR = 100
+"""Characters of the name that an operator gives, in the log; nobody but its reader believes it."""
 
 _STOP_S = 2.0
 """For token processes to log out; each is killed before that if it hangs."""
@@ -324,6 +328,14 @@ class Shell:
                 return await self._ask_core(e.KeysAsked)
             case "key":
                 return await self._ask_core(lambda ticket: e.KeyAsked(ticket, _uri_untrusted(request)))
+            case "tokens":
+                return self._core.tokens()
+            case "grants":
+                return self._core.grants()
+            case "queue":
+                return self._core.queue(_now_ms())
+            case "lock" | "unlock" as what:
+                return self._lock(request, locked=what == "lock")
             case "pin.again":
                 self._happened(e.PinForgiven())
                 return {}
@@ -332,8 +344,16 @@ class Shell:
             case "reload" if self._reloading is not None:
                 return self._reloading.reload()
             case other:
-                known = "status, keys, key, pin.again, config, reload"
+                known = "status, tokens, keys, key, grants, queue, lock, unlock, pin.again, config, reload"
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
+
+    def _lock(self, request: control.Request, *, locked: bool) -> control.Answer:
+        """Lock tokens, or unlock them; a person who finds that a key was stolen does not wait for anything."""
+        uri = locks.asked_untrusted(request)
+        self._core.check_lock(uri, locked=locked)
+        uid, author = request.get(control.PEER_UID), str(request.get("author", ""))[:_AUTHOR]
+        self._happened(e.LockAsked(uri, locked, uid if isinstance(uid, int) else os.getuid(), author))
+        return {"token": uri, **self._core.tokens()}
 
 
 def _uri_untrusted(request: control.Request) -> str:

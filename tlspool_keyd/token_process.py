@@ -198,7 +198,7 @@ def _open(channel: Channel) -> tuple[int, Module]:
         order = received.message
     if not isinstance(order, TokenOpen):
         raise AssertionError(f"{type(order).__name__} is not in the table for a token process")
-    setproctitle(f"tlspool-keyd: token {Path(order.module).name} {order.token_uri}")
+    setproctitle(f"tlspool-keyd: token {_label(order)}")
     module, opened = open_module(order)
     channel.send(opened, exchange=received.exchange)
     if module is None or opened.code != Code.OK:
@@ -206,6 +206,12 @@ def _open(channel: Channel) -> tuple[int, Module]:
             module.close()
         os._exit(0)
     return max(1, order.sessions), module
+
+
+def _label(order: TokenOpen) -> str:
+    """Return what the configuration calls the token; where it leaves that open, what it calls the library."""
+    label = parse_untrusted(order.token_uri).attributes.get("token", b"").decode("utf-8", "replace")
+    return label if label and label.isprintable() else Path(order.module).name
 
 
 if __name__ == "__main__":

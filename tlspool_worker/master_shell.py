@@ -75,8 +75,8 @@ class Master:
         while self._running:
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
-            for fd in self._control.filenos():
-                poll.register(fd, select.POLLIN)
+            for fd, events in self._control.interests().items():
+                poll.register(fd, events)
             if self._channel is not None:
                 poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.wants_write else 0))
             if self._former is not None:
