@@ -32,12 +32,12 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.listener import Listener
 from tlspool_broker.shell import Shell
-from tlspool_broker.title import Title
 from tlspool_common import control, limits, settings, systemd
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Part, Settings
+from tlspool_common.title import Title, count
 
 _LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
 """A second for others to read what we said last, when we end."""
@@ -86,7 +86,7 @@ async def _serve(
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     core = BrokerCore(config, databases, secrets.token_bytes, time.time)  # noqa: TID251
-    title = Title(lambda: len(core.sessions))
+    title = Title("tlspool-broker", lambda: _title(core, databases.generation))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
     loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
@@ -103,7 +103,9 @@ async def _serve(
     _, private_mode = start.private_modes(config)
     private_socket = control.bind(config.private_socket, private_mode, socket.SOCK_SEQPACKET)
     addresses = [str(sock.getsockname()) for sock in app_sockets]
-    operators = Control(core, databases, config, shell.happened, log, addresses, reloading, shell.questions)
+    operators = Control(
+        core, databases, config, shell.happened, log, addresses, reloading, shell.questions, shell.loads
+    )
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
     server = await control.serve(control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B)
@@ -132,6 +134,11 @@ async def _serve(
     title.close()
     shell.close()
     log.info("broker.stopped")
+
+
+def _title(core: BrokerCore, generation: int) -> str:
+    setting_up = sum(session.being_set_up for session in core.sessions)
+    return f"{count(len(core.sessions), 'session')}, {setting_up} being set up, generation {generation}"
 
 
 if __name__ == "__main__":

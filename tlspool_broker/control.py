@@ -1,9 +1,13 @@
 """What the broker answers on its control socket: how it is, its sessions and workers, and the databases.
 
     status                  how the broker is
-    sessions                every session that is not over
+    sessions [WORD=VALUE]   sessions that are not over; views.py has the words
+    session ID              everything about one session
     workers                 every worker, as the broker sees it
-    kill ID                 end a session; field: session
+    callers                 who uses the pool, and how much
+    grants                  how many signatures were permitted
+    loads                   what happened in the last minute, and how late the loop is
+    kill ID                 end a session; or several, by WORD=VALUE; or all
     explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
     explain.dry             whether a remote would be accepted; for programs (dryrun.py)
     config                  the settings in force, and where each comes from
@@ -32,6 +36,8 @@ from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import Event, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
+from tlspool_broker.loads import Loads
+from tlspool_broker.views import Views, number_untrusted
 from tlspool_common import grants
 from tlspool_common.control import PEER_UID, Answer, Request
 from tlspool_common.errors import Code, PoolError
@@ -54,6 +60,7 @@ class Control:
         sockets: Sequence[str] = (),
         reloading: Reloading | None = None,
         questions: KeyQuestions | None = None,
+        loads: Loads | None = None,
     ) -> None:
         """``sockets`` are the paths that applications connect to."""
         self._core = core
@@ -64,11 +71,14 @@ class Control:
         self._sockets = sockets
         self._questions = questions
         self._started_ms = grants.now_ms()
+        self._views = Views(core, happened, Loads() if loads is None else loads)
         self._commands: dict[str, Callable[[Request], Answer]] = {
             "status": self._status,
-            "sessions": self._sessions,
+            "session": self._views.session,
             "workers": self._workers,
-            "kill": self._kill,
+            "callers": self._views.callers,
+            "grants": self._views.grants,
+            "loads": self._views.loads,
             "explain": self._explain,
             "explain.dry": self._explain_dry,
             "help": self._help,
@@ -87,6 +97,10 @@ class Control:
         command = self._commands.get(name)
         if command is not None:
             return command(request)
+        if name == "sessions":
+            return self._views.sessions(request)
+        if name == "kill":
+            return self._kill(request)
         if name in admin.WRITES:
             return self._change(name, request)
         if name in admin.COMMANDS:
@@ -115,20 +129,21 @@ class Control:
             "trust_generation": self._databases.trust_generation,
         }
 
-    def _sessions(self, _request: Request) -> Answer:
-        now_ms = grants.now_ms()
-        return {"sessions": [session.row(now_ms) for session in self._core.sessions]}
-
     def _workers(self, _request: Request) -> Answer:
         now_ms = grants.now_ms()
         return {"workers": [worker.row(now_ms) for worker in self._core.workers]}
 
-    def _kill(self, request: Request) -> Answer:
-        value = request.get("session")
-        args = request.get("args")
-        if value is None and isinstance(args, list) and args:
+    async def _kill(self, request: Request) -> Answer:
+        value, args = request.get("session"), request.get("args")
+        if value is None and isinstance(args, list) and args and "=" not in str(args[0]) and args != ["all"]:
             value = args[0]
-        session_id = SessionId(_number(str(value), "name a session by its number: kill 17"))
+        if value is None:
+            picked, count = await self._views.kill_matching(request)
+            self._log.info(
+                "sessions.kill", which=str(picked), sessions=count, uid=_uid(request), author=author(request)
+            )
+            return {"sessions": count}
+        session_id = SessionId(number_untrusted(str(value), "name a session by its number: kill 17"))
         if self._core.sessions.get(session_id) is None:
             raise PoolError(Code.SESSION_UNKNOWN, str(session_id))
         self._log.info("session.kill", session=session_id, author=author(request))
@@ -143,8 +158,10 @@ class Control:
         which = words[0] if words else "last"
         if which == "list":
             count = words[1] if len(words) > 1 else str(request.get("count", explain.LISTED))
-            return {"accounts": self._core.explain.listed(_number(count, "name how many: explain list 100"))}
-        number = None if which == "last" else _number(which, "name a session by its number, or last: explain 17")
+            return {"accounts": self._core.explain.listed(number_untrusted(count, "name how many: explain list 100"))}
+        number = (
+            None if which == "last" else number_untrusted(which, "name a session by its number, or last: explain 17")
+        )
         return self._core.explain.get(number).as_json()
 
     def _explain_dry(self, request: Request) -> Answer:
@@ -152,7 +169,7 @@ class Control:
         return dryrun.run(core.judging, core.snapshots, request, core.unix_time_s()).as_json()
 
     def _help(self, _request: Request) -> Answer:
-        return {"commands": [*self._commands, *admin.COMMANDS]}
+        return {"commands": [*self._commands, "sessions", "kill", *admin.COMMANDS]}
 
     async def _change(self, name: str, request: Request) -> Answer:
         loop = asyncio.get_running_loop()
@@ -174,12 +191,6 @@ class Control:
             return answer
         others = answer.get("warnings")
         return {**answer, "warnings": [*warnings, *(others if isinstance(others, list) else [])]}
-
-
-def _number(text: str, remedy: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise PoolError(Code.FIELD_MALFORMED, remedy)
-    return int(text)
 
 
 def _socket_row(path: str) -> dict[str, object]:
