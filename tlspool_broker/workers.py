@@ -73,6 +73,7 @@ class Worker:
     owner: int | None = None
     sessions: dict[SessionId, None] = field(default_factory=dict)
     retired: bool = False
+    introduced: bool = False  # it was told whose it is
     trust_generation: int | None = None
 
     def row(self, now_ms: int) -> dict[str, object]:

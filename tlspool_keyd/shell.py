@@ -18,8 +18,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, assert_never
 
-from setproctitle import setproctitle
-
 from tlspool_common import control, limits, systemd
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
 from tlspool_common.dial import dial_broker
@@ -42,6 +40,7 @@ from tlspool_common.messages import (
 )
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
+from tlspool_common.title import Title
 from tlspool_keyd import events as e
 from tlspool_keyd import locks
 from tlspool_keyd.children import Children
@@ -88,7 +87,7 @@ class Shell:
         self._last_ticket = 0
         self._queue: deque[e.Event] = deque()
         self._handling = False
-        self._title = ""
+        self._title = Title("tlspool-keyd", lambda: self._core.title)
         self._stop = asyncio.Event()
         self._ending = False
         self._exit_code = 0
@@ -108,7 +107,7 @@ class Shell:
         self._loop.add_signal_handler(signal.SIGHUP, self._look_again)
         try:
             self._carry_out(self._core.begin(_now_ms()))
-            self._show()
+            self._title.changed()
             await self._stop.wait()
             systemd.notify("STOPPING=1")
         finally:
@@ -121,6 +120,7 @@ class Shell:
     async def _end(self) -> None:
         self._ending = True  # nothing is started for what is ended now
         self._carry_out(self._core.stop())
+        self._title.close()
         self._services.close()
         self._wallet.close()
         for line in (self._broker, *self._workers.values()):
@@ -153,12 +153,7 @@ class Shell:
                 self._carry_out(self._core.handle(self._queue.popleft(), _now_ms()))
         finally:
             self._handling = False
-        self._show()
-
-    def _show(self) -> None:
-        if self._title != self._core.title:
-            self._title = self._core.title
-            setproctitle(f"tlspool-keyd: {self._title}")
+        self._title.changed()
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:

@@ -210,7 +210,10 @@ def _open(channel: Channel) -> tuple[int, Module]:
 
 def _label(order: TokenOpen) -> str:
     """Return what the configuration calls the token; where it leaves that open, what it calls the library."""
-    label = parse_untrusted(order.token_uri).attributes.get("token", b"").decode("utf-8", "replace")
+    try:
+        label = parse_untrusted(order.token_uri).attributes.get("token", b"").decode("utf-8", "replace")
+    except PoolError:  # that is told when it is opened
+        label = ""
     return label if label and label.isprintable() else Path(order.module).name
 
 

@@ -27,6 +27,7 @@ from tlspool_common.log import Log
 from tlspool_common.messages import PROTOCOL, Message, Party, RetireWorker, SpawnWorkers, WorkerBorn
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
+from tlspool_common.title import count
 from tlspool_worker import lists, worker
 from tlspool_worker import master as m
 from tlspool_worker.exits import Exit
@@ -35,6 +36,9 @@ from tlspool_worker.provider import configuration_fd
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _OF_WORKERS = {"relay", "handshake_threads", "log_level", "pkcs11_timeout_s"}
 """Settings that a worker has from its birth to its end."""
+
+_TITLE_B = 256
+"""Of a title; the longest that a worker can have is some 120."""
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -262,7 +266,7 @@ class Master:
     # --- what an operator sees ------------------------------------------------------------------------
 
     def _show(self) -> None:
-        setproctitle(f"tlspool-worker: master, {len(self._core.children)} workers")
+        setproctitle(f"tlspool-worker: master, {count(len(self._core.children), 'worker')}")
 
     def _answer(self, request: Request) -> dict[str, object]:
         if request["cmd"] == "config":
@@ -281,6 +285,7 @@ class Master:
                     "pid": child.pid,
                     "age_s": round((now_ms() - child.born_ms) / 1000, 1),
                     "retired": child.retired,
+                    "title": title_of(child.pid),
                     **load_of(child.pid),
                 }
                 for child in self._core.children
@@ -291,6 +296,15 @@ class Master:
 
 def _queue(_number: int, _frame: object) -> None:
     """Do nothing: the wake-up descriptor has the number already (signal.set_wakeup_fd)."""
+
+
+def title_of(pid: int) -> str:
+    """Return the title that a child has given itself: whose it is, and how many sessions it has."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes()[:_TITLE_B].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return text.rstrip("\0 ").partition(": ")[2]
 
 
 def load_of(pid: int) -> dict[str, object]:

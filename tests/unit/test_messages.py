@@ -9,7 +9,7 @@ from tlspool_common import messages
 from tlspool_common.codec import plan
 from tlspool_common.messages import BY_CODE, PROTOCOL, TABLE, Message
 
-WIRE = (1, "d61a8c7ef472c1f7")
+WIRE = (1, "1d73679a6b9b45a3")
 """(PROTOCOL, digest of the table).  A new digest needs a new PROTOCOL, unless no release has had the old one."""
 
 
