@@ -71,7 +71,8 @@ class Control:
         self._sockets = sockets
         self._questions = questions
         self._started_ms = grants.now_ms()
-        self._views = Views(core, happened, Loads() if loads is None else loads)
+        self._loads = Loads() if loads is None else loads
+        self._views = Views(core, happened, self._loads)
         self._commands: dict[str, Callable[[Request], Answer]] = {
             "status": self._status,
             "session": self._views.session,
@@ -125,6 +126,8 @@ class Control:
             "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
             "states": dict(states),
+            "in_flight": sum(session.being_set_up for session in self._core.sessions),
+            "lag_ms": self._loads.describe()["lag_ms"],
             "generation": self._databases.generation,
             "trust_generation": self._databases.trust_generation,
         }

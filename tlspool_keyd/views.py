@@ -41,7 +41,9 @@ def tokens(seats: Seats) -> list[dict[str, object]]:
     for seat in seats.seats:
         for line in seat.tokens:
             uri, _, state = line.rpartition(" ")
-            rows.append({"token": uri, "state": state, "locked": bool(seats.locks.of([line])), "module": seat.module})
+            locked = bool(seats.locks.of([line]))
+            shown = "opening" if state == Code.TOKEN_LOCKED.name and not locked else state  # it was unlocked just now
+            rows.append({"token": uri, "state": shown, "locked": locked, "module": seat.module})
     return rows
 
 

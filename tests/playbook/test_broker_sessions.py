@@ -58,7 +58,7 @@ def test_a_server(world):
     session_id = world.starttls(app, reqid=9, flags=SERVER | Flag.FORK, local=77, streamid=5, timeout_ms=5000)
     start = world.to_worker()
     assert [type(message) for message in start] == [TrustBegin, TrustAnchor, TrustAnchor, WorkerOwner, StartSession]
-    assert start[3].owner == "uid 1000 (postfix)"
+    assert world.to_worker(WorkerOwner)[0].owner == "uid 1000 (postfix)"
     assert start[1] == TrustAnchor(generation=5, for_sides=3, certificate=b"root")
     assert (start[3].side, start[3].remote_auth, start[3].sni) == (Side.SERVER, RemoteAuth.REQUIRE, "")
     assert (start[3].tls_min, start[3].tls_max, start[3].trust_generation) == (0x0303, 0x0304, 5)
