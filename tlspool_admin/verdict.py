@@ -111,7 +111,8 @@ def sentence(level: Level, answers: Answers) -> str:
     )
     return (
         f"{level.name.lower()}: {_count(broker.get('sessions'), 'session')},"
-        f" {clean(broker.get('in_flight', 0))} being set up, {_count(broker.get('workers'), 'worker')}, {_count(ready, 'token')} ready, generation {generation}"
+        f" {clean(broker.get('in_flight', 0))} being set up, {_count(broker.get('workers'), 'worker')},"
+        f" {_count(ready, 'token')} ready, generation {generation}"
     )
 
 

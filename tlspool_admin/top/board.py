@@ -28,8 +28,8 @@ _COLUMNS = {
 _SORTED = {"sessions": "age_s", "callers": "sessions", "workers": "cpu_percent", "tokens": "waiting"}
 _WORDS = ("caller", "uid", "local", "remote", "state", "service", "side", "worker")
 
-_CELL = 40
-"""Widest cell: names of remotes may have 255 characters."""
+_CELL, _LEAST = 40, 12
+"""Widest cell, and what a narrow terminal leaves of it: names of remotes may have 255 characters."""
 
 _HELP = __doc__.split("\n\n", 1)[1].rstrip().splitlines() if __doc__ else []
 
@@ -168,7 +168,7 @@ class Board:
         if self.help:
             lines += [("", ""), *((text, "") for text in _HELP)]
         else:
-            lines += [("", ""), *self._table(height - len(lines) - 2)]
+            lines += [("", ""), *self._table(width, height - len(lines) - 2)]
         lines = lines[: max(0, height - 1)]
         lines += [("", "")] * (height - 1 - len(lines))
         lines.append((self._foot(), "dim" if self.mode is Mode.LOOK and not self.message else "bold"))
@@ -179,15 +179,16 @@ class Board:
             return f"filter: {self.typed}_"
         return self.message or "s sessions  c callers  w workers  k tokens  / filter  <> sort  x end  h help  q quit"
 
-    def _table(self, height: int) -> list[tuple[str, str]]:
+    def _table(self, width: int, height: int) -> list[tuple[str, str]]:
         rows = self.rows()
         self.row = max(0, min(self.row, len(rows) - 1))
+        cell = max(_LEAST, min(_CELL, width // 4))
         columns = list(_COLUMNS[self.table])
         mark = self.sort[self.table]
         heading = [f"{name}{'*' if name == mark else ''}" for name in columns]
         first = max(0, self.row - max(1, height - 2) + 1)
         shown = rows[first : first + max(1, height - 1)]
-        cells = [[clean(row.get(name))[:_CELL] for name in columns] for row in shown]
+        cells = [[clean(row.get(name))[:cell] for name in columns] for row in shown]
         widths = [max(len(line[place]) for line in [heading, *cells]) for place in range(len(columns))]
         text = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

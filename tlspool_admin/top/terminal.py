@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -38,6 +37,9 @@ _KEYS = {
     "\x03": "q",  # Ctrl-C
     "\x04": "q",  # Ctrl-D
 }
+
+_COLUMNS, _LINES = 80, 24
+"""Of a terminal that does not know how large it is."""
 
 _SEQUENCE_S = 0.05
 """For the rest of an escape sequence: a slow line sends a key's bytes in one go, too."""
@@ -89,7 +91,8 @@ class Terminal:
 
     def show(self, board: Callable[[int, int], list[tuple[str, str]]]) -> None:
         """Draw what a board has to show in the size that there is; only what has changed is written."""
-        width, height = shutil.get_terminal_size()
+        size = os.get_terminal_size(sys.stdout.fileno())
+        width, height = size.columns or _COLUMNS, size.lines or _LINES
         drawn = [self._painted(text, look) for text, look in board(max(1, width), max(1, height))]
         if len(drawn) != len(self._shown):
             self._write("\x1b[2J")
