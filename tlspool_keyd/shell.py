@@ -337,10 +337,15 @@ class Shell:
             case "config" if self._reloading is not None:
                 return self._reloading.describe()
             case "reload" if self._reloading is not None:
-                return self._reloading.reload()
+                return self._reload(self._reloading)
             case other:
                 known = "status, tokens, keys, key, grants, queue, lock, unlock, pin.again, config, reload"
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
+
+    def _reload(self, reloading: Reloading) -> control.Answer:
+        """Read the configuration again; and look whether there is another PIN, as on SIGHUP."""
+        self._look_at_pin()
+        return reloading.reload()
 
     def _lock(self, request: control.Request, *, locked: bool) -> control.Answer:
         """Lock tokens, or unlock them; a person who finds that a key was stolen does not wait for anything."""
