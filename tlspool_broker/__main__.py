@@ -32,6 +32,7 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.listener import Listener
 from tlspool_broker.shell import Shell
+from tlspool_broker.views import in_flight, states
 from tlspool_common import control, limits, settings, systemd
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
@@ -137,8 +138,8 @@ async def _serve(
 
 
 def _title(core: BrokerCore, generation: int) -> str:
-    setting_up = sum(session.being_set_up for session in core.sessions)
-    return f"{count(len(core.sessions), 'session')}, {setting_up} being set up, generation {generation}"
+    counts = states(core)
+    return f"{count(counts.total(), 'session')}, {in_flight(counts)} being set up, generation {generation}"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import Event, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_broker.loads import Loads
-from tlspool_broker.views import Views, number_untrusted
+from tlspool_broker.views import Views, in_flight, number_untrusted, states
 from tlspool_common import grants
 from tlspool_common.control import PEER_UID, Answer, Request
 from tlspool_common.errors import Code, PoolError
@@ -77,12 +76,16 @@ class Control:
             "status": self._status,
             "session": self._views.session,
             "workers": self._workers,
-            "callers": self._views.callers,
             "grants": self._views.grants,
             "loads": self._views.loads,
             "explain": self._explain,
             "explain.dry": self._explain_dry,
             "help": self._help,
+        }
+        self._slow: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+            "sessions": self._views.sessions,
+            "callers": self._views.callers,
+            "kill": self._kill,
         }
         if reloading is not None:
             self._commands["config"] = lambda _request: reloading.describe()
@@ -98,10 +101,8 @@ class Control:
         command = self._commands.get(name)
         if command is not None:
             return command(request)
-        if name == "sessions":
-            return self._views.sessions(request)
-        if name == "kill":
-            return self._kill(request)
+        if name in self._slow:
+            return self._slow[name](request)
         if name in admin.WRITES:
             return self._change(name, request)
         if name in admin.COMMANDS:
@@ -109,7 +110,7 @@ class Control:
         raise PoolError(Code.COMMAND_UNKNOWN, f"{name!r}; try: help")
 
     def _status(self, _request: Request) -> Answer:
-        states = Counter(session.state.name.lower() for session in self._core.sessions)
+        counts = states(self._core)
         return {
             "pid": os.getpid(),
             "uptime_s": round((grants.now_ms() - self._started_ms) / 1000, 1),
@@ -125,8 +126,8 @@ class Control:
             "choosers": self._core.chooser.describe(),
             "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
-            "states": dict(states),
-            "in_flight": sum(session.being_set_up for session in self._core.sessions),
+            "states": {state.name.lower(): number for state, number in counts.items()},
+            "in_flight": in_flight(counts),
             "lag_ms": self._loads.describe()["lag_ms"],
             "generation": self._databases.generation,
             "trust_generation": self._databases.trust_generation,
@@ -172,7 +173,7 @@ class Control:
         return dryrun.run(core.judging, core.snapshots, request, core.unix_time_s()).as_json()
 
     def _help(self, _request: Request) -> Answer:
-        return {"commands": [*self._commands, "sessions", "kill", *admin.COMMANDS]}
+        return {"commands": [*self._commands, *self._slow, *admin.COMMANDS]}
 
     async def _change(self, name: str, request: Request) -> Answer:
         loop = asyncio.get_running_loop()

@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 
 from tlspool_broker.admin.fields import bad
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.events import Event, KillAsked, SessionId
-from tlspool_broker.loads import Loads, caller_key
+from tlspool_broker.loads import Loads
 from tlspool_broker.policy import is_peer
 from tlspool_broker.session import Session, State
 from tlspool_common import grants
@@ -28,19 +29,22 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import RemoteAuth
 
 LIMIT = 1000
-"""Sessions in one answer to a program, unless it asks for another number; some 300 KiB."""
+"""Sessions in one answer to a program, unless it asks for another number; some 300 KiB, written in 10 ms."""
 
 LIMIT_PEOPLE = 50
 """Sessions in one answer to bare words: a screen."""
 
-MOST = 100_000
-"""As many as anybody may ask for at once: more than there can be (setting max_sessions)."""
+MOST = 2000
+"""As many as anybody may ask for at once, as an answer is written in one go.  For more there is ``after``."""
 
-AT_ONCE = 1000
+AT_ONCE = 500
 """Sessions looked at, or ended, before others have their turn: some milliseconds."""
 
 CALLERS = 200
 """Callers in an answer, the busiest first."""
+
+_STATE = attrgetter("state")
+_SETTLED = (State.RELAYING, State.EXPECT_END, State.OVER)
 
 WORDS = ("caller", "uid", "local", "remote", "state", "service", "side", "worker")
 
@@ -198,14 +202,17 @@ class Views:
 
     # --- others ---------------------------------------------------------------------------------------
 
-    def callers(self, _request: Request) -> Answer:
+    async def callers(self, _request: Request) -> Answer:
         """List callers, those with most sessions first: what they have now, and what they asked for so far."""
         now: Counter[tuple[int, str]] = Counter()
         setting_up: Counter[tuple[int, str]] = Counter()
-        for session in self._core.sessions:
-            key = caller_key(session.caller.uid, session.caller.label)
-            now[key] += 1
-            setting_up[key] += session.being_set_up
+        for portion in self._portions():
+            for session in portion:
+                caller = session.caller
+                key = caller.uid, caller.unit or caller.command or "unknown"
+                now[key] += 1
+                setting_up[key] += session.being_set_up
+            await asyncio.sleep(0)
         known = self._loads.callers
         keys = sorted({*now, *known}, key=lambda key: (-now[key], -known[key].requests if key in known else 0, key))
         rows: list[dict[str, object]] = []
@@ -226,14 +233,24 @@ class Views:
     def loads(self, _request: Request) -> Answer:
         """Tell rates, delays, and what waits."""
         core = self._core
-        setting_up = Counter(session.state.name.lower() for session in core.sessions if session.being_set_up)
+        counts = states(core)
         return {
             **self._loads.describe(),
-            "in_flight": setting_up.total(),
-            "states": dict(setting_up),
+            "in_flight": in_flight(counts),
+            "states": {state.name.lower(): number for state, number in counts.items()},
             "sessions": len(core.sessions),
             "connections": len(core.connections),
         }
+
+
+def states(core: BrokerCore) -> Counter[State]:
+    """Count the sessions in each state; a millisecond for 20 000."""
+    return Counter(map(_STATE, core.sessions))
+
+
+def in_flight(counts: Counter[State]) -> int:
+    """Return how many of these are being set up."""
+    return counts.total() - sum(counts[state] for state in _SETTLED)
 
 
 def describe(session: Session, now_ms: int) -> Answer:

@@ -121,7 +121,7 @@ def words_of(text):
     for piece in pieces(text):
         if piece.kind.startswith("sh"):
             for line in piece.text.replace("\\\n", " ").splitlines():
-                for part in re.split(r"\$\(|\|\||\||&&|;(?=\s)", line):
+                for part in re.split(r"\$\((?!\()|\|\||\||&&|;(?=\s)", line):
                     if part.strip().startswith("tlspool "):
                         yield part.strip()
     yield from re.findall(r"`(tlspool [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))

@@ -13,6 +13,10 @@ from tlspool_common.errors import Code, PoolError
 
 _SESSION = number("number of a session; `tlspool sessions` lists them", below=10**19)
 _SHOWN = 50
+_ALL = 10**6
+_PAGE = 1000
+"""Sessions in one request: the broker has other things to do between two."""
+
 _NAMED = 5
 """Sessions that are named when somebody is asked whether to end them."""
 
@@ -78,10 +82,7 @@ def fields_of(args: argparse.Namespace) -> dict[str, object]:
 def run_list(args: argparse.Namespace) -> int:
     """List sessions; to a program all of them."""
     shown = getattr(args, "n", None)
-    fields = fields_of(args) | {"limit": 100_000 if shown is None and args.json else (shown or _SHOWN)}
-    if hasattr(args, "after"):
-        fields["after"] = args.after
-    answer = ask_broker(args, "sessions", **fields)
+    answer = _asked(args, shown if shown is not None else _ALL if args.json else _SHOWN)
     if args.json:
         print_json(answer)
         return 0
@@ -91,6 +92,19 @@ def run_list(args: argparse.Namespace) -> int:
     if isinstance(more, int) and more:
         print(f"{more} more; go on with --after {clean(answer.get('next', 0))}, or see all with -n {len(rows) + more}")
     return 0
+
+
+def _asked(args: argparse.Namespace, wanted: int) -> dict[str, object]:
+    """Ask for so many sessions, page by page."""
+    fields = fields_of(args)
+    rows: list[Mapping[str, object]] = []
+    after: object = getattr(args, "after", 0)
+    while True:
+        answer = ask_broker(args, "sessions", limit=min(_PAGE, wanted - len(rows)), after=after, **fields)
+        rows += objects(answer.get("sessions"))
+        after = answer.get("next")
+        if after is None or len(rows) >= wanted:
+            return {**answer, "sessions": rows}
 
 
 def run_show(args: argparse.Namespace) -> int:
