@@ -237,12 +237,12 @@ TABLE: dict[Code, Entry] = {
     Code.PINENTRY_TAKEN: Entry(
         _C.PINENTRY_NOT_VACANT,
         "another program is the PIN service, or this one is registered already",
-        "end that one first; tlspool status names it",
+        "end that one first; tlspool status --all names it",
     ),
     Code.LIDENTRY_TAKEN: Entry(
         _C.LIDENTRY_NOT_VACANT,
         "another program of this user chooses identities, or this one is registered already",
-        "end that one first; tlspool status names it",
+        "end that one first; tlspool status --all names it",
     ),
     Code.SERVICE_DENIED: Entry(
         _C.FACILITY_STARTTLS, "this user may not serve PINs", "name the user in pin_services, and restart keyd"

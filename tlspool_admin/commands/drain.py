@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tlspool_admin.catalog import help_of
-from tlspool_admin.options import ask_broker, common
+from tlspool_admin.options import ask_broker, common, number
 from tlspool_admin.table import clean, print_json
 
 _TEXT = {
@@ -19,15 +19,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the two commands."""
     for name, text in _TEXT.items():
         parser = subparsers.add_parser(name, parents=[common()], help=help_of(name), description=text)
-        parser.set_defaults(run=run, command=name)
+        parser.set_defaults(run=run, command=name, worker=None)
+        if name == "drain":
+            worker = number("number of a worker; `tlspool workers` lists them")
+            parser.add_argument("--worker", type=worker, metavar="N", help="only this worker: it finishes and ends")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    answer = ask_broker(args, args.command)
+    fields = {} if args.worker is None else {"worker": args.worker}
+    answer = ask_broker(args, args.command, **fields)
     if args.json:
         print_json(answer)
         return 0
     sessions = answer.get("sessions")
-    print(_DONE[args.command] + (f"; {clean(sessions)} sessions go on" if isinstance(sessions, int) else ""))
+    done = _DONE[args.command] if args.worker is None else f"worker {args.worker} gets no new sessions"
+    print(done + (f"; {clean(sessions)} sessions go on" if isinstance(sessions, int) else ""))
     return 0
