@@ -240,6 +240,12 @@ class Views:
             "states": {state.name.lower(): number for state, number in counts.items()},
             "sessions": len(core.sessions),
             "connections": len(core.connections),
+            "queues": {
+                "for_keyd": counts[State.EXPECT_KEYD],
+                "for_worker": counts[State.EXPECT_WORKER],
+                "for_helper": counts[State.EXPECT_ADVICE],
+            },
+            "grants_issued": core.keyd.issued.total(),
         }
 
 

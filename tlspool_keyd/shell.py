@@ -99,7 +99,9 @@ class Shell:
             PoolError: SETTING_INVALID, the control socket cannot be had.
         """
         path = self._settings.run_dir / "keyd.sock"
-        server = await control.serve(path, self._answer)
+        # One of them that was taken over must not unlock what an operator has locked.
+        strangers = {self._settings.broker_uid, self._settings.worker_uid} - {os.getuid()}
+        server = await control.serve(path, self._answer, strangers=strangers)
         self._services.listen(self._settings.pin_socket)
         self._loop.set_exception_handler(self._bug)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -301,10 +301,15 @@ def _queue(_number: int, _frame: object) -> None:
 def title_of(pid: int) -> str:
     """Return the title that a child has given itself: whose it is, and how many sessions it has."""
     try:
-        text = Path(f"/proc/{pid}/cmdline").read_bytes()[:_TITLE_B].decode("utf-8", "replace")
+        return title_untrusted(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
         return ""
-    return text.rstrip("\0 ").partition(": ")[2]
+
+
+def title_untrusted(data: bytes) -> str:
+    """Read a title; a child that was taken over may call itself anything, in printable characters."""
+    text = data[:_TITLE_B].decode("utf-8", "replace").rstrip("\0 ").partition(": ")[2]
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def load_of(pid: int) -> dict[str, object]:
