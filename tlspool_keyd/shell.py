@@ -99,9 +99,7 @@ class Shell:
             PoolError: SETTING_INVALID, the control socket cannot be had.
         """
         path = self._settings.run_dir / "keyd.sock"
-        # One of them that was taken over must not unlock what an operator has locked.
-        strangers = {self._settings.broker_uid, self._settings.worker_uid} - {os.getuid()}
-        server = await control.serve(path, self._answer, strangers=strangers)
+        server = await control.serve(path, self._answer)
         self._services.listen(self._settings.pin_socket)
         self._loop.set_exception_handler(self._bug)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -353,8 +351,12 @@ class Shell:
         """Lock tokens, or unlock them; a person who finds that a key was stolen does not wait for anything."""
         uri = locks.asked_untrusted(request)
         self._core.check_lock(uri, locked=locked)
-        uid, author = request.get(control.PEER_UID), str(request.get("author", ""))[:_AUTHOR]
-        self._happened(e.LockAsked(uri, locked, uid if isinstance(uid, int) else os.getuid(), author))
+        peer = request.get(control.PEER_UID)
+        uid, author = peer if isinstance(peer, int) else os.getuid(), str(request.get("author", ""))[:_AUTHOR]
+        if uid in {self._settings.broker_uid, self._settings.worker_uid} - {os.getuid()}:
+            # They are in our group.  One that was taken over must not unlock what an operator has locked.
+            raise PoolError(Code.ACCESS_DENIED, "locks are for operators, not for the users of broker and workers")
+        self._happened(e.LockAsked(uri, locked, uid, author))
         return {"token": uri, **self._core.tokens()}
 
 
