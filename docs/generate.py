@@ -374,6 +374,25 @@ def metrics_page() -> str:
     return "".join(out)
 
 
+_OFTEN = (201, 202, 204, 208, 210, 302, 303, 306, 307, 401, 402, 404, 406, 409, 411, 412, 414, 501, 505, 506, 508, 510)
+_OFTEN += (518, 601, 602, 603, 604, 701)
+"""Refusals that an operator meets most, in the order of their numbers."""
+
+_REFUSALS = ("<!-- refusals -->\n", "<!-- end of refusals -->\n")
+
+
+def operations_page() -> str:
+    """The operator's page, which is written by hand but for one table."""
+    text = (HERE / "operations.md").read_text()
+    before, _, rest = text.partition(_REFUSALS[0])
+    _, _, behind = rest.partition(_REFUSALS[1])
+    rows = ["| code | what happened | what to do |\n|---|---|---|\n"]
+    for number in _OFTEN:
+        entry = errors.TABLE[errors.Code(number)]
+        rows.append(f"| {number} | {entry.happened} | {entry.remedy} |\n")
+    return "".join([before, _REFUSALS[0], *rows, _REFUSALS[1], behind])
+
+
 PAGES = {
     "permissions.md": permissions_page,
     "events.md": events_page,
@@ -381,6 +400,7 @@ PAGES = {
     "messages.md": messages_page,
     "errors.md": errors_page,
     "configuration.md": configuration_page,
+    "operations.md": operations_page,
     "policies.md": policies_page,
 }
 

@@ -16,6 +16,8 @@ _KINDS = {
     "SESSION|last": "sessions",
     "GENERATION": "generations",
     "SETTING": "settings",
+    "STATE": "=expect_choice expect_localid expect_keyd expect_worker expect_client_hello expect_handshake"
+    " expect_advice expect_alert expect_plaintext relaying expect_end",
     "WHO": "=host service: localid:",
     "FLAGS": "=x509,client x509,server x509,client,server valexp,client,server",
 }

@@ -35,7 +35,7 @@ from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
 from tlspool_broker.readings import readings
 from tlspool_broker.shell import Shell
-from tlspool_broker.title import Title
+from tlspool_broker.views import in_flight, states
 from tlspool_common import control, limits, openmetrics, sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.auditor import Auditor
 from tlspool_common.errors import PoolError
@@ -44,6 +44,7 @@ from tlspool_common.metrics import Metrics
 from tlspool_common.openmetrics import Samples
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Part, SettingError, Settings
+from tlspool_common.title import Title, count
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h: systemd does not try again.  What another process is in the way of may pass: 1."""
@@ -119,7 +120,7 @@ async def _serve(
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     lasting = in_directory(config.private_socket.parent)
     core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting, auditor)  # noqa: TID251
-    title = Title(lambda: len(core.sessions))
+    title = Title("tlspool-broker", lambda: _title(core, databases.generation))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
     loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
@@ -152,6 +153,7 @@ async def _serve(
         shell.questions,
         lambda: openmetrics.write(samples()),
         auditor,
+        shell.loads,
     )
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
@@ -189,6 +191,11 @@ async def _serve(
     shell.close()
     keeping.cancel()
     log.info("broker.stopped")
+
+
+def _title(core: BrokerCore, generation: int) -> str:
+    counts = states(core)
+    return f"{count(counts.total(), 'session')}, {in_flight(counts)} being set up, generation {generation}"
 
 
 if __name__ == "__main__":

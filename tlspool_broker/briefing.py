@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from tlspool_broker import crypto, policy
-from tlspool_broker.events import Out, SendWorker
+from tlspool_broker.events import Caller, Out, SendWorker
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.online import Online
 from tlspool_broker.policy import Asks, Plan, Terms
 from tlspool_broker.session import Session
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker
+from tlspool_common import limits
 from tlspool_common.fd import OwnedFd
-from tlspool_common.messages import Proceed, Side, StartSession, TrustAnchor, TrustBegin, UseCredential
+from tlspool_common.messages import Proceed, Side, StartSession, TrustAnchor, TrustBegin, UseCredential, WorkerOwner
 from tlspool_common.policies import CryptoPolicy
 from tlspool_common.settings import Settings
 
@@ -50,7 +51,22 @@ def start(
     message = start_message(
         session.session_id, session.plan, session.alpn, trust_generation, terms, session.asks, listen_ms
     )
+    if not worker.introduced:
+        worker.introduced = True
+        out(SendWorker(worker.number, WorkerOwner(owner=owner_of(session.caller, settings.isolation))))
     out(SendWorker(worker.number, message, crypt))
+
+
+def owner_of(caller: Caller, isolation: str) -> str:
+    """Say whose sessions a worker has: a user's, and the unit of the one that came first.
+
+    Not the caller's program: a process chooses that name.
+    """
+    if isolation == "pool":
+        return "everybody"
+    unit = caller.unit.rpartition(".")[0] if caller.certain else ""
+    fits = unit if len(unit) <= limits.OWNER_B - 20 else ""
+    return f"uid {caller.uid}{f' ({fits})' if fits else ''}"
 
 
 def start_message(

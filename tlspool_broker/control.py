@@ -1,9 +1,13 @@
 """What the broker answers on its control socket: how it is, its sessions and workers, and the databases.
 
     status                  how the broker is
-    sessions                every session that is not over
+    sessions [WORD=VALUE]   sessions that are not over; views.py has the words
+    session ID              everything about one session
     workers                 every worker, as the broker sees it
-    kill ID                 end a session; field: session
+    callers                 who uses the pool, and how much
+    grants                  how many signatures were permitted
+    loads                   what happened in the last minute, and how late the loop is
+    kill ID                 end a session; or several, by WORD=VALUE; or all
     drain                   take no new sessions; drain off takes them again; drain worker ID lets one worker finish
     resume                  the same as drain off
     explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
@@ -24,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +38,8 @@ from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import DrainAsked, Event, FinishAsked, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
+from tlspool_broker.loads import Loads
+from tlspool_broker.views import Views, in_flight, number_untrusted, states
 from tlspool_common import grants, sandbox
 from tlspool_common.auditor import Auditor
 from tlspool_common.control import PEER_UID, Answer, Request
@@ -60,6 +65,7 @@ class Control:
         questions: KeyQuestions | None = None,
         metrics: Callable[[], str] | None = None,
         auditor: Auditor | None = None,
+        loads: Loads | None = None,
     ) -> None:
         """``sockets`` are the paths that applications connect to; ``metrics`` returns the numbers as text."""
         self._auditor = auditor
@@ -71,16 +77,24 @@ class Control:
         self._sockets = sockets
         self._questions = questions
         self._started_ms = grants.now_ms()
+        self._loads = Loads() if loads is None else loads
+        self._views = Views(core, happened, self._loads)
         self._commands: dict[str, Callable[[Request], Answer]] = {
             "status": self._status,
-            "sessions": self._sessions,
+            "session": self._views.session,
             "workers": self._workers,
-            "kill": self._kill,
+            "grants": self._views.grants,
+            "loads": self._views.loads,
             "drain": self._drain,
             "resume": lambda request: self._drain({**request, "args": ["off"]}),
             "explain": self._explain,
             "explain.dry": self._explain_dry,
             "help": self._help,
+        }
+        self._slow: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+            "sessions": self._views.sessions,
+            "callers": self._views.callers,
+            "kill": self._kill,
         }
         if metrics is not None:
             self._commands["metrics"] = lambda _request: {"text": metrics()}
@@ -98,6 +112,8 @@ class Control:
         command = self._commands.get(name)
         if command is not None:
             return command(request)
+        if name in self._slow:
+            return self._slow[name](request)
         if name in admin.WRITES:
             return self._change(name, request)
         if name in admin.COMMANDS:
@@ -105,7 +121,7 @@ class Control:
         raise PoolError(Code.COMMAND_UNKNOWN, f"{name!r}; try: help")
 
     def _status(self, _request: Request) -> Answer:
-        states = Counter(session.state.name.lower() for session in self._core.sessions)
+        counts = states(self._core)
         return {
             "pid": os.getpid(),
             "uptime_s": round((grants.now_ms() - self._started_ms) / 1000, 1),
@@ -125,26 +141,29 @@ class Control:
             "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
             "draining": self._core.sessions.room.draining,
-            "states": dict(states),
+            "states": {state.name.lower(): number for state, number in counts.items()},
+            "in_flight": in_flight(counts),
+            "lag_ms": self._loads.describe()["lag_ms"],
             "generation": self._databases.generation,
             "trust_generation": self._databases.trust_generation,
             **({"audit": self._auditor.describe()} if self._auditor is not None else {}),
         }
 
-    def _sessions(self, _request: Request) -> Answer:
-        now_ms = grants.now_ms()
-        return {"sessions": [session.row(now_ms) for session in self._core.sessions]}
-
     def _workers(self, _request: Request) -> Answer:
         now_ms = grants.now_ms()
         return {"workers": [worker.row(now_ms) for worker in self._core.workers]}
 
-    def _kill(self, request: Request) -> Answer:
-        value = request.get("session")
-        args = request.get("args")
-        if value is None and isinstance(args, list) and args:
+    async def _kill(self, request: Request) -> Answer:
+        value, args = request.get("session"), request.get("args")
+        if value is None and isinstance(args, list) and args and "=" not in str(args[0]) and args != ["all"]:
             value = args[0]
-        session_id = SessionId(_number(str(value), "name a session by its number: kill 17"))
+        if value is None:
+            picked, count = await self._views.kill_matching(request)
+            self._log.info(
+                "sessions.kill", which=str(picked), sessions=count, uid=_uid(request), author=author(request)
+            )
+            return {"sessions": count}
+        session_id = SessionId(number_untrusted(str(value), "name a session by its number: kill 17"))
         if self._core.sessions.get(session_id) is None:
             raise PoolError(Code.SESSION_UNKNOWN, str(session_id))
         self._log.info("session.kill", session=session_id, author=author(request))
@@ -161,7 +180,7 @@ class Control:
                 self._log.info("pool.drain", state=state, author=author(request))
                 self._happened(DrainAsked(state == "on"))
             case ["worker", number]:
-                worker_id = _number(number, "name a worker by its number: drain worker 4711")
+                worker_id = number_untrusted(number, "name a worker by its number: drain worker 4711")
                 if self._core.workers.by_id(worker_id) is None:
                     raise PoolError(Code.FIELD_MALFORMED, f"there is no worker {worker_id}; see: workers")
                 self._log.info("worker.drain", worker=worker_id, author=author(request))
@@ -178,8 +197,10 @@ class Control:
         which = words[0] if words else "last"
         if which == "list":
             count = words[1] if len(words) > 1 else str(request.get("count", explain.LISTED))
-            return {"accounts": self._core.explain.listed(_number(count, "name how many: explain list 100"))}
-        number = None if which == "last" else _number(which, "name a session by its number, or last: explain 17")
+            return {"accounts": self._core.explain.listed(number_untrusted(count, "name how many: explain list 100"))}
+        number = (
+            None if which == "last" else number_untrusted(which, "name a session by its number, or last: explain 17")
+        )
         return self._core.explain.get(number).as_json()
 
     def _explain_dry(self, request: Request) -> Answer:
@@ -187,7 +208,7 @@ class Control:
         return dryrun.run(core.judging, core.snapshots, request, core.unix_time_s()).as_json()
 
     def _help(self, _request: Request) -> Answer:
-        return {"commands": [*self._commands, *admin.COMMANDS]}
+        return {"commands": [*self._commands, *self._slow, *admin.COMMANDS]}
 
     async def _change(self, name: str, request: Request) -> Answer:
         loop = asyncio.get_running_loop()
@@ -211,12 +232,6 @@ class Control:
             return answer
         others = answer.get("warnings")
         return {**answer, "warnings": [*warnings, *(others if isinstance(others, list) else [])]}
-
-
-def _number(text: str, remedy: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise PoolError(Code.FIELD_MALFORMED, remedy)
-    return int(text)
 
 
 def _socket_row(path: str) -> dict[str, object]:

@@ -64,6 +64,7 @@ from tlspool_common.messages import (
     Verdict,
     WorkerBorn,
     WorkerGone,
+    WorkerOwner,
 )
 from tlspool_common.record import record
 from tlspool_common.settings import Settings
@@ -75,6 +76,7 @@ FromWorker = OfSession | Told | RemoteTold | AskedByRemote | SessionHere | Sessi
 ToWorker = (
     TrustBegin
     | TrustAnchor
+    | WorkerOwner
     | StartSession
     | UseCredential
     | Proceed

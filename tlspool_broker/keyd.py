@@ -6,6 +6,7 @@ to be joined with the new keyd by new channels; both happen when it says hello.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from tlspool_broker.connections import Connection
@@ -34,6 +35,7 @@ class Keyd:
         self._peer: PeerId | None = None
         self._grant_secret = b""
         self._asked: set[int] = set()
+        self.issued: Counter[str] = Counter()  # grants, by our role in the session
 
     @property
     def present(self) -> bool:
@@ -120,4 +122,5 @@ class Keyd:
             spki_sha256=credential.spki_sha256,
             key_uri=credential.uri,
         )
+        self.issued[side.name.lower()] += 1
         return seal(self._grant_secret, grant)

@@ -44,6 +44,7 @@ from tlspool_broker.events import (
     WorkerSaid,
 )
 from tlspool_broker.keyquestions import KeyQuestions
+from tlspool_broker.loads import Lag, Loads
 from tlspool_broker.timers import Timers
 from tlspool_common import grants
 from tlspool_common.fd import OwnedFd
@@ -68,6 +69,8 @@ class Shell:
         self.applications = Applications(self.happened, own, most_connections, core.quotas.of, log)
         self.borders = Borders(self.happened, settings, log)
         self.questions = KeyQuestions(self.happened)
+        self.loads = Loads()
+        self._lag = Lag(self.loads)
         self._log = log
         self._after = after
         self._events: deque[Event] = deque()
@@ -88,6 +91,9 @@ class Shell:
         self._after()
 
     def _take(self, event: Event) -> None:
+        self.loads.saw(event)
+        if isinstance(event, AppFrame) and (connection := self.core.connections.get(event.connection)) is not None:
+            self.loads.asked(connection.caller)
         # The border of the process: a fault in the core must not end everybody's sessions.
         try:
             for effect in self.core.handle(event, grants.now_ms()):
@@ -116,6 +122,7 @@ class Shell:
             case SendApp(connection, frame):
                 self.applications.send(connection, frame)
             case Note(level, name, fields):
+                self.loads.noted(name, fields)
                 self._log.note(level, name, **fields)
             case AdoptWorker(worker, worker_fd):
                 self.borders.adopt(worker, worker_fd)
@@ -152,6 +159,7 @@ class Shell:
     def close(self) -> None:
         """Close everything.  Workers go on with what they relay."""
         self._timers.close()
+        self._lag.close()
         self.applications.close()
         self.borders.close()
 

@@ -89,6 +89,7 @@ class Worker:
     owner: int | None = None
     sessions: dict[SessionId, None] = field(default_factory=dict)
     retired: bool = False
+    introduced: bool = False  # it was told whose it is
     trust_generation: int | None = None
     nonce: int = 0
     answered: bool = False

@@ -1,8 +1,12 @@
 """The operator's sockets: one request a line, one JSON object an answer.
 
 A request is either bare words, for people (``printf 'status\\n' | socat - UNIX:/run/tlspool/broker.sock``),
-or a JSON object with a ``cmd``, for programs.  Words behind the first become ``args``.  The answer to words
-is indented; the answer to JSON is one line.  Every answer has ``ok``; a refusal has ``code`` and ``error``.
+or a JSON object with a ``cmd``, for programs.  Words behind the first become ``args``.  Both answers are JSON with the
+same content: for people a line for each fact and for each row of a list, in columns (``laid_out``), for programs one
+line.  Every answer has ``ok``; a refusal has ``code`` and ``error``.
+
+Nobody who connects can keep others from being served: there are at most CLIENTS connections, of which the one that
+has been idle longest gives way to a new one, and who does not read its answer is sent away.
 """
 
 from __future__ import annotations
@@ -10,14 +14,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlspool_common import peer
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.setting_errors import SettingError
+
+CLIENTS = 64
+"""Connections to a control socket at a time.  A host has a few operators and a monitoring system; each connection
+costs a descriptor, and may cost as much memory as the longest request and the longest answer."""
+
+READ_S = 30.0
+"""For a client to read its answer; one on a stopped terminal can ask again."""
 
 LINE_B = 1024 * 1024
 """Longest request, where nobody says otherwise: a certificate chain in base64 fits many times."""
@@ -81,8 +94,44 @@ def render(answer: Mapping[str, object], for_people: bool) -> bytes:
     text = answer.get("text")
     if for_people and isinstance(text, str) and set(answer) == {"ok", "text"}:
         return text.encode()
-    text = json.dumps(answer, indent=2 if for_people else None, ensure_ascii=True)
+    text = laid_out(answer) if for_people else json.dumps(answer, ensure_ascii=True)
     return text.encode() + b"\n"
+
+
+def laid_out(value: object, indent: str = "") -> str:
+    """Write JSON for people: what is flat on one line, rows of a list one below the other, with aligned columns."""
+    deeper = indent + "  "
+    if isinstance(value, Mapping) and value and (indent == "" or not _is_flat(value)):
+        lines = [f"{deeper}{json.dumps(str(name))}: {laid_out(one, deeper)}" for name, one in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(one, (Mapping, list)) for one in value):
+        rows = _columns(value) if all(map(_is_flat, value)) else [laid_out(one, deeper) for one in value]
+        return "[\n" + ",\n".join(deeper + row for row in rows) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=True)
+
+
+def _is_flat(value: object) -> bool:
+    """Whether an object fits a line: it has nothing but plain values, and lists of such."""
+    if not isinstance(value, Mapping):
+        return False
+    lists = [one for one in value.values() if isinstance(one, list)]
+    plain = not any(isinstance(one, Mapping) for one in value.values())
+    return plain and not any(isinstance(item, (Mapping, list)) for one in lists for item in one)
+
+
+def _columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Write objects in columns, where all have the same fields."""
+    written = [[f"{json.dumps(str(name))}: {json.dumps(value)}" for name, value in row.items()] for row in rows]
+    if len({tuple(row) for row in rows}) > 1 or not written[0]:
+        return ["{" + ", ".join(cells) + "}" for cells in written]
+    widths = [max(map(len, column)) + 1 for column in zip(*written, strict=True)]
+    widths[-1] = 0
+    return [
+        "{"
+        + " ".join(f"{cell},".ljust(width) if width else cell for cell, width in zip(cells, widths, strict=True))
+        + "}"
+        for cells in written
+    ]
 
 
 def refusal(error: PoolError) -> Answer:
@@ -103,11 +152,54 @@ def answer_untrusted(line: bytes, handler: Handler) -> bytes:
         return render(refusal(error), for_people)
 
 
+@dataclass(slots=True, eq=False)
+class _Client:
+    """A connection; ``busy`` while its request is handled."""
+
+    writer: asyncio.StreamWriter
+    busy: bool = False
+
+
+class _Clients:
+    """The connections of one control socket, the one that has been idle longest first."""
+
+    def __init__(self) -> None:
+        self._all: dict[_Client, None] = {}
+
+    def enter(self, writer: asyncio.StreamWriter) -> _Client | None:
+        """Add one, for which another may have to go; None: all are busy."""
+        if len(self._all) >= CLIENTS:
+            idle = next((one for one in self._all if not one.busy), None)
+            if idle is None:
+                return None
+            del self._all[idle]
+            idle.writer.transport.abort()
+        client = _Client(writer)
+        self._all[client] = None
+        return client
+
+    def idle(self, client: _Client) -> None:
+        """Its answer is written."""
+        client.busy = False
+        if client in self._all:
+            del self._all[client]
+            self._all[client] = None
+
+    def leave(self, client: _Client) -> None:
+        """It is gone."""
+        self._all.pop(client, None)
+
+
 async def _converse(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: EitherHandler, uid: int, line_b: int
+    reader: asyncio.StreamReader, client: _Client, clients: _Clients, handler: EitherHandler, uid: int, line_b: int
 ) -> None:
+    writer = client.writer
+    writer.transport.set_write_buffer_limits(
+        0
+    )  # what drain waits for: that there is not more than one answer in memory
     try:
         while line := await reader.readline():
+            client.busy = True
             for_people = not line.lstrip().startswith(b"{")
             try:
                 request, for_people = request_untrusted(line)
@@ -118,9 +210,12 @@ async def _converse(
             except PoolError as error:
                 data = render(refusal(error), for_people)
             writer.write(data)
-            await writer.drain()
+            await asyncio.wait_for(writer.drain(), READ_S)
+            clients.idle(client)
     except ValueError:  # StreamReader: a line beyond the limit
         writer.write(render(refusal(PoolError(Code.FIELD_MALFORMED, f"a request has at most {line_b} bytes")), True))
+    except TimeoutError:  # it does not read
+        writer.transport.abort()
     except (ConnectionError, asyncio.CancelledError):
         pass  # the client has gone, or the daemon ends: Python 3.11 would call the latter an error
     finally:
@@ -172,61 +267,93 @@ async def serve(
 
     The socket is the one that systemd has ``passed``, or is made at ``path``.
     """
+    clients = _Clients()
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         uid = peer.credentials(writer.get_extra_info("socket")).uid
-        if uid in strangers:
+        client = None if uid in strangers else clients.enter(writer)
+        if client is None:
             writer.close()
-        else:
-            await _converse(reader, writer, handler, uid, line_b)
+            return
+        try:
+            await _converse(reader, client, clients, handler, uid, line_b)
+        finally:
+            clients.leave(client)
 
     return await asyncio.start_unix_server(converse, sock=passed or bind(path, mode), limit=line_b)
 
 
 class LineServer:
-    """A control socket for a process that has its own loop: poll ``filenos()`` for reading, call ``ready(fd)``."""
+    """A control socket for a process that has its own loop: poll ``interests()``, call ``ready(fd)``."""
 
     def __init__(self, path: Path, handler: Handler, mode: int = 0o660, passed: socket.socket | None = None) -> None:
         self._listener = passed or bind(path, mode)
         self._handler = handler
-        self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._clients: dict[int, _Talk] = {}  # the one that was heard of longest ago first
 
     def filenos(self) -> list[int]:
-        """Return the descriptors to poll for reading: the listener first."""
+        """Return the descriptors to poll: the listener first."""
         return [self._listener.fileno(), *self._clients]
+
+    def interests(self) -> dict[int, int]:
+        """Return what to poll each descriptor for: who has not read its answer is not listened to."""
+        waits = {fd: select.POLLOUT if talk.unsent else select.POLLIN for fd, talk in self._clients.items()}
+        return {self._listener.fileno(): select.POLLIN, **waits}
 
     def close(self) -> None:
         """Close the listener and all clients (in a forked child, too)."""
         self._listener.close()
-        for sock, _ in self._clients.values():
-            sock.close()
+        for talk in self._clients.values():
+            talk.sock.close()
         self._clients.clear()
 
     def ready(self, fd: int) -> None:
-        """Do what is to be done on a readable descriptor; never blocks."""
+        """Do what is to be done on a descriptor that is ready; never blocks."""
         if fd == self._listener.fileno():
-            with suppress(BlockingIOError, ConnectionError):
-                client, _ = self._listener.accept()
-                client.setblocking(False)
-                self._clients[client.fileno()] = (client, bytearray())
-            return
-        sock, buffer = self._clients[fd]
-        try:
-            data = sock.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        buffer += data
-        keep = bool(data) and len(buffer) <= LINE_B
-        while keep and (end := buffer.find(b"\n")) >= 0:
-            answer = answer_untrusted(bytes(buffer[:end]), self._handler)
-            del buffer[: end + 1]
+            self._accept()
+        elif (talk := self._clients.pop(fd, None)) is not None:
+            if self._go_on(talk):
+                self._clients[fd] = talk
+            else:
+                talk.sock.close()
+
+    def _accept(self) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            client, _ = self._listener.accept()
+            client.setblocking(False)
+            if len(self._clients) >= CLIENTS:
+                self._clients.pop(next(iter(self._clients))).sock.close()
+            self._clients[client.fileno()] = _Talk(client)
+
+    def _go_on(self, talk: _Talk) -> bool:
+        """Send or receive; return whether there is more to come."""
+        if not talk.unsent:
             try:
-                # An answer is a few KiB; a client that does not even read that is not waited for.
-                keep = sock.send(answer) == len(answer)
+                data = talk.sock.recv(65536)
+            except BlockingIOError:
+                return True
             except OSError:
-                keep = False
-        if not keep:
-            del self._clients[fd]
-            sock.close()
+                return False
+            talk.heard += data
+            if not data or len(talk.heard) > LINE_B:
+                return False
+        while talk.unsent or (end := talk.heard.find(b"\n")) >= 0:
+            if not talk.unsent:
+                talk.unsent += answer_untrusted(bytes(talk.heard[:end]), self._handler)
+                del talk.heard[: end + 1]
+            try:
+                del talk.unsent[: talk.sock.send(talk.unsent)]
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class _Talk:
+    """A client of a LineServer: what it has said so far, and what it has not read yet of the answer."""
+
+    sock: socket.socket
+    heard: bytearray = field(default_factory=bytearray)
+    unsent: bytearray = field(default_factory=bytearray)

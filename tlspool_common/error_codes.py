@@ -149,6 +149,7 @@ class Code(IntEnum):
     SCHEME_REFUSED = 515
     KEYD_UNREACHABLE = 516
     PIN_LAST_TRY = 517
+    TOKEN_LOCKED = 518
 
     NO_KEYD = 601
     NO_WORKER = 602

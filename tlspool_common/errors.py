@@ -257,12 +257,12 @@ TABLE: dict[Code, Entry] = {
     Code.PINENTRY_TAKEN: Entry(
         _C.PINENTRY_NOT_VACANT,
         "another program is the PIN service, or this one is registered already",
-        "end that one first; tlspool status names it",
+        "end that one first; tlspool status --all names it",
     ),
     Code.LIDENTRY_TAKEN: Entry(
         _C.LIDENTRY_NOT_VACANT,
         "another program of this user chooses identities, or this one is registered already",
-        "end that one first; tlspool status names it",
+        "end that one first; tlspool status --all names it",
     ),
     Code.SERVICE_DENIED: Entry(
         _C.FACILITY_STARTTLS, "this user may not serve PINs", "name the user in pin_services, and restart keyd"
@@ -406,6 +406,9 @@ TABLE: dict[Code, Entry] = {
         _C.STIRRED_NOT_SHAKEN,
         "one more wrong PIN would lock the token; it is not tried",
         "log in to the token once by hand, with p11tool --login",
+    ),
+    Code.TOKEN_LOCKED: Entry(
+        _C.STIRRED_NOT_SHAKEN, "an operator has locked the token", "when its keys are safe: tlspool keys unlock"
     ),
     Code.TOKEN_GONE: Entry(
         _C.STIRRED_NOT_SHAKEN, "the token is not present", "insert it again; later sessions will use it without restart"

@@ -124,6 +124,9 @@ PROSE_B = 512
 PATH_B = 4096
 """PATH_MAX of Linux."""
 
+OWNER_B = 64
+"""Whose a worker is, in its process title: a number and the name of a unit; ps shows some 80 characters of a line."""
+
 # --- channels ---------------------------------------------------------------------------------------
 
 FRAME_B = 160 * 1024

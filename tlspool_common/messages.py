@@ -267,6 +267,13 @@ class TrustAnchor(Message):
 
 
 @named_record
+class WorkerOwner(Message):
+    """Whose sessions this worker has, for its process title; by word of the kernel and of systemd, not of a remote."""
+
+    owner: Annotated[str, limits.OWNER_B]
+
+
+@named_record
 class StartSession(Message):
     """Shake hands over the descriptor.  What the worker may do is all in here and in UseCredential."""
 
@@ -431,6 +438,7 @@ TABLE: tuple[Row, ...] = (
     Row(0x50, UseKeyChannel, _B, _W, fds=1),
     Row(0x52, TrustBegin, _B, _W),
     Row(0x54, TrustAnchor, _B, _W),
+    Row(0x56, WorkerOwner, _B, _W, once=True),
     Row(0x60, StartSession, _B, _W, fds=1),
     Row(0x62, ClientHelloSeen, _W, _B),
     Row(0x64, UseCredential, _B, _W),

@@ -7,7 +7,8 @@
     grants.py     who may use a grant, once        recognise.py  what may be signed at all
     lookup.py     which seat has the key           seats.py      token processes, and requests in them
     post.py       who is asked for PINs            patience.py   requests that wait for one
-    listing.py    what keys there are              events.py     both vocabularies
+    listing.py    what keys there are              locks.py      tokens that an operator has locked
+    views.py      what an operator sees            events.py     both vocabularies
 
 The order is that of trust.  Before the seal was found good nothing in a grant is believed; before the ledger
 has it spent nothing else is looked at, so that a grant is good for one attempt whatever its outcome; a token
@@ -19,7 +20,9 @@ can go on where the old one ended, and grants that workers hold stay good.  Only
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from typing import assert_never
 
 from tlspool_common.auditor import Nobody, Witness
@@ -39,6 +42,7 @@ from tlspool_common.messages import (
     prose,
 )
 from tlspool_common.settings import Settings
+from tlspool_keyd import views
 from tlspool_keyd.events import (
     AdoptWorker,
     AnswerKey,
@@ -54,6 +58,7 @@ from tlspool_keyd.events import (
     KeyAsked,
     KeysAsked,
     KillToken,
+    LockAsked,
     Note,
     PinChanged,
     PinForgiven,
@@ -69,7 +74,7 @@ from tlspool_keyd.events import (
     WorkerAsked,
     WorkerLost,
 )
-from tlspool_keyd.grants import Ledger
+from tlspool_keyd.grants import REMEMBERED, Ledger
 from tlspool_keyd.listing import Listing
 from tlspool_keyd.lookup import Lookup
 from tlspool_keyd.post import Post
@@ -120,7 +125,7 @@ class KeydCore:
         self._broker_since_ms: float | None = None
         self._attempts = 0
         self._ready = False
-        self._signed = 0
+        self._seen = self._spent = self._signed = 0
         self._refusals = Refusals()
 
     # --- what an operator sees --------------------------------------------------------------------------
@@ -148,10 +153,7 @@ class KeydCore:
     @property
     def title(self) -> str:
         """The state in a few words, for the list of processes."""
-        seats = self._seats.seats
-        opened = sum(seat.current is not None for seat in seats)
-        broker = "broker connected" if self._broker_since_ms is not None else "no broker"
-        return f"{broker}, {len(self._workers)} workers, {opened} of {len(seats)} modules open"
+        return views.title(self._seats) + ("" if self._broker_since_ms is not None else ", no broker")
 
     def status(self, pids: Mapping[int, int]) -> dict[str, object]:
         """Describe the state; ``pids`` knows the process ids of token processes by generation."""
@@ -163,9 +165,42 @@ class KeydCore:
             "refused": self._refusals.total,
             "waiting": self._seats.waiting,
             "grants_spent": len(self._ledger),
-            "modules": self._seats.describe(pids),
+            "locked": self._seats.locks.names,
+            "modules": views.modules(self._seats, pids),
             "pin_service": self._post.describe(),
         }
+
+    def tokens(self) -> dict[str, object]:
+        """Describe the tokens, and what is locked."""
+        return {"tokens": views.tokens(self._seats), "locked": self._seats.locks.names}
+
+    def queue(self, now_ms: float) -> dict[str, object]:
+        """Describe what waits for tokens, and what they are at."""
+        return {"queue": views.queue(self._seats, now_ms)}
+
+    def grants(self) -> dict[str, object]:
+        """Say what became of grants: each was seen, and then either refused or spent."""
+        return {
+            "seen": self._seen,
+            "spent": self._spent,
+            "remembered": len(self._ledger),
+            "room": REMEMBERED,
+            "signed": self._signed,
+            "refused": self._refusals.total,
+            "refused_by": dict(sorted(self._refusals.by_code.items())),
+        }
+
+    def check_lock(self, uri: str, *, locked: bool) -> None:
+        """See whether tokens can be locked, or unlocked, by that name.
+
+        Raises:
+            PoolError: as ``Locks.add`` and ``Locks.remove``.
+        """
+        trial = copy(self._seats.locks)
+        trial.add(uri, self._token_uris()) if locked else trial.remove(uri)
+
+    def _token_uris(self) -> list[str]:
+        return [line.rpartition(" ")[0] for seat in self._seats.seats for line in seat.tokens]
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -206,6 +241,8 @@ class KeydCore:
                 effects = Listing(self._seats, ticket).begin(now_ms)
             case KeyAsked(ticket, uri):
                 effects = self._lookup.submit(TokenFind(uri=uri), _answer_key(ticket), now_ms)
+            case LockAsked():
+                effects = self._lock(event, now_ms)
             case ServiceArrived(service, uid, gids, label):
                 effects = self._post.arrived(service, uid, gids, label)
             case ServiceSaid(service, frame):
@@ -239,6 +276,16 @@ class KeydCore:
                 return self._seats.patience_expired(now_ms)
             case _:
                 assert_never(timer.clock)
+
+    def _lock(self, event: LockAsked, now_ms: float) -> list[Effect]:
+        locks = self._seats.locks
+        if event.locked:
+            locks.add(event.uri, self._token_uris())
+        else:
+            locks.remove(event.uri)
+        fields: dict[str, Value] = {"token": event.uri, "uid": event.uid, "author": event.author}
+        note = Note("warning", "token.locked" if event.locked else "token.unlocked", fields)
+        return [note, *self._seats.renew(now_ms)]
 
     # --- the broker -------------------------------------------------------------------------------------
 
@@ -293,9 +340,11 @@ class KeydCore:
         """Judge a request of a worker, which may have been taken over."""
         message = event.message
         grant: Grant | None = None
+        self._seen += 1
         try:
             grant = unseal_untrusted(self._grant_secret, message.grant)
             self._ledger.spend(grant, event.worker_id, now_ms)
+            self._spent += 1
             what = recognise_untrusted(message.content, grant.side, message.scheme)
             self._check_version(what)
             if not self._witness.ready:
@@ -331,7 +380,7 @@ class KeydCore:
 
     def _refuse(self, event: WorkerAsked, grant: Grant | None, outcome: Outcome, now_ms: float) -> list[Effect]:
         effects: list[Effect] = []
-        withheld = self._refusals.count(now_ms)
+        withheld = self._refusals.count(now_ms, outcome.code)
         if withheld:
             effects.append(Note("warning", "sign.refusals_withheld", {"count": withheld}))
         if self._refusals.may_log:
@@ -347,12 +396,14 @@ class Refusals:
 
     def __init__(self) -> None:
         self.total = 0
+        self.by_code: Counter[str] = Counter()
         self._second = 0
         self._in_second = 0
 
-    def count(self, now_ms: float) -> int:
+    def count(self, now_ms: float, code: Code) -> int:
         """Count one; return how many were withheld in the last second that had any, once."""
         self.total += 1
+        self.by_code[code.name.lower()] += 1
         second = int(now_ms // 1000)
         withheld = 0
         if second != self._second:

@@ -135,6 +135,16 @@ class KeyAsked:
 
 
 @record
+class LockAsked:
+    """An operator locks tokens, or unlocks them; ``uri`` was found good by ``KeydCore.check_lock``."""
+
+    uri: str
+    locked: bool
+    uid: int
+    author: str = ""
+
+
+@record
 class ServiceFrame:
     """What a PIN service said.  The PIN itself stays with the shell; here is only whether there is one."""
 
@@ -189,6 +199,7 @@ Event = (
     | PinChanged
     | KeysAsked
     | KeyAsked
+    | LockAsked
     | ServiceArrived
     | ServiceSaid
     | ServiceGone

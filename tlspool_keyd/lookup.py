@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import TokenFind, TokenSign
+from tlspool_keyd import locks
 from tlspool_keyd.events import Effect
 from tlspool_keyd.pkcs11uri import parse_untrusted
 from tlspool_keyd.seat import PIN_TROUBLE
@@ -22,6 +23,7 @@ REMEMBERED = 4096
 
 _MOST_TELLING = (
     Code.KEY_AMBIGUOUS,
+    Code.TOKEN_LOCKED,
     Code.PIN_WRONG,
     Code.PIN_LOCKED,
     Code.PIN_LAST_TRY,
@@ -51,6 +53,8 @@ class Lookup:
             uri.wants_private_key()
         except PoolError as error:
             return done(Outcome(error.code, error.detail), now_ms)
+        if self._seats.locks.covers(message.uri):
+            return done(Outcome(Code.TOKEN_LOCKED, locks.DETAIL), now_ms)
         seats = [seat for seat in self._seats.seats if seat.token_uri.may_match(uri)]
         if not seats:
             return done(Outcome(Code.KEY_NOT_FOUND, "no pkcs11_token line of the configuration is for it"), now_ms)

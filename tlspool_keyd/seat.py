@@ -14,6 +14,9 @@ from tlspool_keyd.events import Effect
 from tlspool_keyd.pkcs11uri import Pkcs11Uri, parse_untrusted
 from tlspool_keyd.shares import Shares
 
+RECENT = 1000
+"""Answers whose times are kept for operators; some seconds of a busy token, and 100 KiB."""
+
 PIN_TROUBLE = (Code.PIN_MISSING, Code.PIN_WRONG, Code.PIN_LOCKED, Code.PIN_LAST_TRY)
 
 
@@ -48,12 +51,13 @@ class Job:
     message: Request
     deadline_ms: float
     done: Done
-    sent_ms: float = 0.0
     owner: int = 0  # the worker that wants it; 0: keyd itself, or an operator
     settled: bool = False
     again: bool = False
     patient: bool = True  # it may wait for somebody to type a PIN
     patience_ms: float | None = None  # until then, once it began to
+    asked_ms: float = 0.0  # when it came
+    sent_ms: float = 0.0  # when it went to a process last
 
     @property
     def size_b(self) -> int:
@@ -69,6 +73,7 @@ class Process:
     started_ms: float
     heard_ms: float  # when it last answered, or had nothing to answer
     pin_number: int  # of the PIN it was started with
+    kept_out: tuple[str, ...] = ()  # tokens that it was told not to log in to, as they are locked
     pending: dict[int, Job] = field(default_factory=dict)
     pending_b: int = 0
     timeouts: int = 0
@@ -93,6 +98,8 @@ class Seat:
     stumbled: bool = False  # the last process died while opening
     typed: int = 0  # PINs that were typed for its tokens
     label: str = ""  # token_uri as text, for log and metrics
+    answers: int = 0
+    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))  # queue and token, in ms
 
     def __post_init__(self) -> None:
         self.label = str(self.token_uri)

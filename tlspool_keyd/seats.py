@@ -31,13 +31,14 @@ Requests in a process are limited in number and bytes; the rest waits here (shar
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from tlspool_common.errors import Code, PoolError, code_of
 from tlspool_common.log import Value
-from tlspool_common.messages import TokenOpened
+from tlspool_common.messages import TokenList, TokenOpened
 from tlspool_keyd.events import Arm, Clock, Effect, KillToken, LookAtPin, Note, SendToken, StartToken, Timer
+from tlspool_keyd.locks import DETAIL, Locks
 from tlspool_keyd.patience import Patience
 from tlspool_keyd.pkcs11uri import parse_untrusted
 from tlspool_keyd.seat import (
@@ -93,6 +94,7 @@ class Seats:
         self._room = sessions + LOOK_AHEAD
         self._timeout_ms = timeout_ms
         self._processes: dict[int, tuple[Seat, Process]] = {}
+        self.locks = Locks()
         self._refused: dict[str, dict[str, None]] = {}  # by module: tokens that did not take the PIN, in order
         self._open: OrderedDict[Job, None] = OrderedDict()  # without an answer, oldest first
         self._pin_number = 0
@@ -111,26 +113,12 @@ class Seats:
         """Whether a seat has no process yet, but soon."""
         return any(seat.current is None and seat.successor is not None for seat in self.seats)
 
-    def describe(self, pids: Mapping[int, int]) -> list[dict[str, object]]:
-        """Describe the seats for an operator; ``pids`` knows the process ids of generations."""
-        rows: list[dict[str, object]] = []
-        for seat in self.seats:
-            state = "ready" if seat.current else "opening" if seat.successor else seat.failure.code.name
-            mine = [generation for generation, (its, _) in self._processes.items() if its is seat]
-            rows.append(
-                {
-                    "module": seat.module,
-                    "wanted": str(seat.token_uri),
-                    "state": state,
-                    "pids": [pids[generation] for generation in mine if generation in pids],
-                    "tokens": list(seat.tokens),
-                    "requests": sum(not job.settled for job in self._jobs_of(seat)),
-                    "starts": seat.starts,
-                }
-            )
-        return rows
+    def generations_of(self, seat: Seat) -> list[int]:
+        """Return the token processes of a seat, of which some may be ending."""
+        return [generation for generation, (its, _) in self._processes.items() if its is seat]
 
-    def _jobs_of(self, seat: Seat) -> list[Job]:
+    def jobs_of(self, seat: Seat) -> list[Job]:
+        """Return the requests of a seat: those in a process first; some may be settled."""
         pending = [job for its, process in self._processes.values() if its is seat for job in process.pending.values()]
         return [*pending, *seat.waiting, *seat.hoping, *self._patience.of(seat)]
 
@@ -144,7 +132,7 @@ class Seats:
         Workers, the ``owner`` of requests, take turns.  One that is not ``patient`` does not wait for somebody to type
         a PIN.
         """
-        job = Job(message, now_ms + self._timeout_ms, done, owner, patient=patient)
+        job = Job(message, now_ms + self._timeout_ms, done, owner, patient=patient, asked_ms=now_ms)
         if self.waiting >= JOBS:
             return self._settle(job, Outcome(Code.TOKEN_SLOW, f"{JOBS} requests wait already"), now_ms)
         self._open[job] = None
@@ -194,9 +182,8 @@ class Seats:
             if not process.pending:
                 process.heard_ms = now_ms
             self._exchange = self._exchange % 0xFFFFFFFF + 1
-            process.pending[self._exchange] = job
+            process.pending[self._exchange], job.sent_ms = job, now_ms
             process.pending_b += job.size_b
-            job.sent_ms = now_ms
             effects.append(SendToken(process.generation, job.message, self._exchange))
         return effects
 
@@ -234,8 +221,10 @@ class Seats:
         self._processes[process.generation] = (seat, process)
         seat.next_start_ms = now_ms + START_INTERVAL_MS
         seat.starts += 1
-        refused = tuple(self._refused.get(seat.module, ()))
-        typed = tuple(uri for uri in self._pins.typed(seat.module) if seat.token_uri.may_match(parse_untrusted(uri)))
+        process.kept_out = self.locks.of(seat.tokens)
+        refused = tuple(dict.fromkeys((*self._refused.get(seat.module, ()), *process.kept_out)))
+        usable = [uri for uri in self._pins.typed(seat.module) if not self.locks.covers(uri)]
+        typed = tuple(uri for uri in usable if seat.token_uri.may_match(parse_untrusted(uri)))
         return [
             StartToken(process.generation, seat.module, str(seat.token_uri), refused, typed),
             Arm(Timer(Clock.OPENING, process.generation), self._timeout_ms * OPENING_TIMEOUTS),
@@ -260,18 +249,20 @@ class Seats:
         if seat is None or process is None or process is not seat.successor:
             return []
         seat.successor, seat.stumbled = None, False
-        before, seat.tokens = seat.tokens, message.tokens
+        before, seat.tokens = seat.tokens, self.locks.mark(message.tokens)
         effects = self._retire(seat)
         # Of another PIN than the one it was started with it says nothing.
         stale = process.pin_number != self._pin_number + seat.typed
         if not stale:
             typed = self._pins.typed(seat.module)
-            for line in message.tokens:
+            for line in seat.tokens:
                 uri, _, state = line.rpartition(" ")
                 if state == Code.PIN_WRONG.name and uri not in typed:
                     self._refused.setdefault(seat.module, {})[uri] = None
             effects += self._pins.opened(seat.module, before, seat.tokens, now_ms)
         code = code_of(message.code)
+        if code in PIN_TROUBLE and self.locks.of(seat.tokens):
+            code = Code.TOKEN_LOCKED
         note: Effect = Note(
             "info" if code is Code.OK else "warning",
             "token.opened",
@@ -285,6 +276,8 @@ class Seats:
             },
         )
         effects.append(note)
+        if set(self.locks.of(seat.tokens)) - set(process.kept_out):  # a token that was not there when it was locked
+            return [*effects, KillToken(generation), *self._start(seat, now_ms)]
         if code is Code.OK:
             seat.current = process
             # The PIN changed while it was opening: what it could not use, another may.
@@ -299,6 +292,9 @@ class Seats:
                 effects += self._start(seat, now_ms)
             return effects + self._watch(now_ms) + self._pump(seat, now_ms)
         seat.failure = Outcome(code, message.detail)
+        if code is Code.TOKEN_LOCKED:
+            seat.next_start_ms = now_ms + PIN_INTERVAL_MS
+            seat.failure = Outcome(code, DETAIL)
         if code in PIN_TROUBLE and not stale:
             seat.next_start_ms = now_ms + PIN_INTERVAL_MS
             seat.failure = Outcome(code, f"so token process {generation} found it")
@@ -361,6 +357,8 @@ class Seats:
             raise PoolError(Code.INTERNAL, f"{type(message).__name__} {exchange} answers nothing")
         process.pending_b -= job.size_b
         process.timeouts, process.heard_ms = 0, now_ms
+        seat.answers += 1
+        seat.recent.append((job.sent_ms - job.asked_ms, now_ms - job.sent_ms))
         outcome = replace(outcome_of(message), token=seat.label, token_ms=now_ms - job.sent_ms)
         effects = self._judge(seat, process, job, outcome, now_ms)
         return effects + self._drained(process) + self._pump(seat, now_ms)
@@ -462,6 +460,27 @@ class Seats:
                     seat.current.doubtful = True
                 effects += self._start(seat, now_ms)
         return effects
+
+    def renew(self, now_ms: float) -> list[Effect]:
+        """Which tokens are locked has changed: refuse what waits for those, log out, and start anew without them."""
+        effects: list[Effect] = []
+        locked = Outcome(Code.TOKEN_LOCKED, DETAIL)
+        for seat in self.seats:
+            for job in self._patience.take(seat):
+                job.deadline_ms = now_ms + self._timeout_ms
+                self._open[job] = None
+                seat.hoping.append(job)
+            for job in self.jobs_of(seat):
+                if not isinstance(job.message, TokenList) and self.locks.covers(job.message.uri):
+                    effects += self._settle(job, locked, now_ms)
+            seat.hoping.extend(seat.waiting)
+            seat.waiting.clear()
+            seat.tokens = self.locks.mark(seat.tokens)
+            if (successor := seat.successor) is not None:
+                seat.successor = None
+                effects.append(KillToken(successor.generation))
+            effects += [*self._retire(seat), *self._start(seat, now_ms)]
+        return effects + self._watch(now_ms)
 
     def review(self, now_ms: float) -> list[Effect]:
         """Some PIN is not to be expected any more: let those wait no longer who waited for it."""

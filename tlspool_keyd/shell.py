@@ -19,8 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, assert_never
 
-from setproctitle import setproctitle
-
 from tlspool_common import control, limits, sandbox, sandbox_profiles, systemd
 from tlspool_common.auditor import Auditor
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received, from_fd
@@ -45,7 +43,9 @@ from tlspool_common.messages import (
 from tlspool_common.metrics import Metrics
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
+from tlspool_common.title import Title
 from tlspool_keyd import events as e
+from tlspool_keyd import locks
 from tlspool_keyd.children import Children
 from tlspool_keyd.core import KeydCore
 from tlspool_keyd.pin import Origin, PinSource, Wallet
@@ -54,6 +54,9 @@ from tlspool_keyd.services import Services
 
 EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h: an exception nobody expected; a trace is on standard error."""
+
+_AUTHOR = 100
+"""Characters of the name that an operator gives, in the log; nobody but its reader believes it."""
 
 _STOP_S = 2.0
 """For token processes to log out; each is killed before that if it hangs."""
@@ -110,7 +113,7 @@ class Shell:
         self._last_ticket = 0
         self._queue: deque[e.Event] = deque()
         self._handling = False
-        self._title = ""
+        self._title = Title("tlspool-keyd", lambda: self._core.title)
         self._stop = asyncio.Event()
         self._ending = False
         self._exit_code = 0
@@ -132,7 +135,7 @@ class Shell:
         keeping = self._loop.create_task(self._auditor.keep())
         try:
             self._carry_out(self._core.begin(_now_ms()))
-            self._show()
+            self._title.changed()
             await self._stop.wait()
             systemd.notify("STOPPING=1")
         finally:
@@ -147,6 +150,7 @@ class Shell:
     async def _end(self) -> None:
         self._ending = True  # nothing is started for what is ended now
         self._carry_out(self._core.stop())
+        self._title.close()
         self._services.close()
         self._wallet.close()
         for line in (self._broker, *self._workers.values()):
@@ -180,12 +184,7 @@ class Shell:
                 self._carry_out(self._core.handle(self._queue.popleft(), _now_ms()))
         finally:
             self._handling = False
-        self._show()
-
-    def _show(self) -> None:
-        if self._title != self._core.title:
-            self._title = self._core.title
-            setproctitle(f"tlspool-keyd: {self._title}")
+        self._title.changed()
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:
@@ -364,18 +363,41 @@ class Shell:
                 return await self._ask_core(e.KeysAsked)
             case "key":
                 return await self._ask_core(lambda ticket: e.KeyAsked(ticket, _uri_untrusted(request)))
+            case "tokens":
+                return self._core.tokens()
+            case "grants":
+                return self._core.grants()
+            case "queue":
+                return self._core.queue(_now_ms())
+            case "lock" | "unlock" as what:
+                return self._lock(request, locked=what == "lock")
             case "pin.again":
                 self._happened(e.PinForgiven())
                 return {}
             case "config" if self._reloading is not None:
                 return self._reloading.describe()
             case "reload" if self._reloading is not None:
-                answer = self._reloading.reload()
-                self._look_at_pins()
-                return answer
+                return self._reload(self._reloading)
             case other:
-                known = "status, keys, key, metrics, pin.again, config, reload"
+                known = "status, tokens, keys, key, grants, queue, lock, unlock, metrics, pin.again, config, reload"
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
+
+    def _reload(self, reloading: Reloading) -> control.Answer:
+        """Read the configuration again; and look whether there is another PIN, as on SIGHUP."""
+        self._look_at_pin()
+        return reloading.reload()
+
+    def _lock(self, request: control.Request, *, locked: bool) -> control.Answer:
+        """Lock tokens, or unlock them; a person who finds that a key was stolen does not wait for anything."""
+        uri = locks.asked_untrusted(request)
+        self._core.check_lock(uri, locked=locked)
+        peer = request.get(control.PEER_UID)
+        uid, author = peer if isinstance(peer, int) else os.getuid(), str(request.get("author", ""))[:_AUTHOR]
+        if uid in {self._settings.broker_uid} - {os.getuid()}:
+            # It is in our group.  XXX So are workers, whose user we do not know; what stops these is their sandbox.
+            raise PoolError(Code.ACCESS_DENIED, "locks are for operators, not for the user of the broker")
+        self._happened(e.LockAsked(uri, locked, uid, author))
+        return {"token": uri, **self._core.tokens()}
 
 
 def _uri_untrusted(request: control.Request) -> str:

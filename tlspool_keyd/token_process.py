@@ -210,7 +210,7 @@ def _open(channel: Channel, words: list[str]) -> tuple[int, Module]:
         order = received.message
     if not isinstance(order, TokenOpen):
         raise AssertionError(f"{type(order).__name__} is not in the table for a token process")
-    setproctitle(f"tlspool-keyd: token {Path(order.module).name} {order.token_uri}")
+    setproctitle(f"tlspool-keyd: token {_label(order)}")
     module, opened = _confined(words, order) or open_module(order)
     channel.send(opened, exchange=received.exchange)
     if module is None or opened.code != Code.OK:
@@ -218,6 +218,15 @@ def _open(channel: Channel, words: list[str]) -> tuple[int, Module]:
             module.close()
         os._exit(0)
     return max(1, order.sessions), module
+
+
+def _label(order: TokenOpen) -> str:
+    """Return what the configuration calls the token; where it leaves that open, what it calls the library."""
+    try:
+        label = parse_untrusted(order.token_uri).attributes.get("token", b"").decode("utf-8", "replace")
+    except PoolError:  # that is told when it is opened
+        label = ""
+    return label if label and label.isprintable() else Path(order.module).name
 
 
 if __name__ == "__main__":

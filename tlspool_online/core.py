@@ -34,6 +34,7 @@ from tlspool_common.messages import (
     prose,
 )
 from tlspool_common.record import record
+from tlspool_common.title import count
 from tlspool_online import bounds, locator, responder
 from tlspool_online.chains import BadChain, Chains, Link
 from tlspool_online.counters import Counters
@@ -121,8 +122,10 @@ class OnlineCore:
     def title(self) -> str:
         """The state in a few words, for the list of processes."""
         if self._questions:
-            return f"{len(self._questions)} questions, {sum(map(len, self._downloads.values()))} downloads"
-        return f"{len(self._sources[Kind.LIST]) + len(self._files)} lists, {len(self._sources[Kind.RESPONSE])} answers"
+            downloads = sum(map(len, self._downloads.values()))
+            return f"{count(len(self._questions), 'question')}, {count(downloads, 'download')}"
+        lists, answers = len(self._sources[Kind.LIST]) + len(self._files), len(self._sources[Kind.RESPONSE])
+        return f"{count(lists, 'list')}, {count(answers, 'answer')}"
 
     def state(self) -> dict[str, Value]:
         """Return the counters, and how much is kept."""

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_never
 
-from setproctitle import setproctitle
-
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received
 from tlspool_common.line import Line
 from tlspool_common.log import Log
 from tlspool_common.messages import AskRevocation, AskStaple
+from tlspool_common.title import Title
 from tlspool_online import bounds
 from tlspool_online import events as e
 from tlspool_online.core import OnlineCore, Options
@@ -55,7 +54,7 @@ class Shell:
         self._fetcher = Fetcher(options.ports, private, self._resolve)
         self._tasks: set[asyncio.Task[None]] = set()
         self._files = files
-        self._title = ""
+        self._title = Title("tlspool-online", lambda: self._core.title)
         self._stop = asyncio.Event()
         self._exit_code = 0
         self._channel = channel
@@ -73,6 +72,7 @@ class Shell:
         if self._files:
             self._loop.call_later(bounds.FILES_S, self._look_at_files)
         await self._stop.wait()
+        self._title.close()
         self._line.close()
         return self._exit_code
 
@@ -100,9 +100,7 @@ class Shell:
 
     def _happened(self, event: e.Event) -> None:
         self._carry_out(self._core.handle(event, _now()))
-        if self._title != self._core.title:
-            self._title = self._core.title
-            setproctitle(f"tlspool-online: {self._title}")
+        self._title.changed()
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:

@@ -41,6 +41,7 @@ from tlspool_common.metrics import Metrics, Reading
 from tlspool_common.reloading import Reloading
 from tlspool_common.settings import Settings
 from tlspool_common.systemd import Heart
+from tlspool_common.title import count
 from tlspool_worker import lists, worker
 from tlspool_worker import master as m
 from tlspool_worker.exits import Exit
@@ -50,6 +51,9 @@ from tlspool_worker.provider import configuration_fd
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _OF_WORKERS = {"relay", "handshake_threads", "log_level", "pkcs11_timeout_s"}
 """Settings that a worker has from its birth to its end."""
+
+_TITLE_B = 256
+"""Of a title; the longest that a worker can have is some 120."""
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -102,8 +106,8 @@ class Master:
             poll.register(self._keeping, select.POLLIN)
             if self._life is not None:
                 poll.register(self._life, select.POLLIN)
-            for fd in self._control.filenos():
-                poll.register(fd, select.POLLIN)
+            for fd, events in self._control.interests().items():
+                poll.register(fd, events)
             if self._channel is not None:
                 poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.wants_write else 0))
             if self._former is not None:
@@ -334,7 +338,7 @@ class Master:
     # --- what an operator sees ------------------------------------------------------------------------
 
     def _show(self) -> None:
-        setproctitle(f"tlspool-worker: master, {len(self._core.children)} workers")
+        setproctitle(f"tlspool-worker: master, {count(len(self._core.children), 'worker')}")
 
     def _answer(self, request: Request) -> dict[str, object]:
         if request["cmd"] == "config":
@@ -358,6 +362,7 @@ class Master:
                     "age_s": round((now_ms() - child.born_ms) / 1000, 1),
                     "retired": child.retired,
                     "of_earlier_master": not child.ours,
+                    "title": title_of(child.pid),
                     **load_of(child.pid),
                 }
                 for child in self._core.children
@@ -378,6 +383,20 @@ class Master:
 
 def _queue(_number: int, _frame: object) -> None:
     """Do nothing: the wake-up descriptor has the number already (signal.set_wakeup_fd)."""
+
+
+def title_of(pid: int) -> str:
+    """Return the title that a child has given itself: whose it is, and how many sessions it has."""
+    try:
+        return title_untrusted(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return ""
+
+
+def title_untrusted(data: bytes) -> str:
+    """Read a title; a child that was taken over may call itself anything, in printable characters."""
+    text = data[:_TITLE_B].decode("utf-8", "replace").rstrip("\0 ").partition(": ")[2]
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def load_of(pid: int) -> dict[str, object]:

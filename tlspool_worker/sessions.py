@@ -54,8 +54,10 @@ from tlspool_common.messages import (
     UseCredential,
     UseKeyChannel,
     Verdict,
+    WorkerOwner,
     prose,
 )
+from tlspool_common.title import count
 from tlspool_worker.client_hello import NO_ALERT, HelloRefused, refuse_plaintext_untrusted
 from tlspool_worker.effects import (
     Adopt,
@@ -110,9 +112,16 @@ class Sessions:
         self._may_come = True
         self._retired = False
         self._waits_to_tell = False
+        self.owner = ""
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def title(self) -> str:
+        """Whose the worker is and how much it has, for the list of processes."""
+        whose = f" of {self.owner}" if self.owner else ""
+        return f"worker {self._worker_id}{whose}, {count(len(self), 'session')}"
 
     # --- what the broker says -------------------------------------------------------------------------
 
@@ -130,6 +139,8 @@ class Sessions:
                 self._out(UseKeys(fd))
             case TrustBegin() | TrustAnchor():
                 self._trust_said(message)
+            case WorkerOwner():
+                self.owner = message.owner
             case BrokerAway():
                 self._out(Note("info", "broker.away", {"worker": self._worker_id, "sessions": len(self._sessions)}))
                 self._lose_broker()

@@ -206,7 +206,7 @@ class Shell:
         count = len(self._core)
         if count != self._titled:
             self._titled = count
-            setproctitle.setproctitle(f"tlspool-worker {self._worker_id}: {count} session{'' if count == 1 else 's'}")
+            setproctitle.setproctitle(f"tlspool-worker: {self._core.title}")
 
     # --- the broker, and signals ----------------------------------------------------------------------
 

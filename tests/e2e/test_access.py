@@ -113,7 +113,7 @@ def test_a_role_that_is_not_allowed(fenced):
 def test_the_operator_sees_sockets_and_rules(fenced):
     pool, mail, _ = fenced
     attempt(mail, "localhost")
-    shown = tlspool(pool, "status").stdout
+    shown = tlspool(pool, "status", "--all").stdout
     assert re.search(rf"{re.escape(str(mail))} +0660", shown), shown
     assert re.search(r"nobody +deny socket=", shown), shown
     assert re.search(r"^ +- +deny +[1-9]", shown, re.MULTILINE), shown

@@ -24,6 +24,7 @@ from tlspool_common.messages import (
     TrustAnchor,
     TrustBegin,
     UseCredential,
+    WorkerOwner,
 )
 
 
@@ -56,10 +57,11 @@ def test_a_server(world):
     app = world.app()
     session_id = world.starttls(app, reqid=9, flags=SERVER | Flag.FORK, local=77, streamid=5, timeout_ms=5000)
     start = world.to_worker()
-    assert [type(message) for message in start] == [TrustBegin, TrustAnchor, TrustAnchor, StartSession]
+    assert [type(message) for message in start] == [TrustBegin, TrustAnchor, TrustAnchor, WorkerOwner, StartSession]
+    assert world.to_worker(WorkerOwner)[0].owner == "uid 1000 (postfix)"
     assert start[1] == TrustAnchor(generation=5, for_sides=3, certificate=b"root")
-    assert (start[3].side, start[3].remote_auth, start[3].sni) == (Side.SERVER, RemoteAuth.REQUIRE, "")
-    assert (start[3].tls_min, start[3].tls_max, start[3].trust_generation) == (0x0303, 0x0304, 5)
+    assert (start[4].side, start[4].remote_auth, start[4].sni) == (Side.SERVER, RemoteAuth.REQUIRE, "")
+    assert (start[4].tls_min, start[4].tls_max, start[4].trust_generation) == (0x0303, 0x0304, 5)
     assert world.timer(session_id) == 5000
     assert not world.frames()
 

@@ -174,6 +174,7 @@ def test_status_and_title():
         "refused": 0,
         "waiting": 1,
         "grants_spent": 1,
+        "locked": [],
         "pin_service": {"service": "", "asked_for": "", "tokens": []},
         "modules": [
             {
@@ -187,7 +188,7 @@ def test_status_and_title():
             }
         ],
     }
-    assert play.core.title == "no broker, 0 workers, 1 of 1 modules open"
+    assert play.core.title == "1 token, no broker"
 
 
 def test_an_operator_asks_about_a_key():

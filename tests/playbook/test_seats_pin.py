@@ -5,6 +5,7 @@ import pytest
 from tests.fixtures.seats_play import OK, READY, T1, Play
 from tlspool_common.errors import Code
 from tlspool_keyd import seats as module
+from tlspool_keyd import views
 from tlspool_keyd.events import KillToken, LookAtPin, SendToken, StartToken
 from tlspool_keyd.seats import overlap
 
@@ -90,7 +91,7 @@ def test_another_pin_for_one_of_two_tokens():
     play = Play("pkcs11:")
     play(play.seats.start_all(play.now_ms))
     play.opened(1, tokens=(*READY, "pkcs11:token=t2 PIN_WRONG"))
-    assert play.seats.describe({1: 99})[0]["state"] == "ready"
+    assert views.modules(play.seats, {1: 99})[0]["state"] == "ready"
     play(play.seats.pin_changed(play.now_ms))
     assert [start.pin_refused_by for start in play.only(StartToken)] == [()]
     play.submit("a")
@@ -109,7 +110,7 @@ def test_seats_do_not_wait_for_one_another():
     play.submit("b", play.seats.seats[1])
     assert [send.generation for send in play.only(SendToken)] == [2]
     assert play.seats.opening
-    described = play.seats.describe({1: 11, 2: 22})
+    described = views.modules(play.seats, {1: 11, 2: 22})
     assert [(row["state"], row["pids"], row["requests"]) for row in described] == [
         ("opening", [11], 0),
         ("ready", [22], 1),

@@ -121,7 +121,23 @@ def nowhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("words", [["sessions"], ["keys"], ["workers"], ["explain"], ["sessions", "kill", "1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sessions"],
+        ["sessions", "show", "1"],
+        ["sessions", "kill", "1"],
+        ["kill", "--all", "--yes"],
+        ["kill", "1"],
+        ["callers"],
+        ["loads"],
+        ["workers"],
+        ["keys"],
+        ["keys", "lock"],
+        ["drain"],
+        ["explain"],
+    ],
+)
 def test_no_daemon_is_1_and_one_line(nowhere, words, capsys):
     assert main(words) == 1
     told = capsys.readouterr()
@@ -132,6 +148,23 @@ def test_no_daemon_is_1_and_one_line(nowhere, words, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is False
     assert "does the daemon run?" in answer["error"]
+
+
+def test_a_pool_that_is_down_is_2(nowhere, capsys):
+    assert main(["status"]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("down\nbroker: no answer at ")
+    assert main(["status", "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["verdict"], len(answer["reasons"]), answer["broker"]["ok"]) == ("down", 3, False)
+    assert main(["top", "--once"]) == 2
+    assert capsys.readouterr().out.startswith("down\nbroker: no answer at ")
+
+
+@pytest.mark.parametrize("words", [["kill"], ["kill", "1", "--all"], ["kill", "--all", "--caller", "x"]])
+def test_nobody_in_particular_is_not_everybody(nowhere, words, capsys):
+    assert main(words) == 1
+    assert "[101]" in capsys.readouterr().err
 
 
 def test_a_refusal_has_its_code(tmp_path, capsys, monkeypatch):
@@ -163,7 +196,7 @@ def test_no_words_end_in_a_traceback(data):
         return  # these read standard input, or name another configuration
     words = ["--config", "/nonexistent/tlspool.conf", *words]
     try:
-        assert main(words) in (0, 1, 3)
+        assert main(words) in (0, 1, 2, 3)
     except SystemExit as error:
         assert error.code in (0, 2)
 

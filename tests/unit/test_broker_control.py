@@ -68,7 +68,7 @@ def test_sockets_and_rules(tmp_path, no_leaks):
 def test_lists(made):
     world, _, control = made
     session_id = world.relaying(world.app())
-    [row] = control.handle({"cmd": "sessions"})["sessions"]
+    [row] = asyncio.run(control.handle({"cmd": "sessions"}))["sessions"]
     assert row["session"] == session_id
     assert "ctlkey" not in row
     assert [row["sessions"] for row in control.handle({"cmd": "workers"})["workers"]] == [1, 0]
@@ -79,7 +79,7 @@ def test_lists(made):
 def test_kill(made, fields):
     world, log, control = made
     session_id = world.relaying(world.app())
-    assert control.handle({"cmd": "kill", "author": "a" * 500, **fields}) == {"session": session_id}
+    assert asyncio.run(control.handle({"cmd": "kill", "author": "a" * 500, **fields})) == {"session": session_id}
     assert world.state(session_id) == "EXPECT_END"
     assert log.lines == [("session.kill", {"session": session_id, "author": "a" * 100})]
     assert KillAsked(session_id)
@@ -98,7 +98,7 @@ def test_kill(made, fields):
 )
 def test_kill_that_cannot_be(made, fields, code):
     with pytest.raises(PoolError) as caught:
-        made[2].handle({"cmd": "kill", **fields})
+        asyncio.run(made[2].handle({"cmd": "kill", **fields}))
     assert caught.value.code is code
 
 

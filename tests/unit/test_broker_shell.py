@@ -8,10 +8,9 @@ import socket
 from collections import deque
 
 import pytest
-import setproctitle
 
 from tests.fixtures.loops import Lines, on_loop, until
-from tlspool_broker import applications, borders, events, listener, title
+from tlspool_broker import applications, borders, events, listener
 from tlspool_broker.events import (
     AppConnected,
     AppFrame,
@@ -60,6 +59,7 @@ class FakeCore:
         self.seen = []
         self.answers = deque()
         self.quotas = Quotas(Out(), SETTINGS)
+        self.connections = {}
 
     def handle(self, event, now_ms):
         assert now_ms > 0
@@ -366,29 +366,6 @@ async def test_a_message_of_ours_that_breaks_the_table_costs_its_channel():
         assert core.seen == [WorkerLost(WorkerNumber(5), "a message to it broke the table", broken=False)]
         assert [fields["message"] for fields in log.of("border.internal")] == ["ClientHelloSeen"]
         channel.close()
-
-
-# --- the title ------------------------------------------------------------------------------------------
-
-
-@on_loop
-async def test_the_title_says_how_many_and_not_too_often():
-    written = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setproctitle, "setproctitle", written.append)
-        patch.setattr(title, "_REST_S", 0.02)
-        count = 0
-        made = title.Title(lambda: count)
-        made.changed()
-        for number in range(1000):
-            count = number
-            made.changed()
-        await until(lambda: len(written) == 2)
-        count = 1
-        made.changed()
-        await until(lambda: len(written) == 3)
-        assert written == ["tlspool-broker: 0 sessions", "tlspool-broker: 999 sessions", "tlspool-broker: 1 session"]
-        made.close()
 
 
 # --- the helper -------------------------------------------------------------------------------------

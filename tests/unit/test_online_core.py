@@ -622,7 +622,7 @@ def test_title():
     play = Play()
     assert play.core.title == "0 lists, 0 answers"
     play.ask()
-    assert play.core.title == "1 questions, 2 downloads"
+    assert play.core.title == "1 question, 2 downloads"
 
 
 # --- staples ----------------------------------------------------------------------------------------------

@@ -131,9 +131,7 @@ def test_a_heart_beats_twice_in_the_time(supervisor, monkeypatch):
     assert said(supervisor) == ["WATCHDOG=1"]
 
 
-@pytest.mark.parametrize(
-    ("period", "pid"), [("", ""), ("0", ""), ("30000000", "1"), ("x", ""), ("-5", "ours")]
-)
+@pytest.mark.parametrize(("period", "pid"), [("", ""), ("0", ""), ("30000000", "1"), ("x", ""), ("-5", "ours")])
 def test_no_heart_where_nobody_watches(supervisor, monkeypatch, period, pid):
     monkeypatch.setenv("WATCHDOG_USEC", period)
     monkeypatch.setenv("WATCHDOG_PID", pid.replace("ours", str(os.getpid())))

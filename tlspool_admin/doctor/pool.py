@@ -20,6 +20,7 @@ _SEATS = {
     "PIN_LOCKED": (ERROR, "the PIN is locked", "unlock it with the token's own tool and its security officer's PIN"),
     "PIN_LAST_TRY": (ERROR, "one try of the PIN is left, and the pool does not take it", "log in by hand with the PIN"),
     "TOKEN_GONE": (ERROR, "the token is not there", "insert it, or correct pkcs11_token"),
+    "TOKEN_LOCKED": (WARNING, "an operator has locked the token", "when its keys are safe: tlspool keys unlock"),
     "TOKEN_SLOW": (WARNING, "the token does not answer in time", "see pkcs11_timeout_s, and the token's health"),
 }
 
