@@ -229,6 +229,7 @@ def broker(settings: Settings, path: Path) -> Profile:
             *_configuration(path),
             _PROC,
             *(Grant(place, SOCKETS, "sockets, which are removed at the end") for place in sorted(places)),
+            Grant(settings.private_socket.parent, WRITE, "what the next broker goes on with (lasting.py)"),
             Grant(settings.dbenv_dir, WRITE, "the databases and their history"),
             *_audit(settings),
             *_network(settings.crl_file, settings.online),
