@@ -84,7 +84,7 @@ def errors_page() -> str:
         9: "Internal",
     }
     out = [
-        _NOTE.format(source="tlspool_common/errors.py"),
+        _NOTE.format(source="tlspool_common/error_table.py"),
         "# Errors\n\nA code stands in brackets at the start of what an application reads, and as `code=` in logs. It never ",
         "changes its meaning. Programs that use protocol V2 directly see the com_err number of table `tlsP`.\n",
     ]

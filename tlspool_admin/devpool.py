@@ -23,7 +23,7 @@ import socket
 import subprocess  # starts our own daemons
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,6 +67,14 @@ def softhsm_module() -> str:
         if path and Path(path).exists():
             return path
     raise PoolError(Code.SETTING_INVALID, "SoftHSM2 is not installed; apt-get install softhsm2")
+
+
+def _readable(fds: Sequence[int], wait_s: float) -> list[int]:
+    """Wait for one of these to be readable, and return which are; they may be above 1023, where select(2) ends."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(wait_s * 1000)]
 
 
 def _start_ticks(pid: int) -> int:
@@ -253,7 +261,7 @@ class DevPool:
             try:
                 deadline = time.monotonic() + _START_S
                 while (left := deadline - time.monotonic()) > 0:
-                    readable, _, _ = select.select([ready.fileno(), pid_fd], [], [], left)
+                    readable = _readable([ready.fileno(), pid_fd], left)
                     if ready.fileno() in readable and b"READY=1" in ready.recv(4096):
                         return
                     if pid_fd in readable:
@@ -331,7 +339,7 @@ def _terminate(pid: int, ticks: int) -> None:
             return
         for number, wait_s in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
             signal.pidfd_send_signal(pid_fd, number)
-            if select.select([pid_fd], [], [], wait_s)[0]:
+            if _readable([pid_fd], wait_s):
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
                 return
