@@ -150,10 +150,18 @@ class _Header(ctypes.Structure):
 _CAPABILITIES_3 = 0x20080522
 
 
+def _has_capabilities() -> bool:
+    """Whether this process has, or could take, any capability (proc_pid_status(5))."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("CapInh:", "CapPrm:", "CapEff:")))
+
+
 def _close_up(capabilities: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if not capabilities and libc.capset(ctypes.byref(_Header(_CAPABILITIES_3, 0)), bytes(24)) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
+    # Who has none need not ask: where a supervisor filters system calls this one is not allowed.
+    if not capabilities and _has_capabilities():
+        if libc.capset(ctypes.byref(_Header(_CAPABILITIES_3, 0)), bytes(24)) != 0:
+            raise OSError(ctypes.get_errno(), "capset")
     for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), f"prctl({option})")
