@@ -159,9 +159,9 @@ def _has_capabilities() -> bool:
 def _close_up(capabilities: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     # Who has none need not ask: where a supervisor filters system calls this one is not allowed.
-    if not capabilities and _has_capabilities():
-        if libc.capset(ctypes.byref(_Header(_CAPABILITIES_3, 0)), bytes(24)) != 0:
-            raise OSError(ctypes.get_errno(), "capset")
+    to_drop = not capabilities and _has_capabilities()
+    if to_drop and libc.capset(ctypes.byref(_Header(_CAPABILITIES_3, 0)), bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
     for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), f"prctl({option})")

@@ -95,8 +95,14 @@ def test_a_log_that_is_a_file_can_be_written():
 def test_who_writes_what():
     found = {name: paths(profile, Access.WRITE_FILE) - {"/dev/null"} for name, profile in everybody().items()}
     tokens = found.pop("token")
-    assert found == {"worker": set(), "master": set(), "keyd": tokens, "broker": {"/var/p/db"}, "online": set()}
+    lasting = {"/var/p/db", "/run/p/private"}
+    assert found == {"worker": set(), "master": set(), "keyd": tokens, "broker": lasting, "online": set()}
     assert tokens <= {"/var/lib/softhsm/tokens", "/var/lib/softhsm/tokens/"}
+
+
+def test_who_writes_audit_trails():
+    for name, profile in everybody("audit_dir /var/p/trail").items():
+        assert ("/var/p/trail" in paths(profile, Access.WRITE_FILE)) == (name in ("broker", "keyd"))
 
 
 def test_who_executes_what():
