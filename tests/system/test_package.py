@@ -224,7 +224,7 @@ from tlspool_common.messages import Party
 from tlspool_online import spawn
 
 class Wishes:
-    crl_file, online, online_private, online_ports, log_level = (), True, False, (80,), "info"
+    crl_file, online, online_private, online_ports, log_level, sandbox = (), True, False, (80,), "info", "required"
 
 ours, theirs = channel.raw_pair()
 spawn.spawn(theirs, spawn.arguments(Wishes))
@@ -240,8 +240,8 @@ print(type(broker.receive().message).__name__)
     host.put("/opt/helper.py", helper)
     done = host.run("systemd-run", "-q", "--wait", "-P", "-p", "User=tlspool-broker", *options, "/usr/bin/python3",
                     "/opt/helper.py", check=False)  # fmt: skip
-    assert "OnlineHello" in done.stdout, done.stdout + done.stderr
     host.path("/opt/helper.py").unlink()
+    assert "OnlineHello" in done.stdout, done.stdout + done.stderr
 
 
 KNOCK = """
@@ -320,7 +320,9 @@ def test_removal_ends_everything(host, before):
         for path in left
         if path.startswith("/etc/systemd/system/") and os.path.basename(path).startswith("tlspool")
     }
-    assert left - masks <= {
+    trails = {path for path in left if path.startswith("/var/log/tlspool/")}
+    assert {os.path.basename(path).partition("-")[0] for path in trails} == {"broker", "keyd"}
+    assert left - masks - trails <= {
         "/etc/tlspool", "/etc/tlspool.conf", "/etc/tlspool/softhsm2.conf", "/etc/credstore.encrypted",
         "/etc/systemd/system/sockets.target.wants",
         "/etc/credstore.encrypted/tlspool.pkcs11-pin", "/var/log/tlspool",
