@@ -44,6 +44,7 @@ class Profile:
         grants: paths.
         connect, bind: TCP ports; connect None: any.
         abstract: whether abstract sockets of others may be connected to: where the supervisor has one.
+        signals: whether it may send signals to others of its user that are not its children.
         capabilities: whether it keeps those it has; as a user of its own it has none.
         limits: resource limits besides the one of core files, both soft and hard.
     """
@@ -54,6 +55,7 @@ class Profile:
     connect: tuple[int, ...] | None = ()
     bind: tuple[int, ...] = ()
     abstract: bool = False
+    signals: bool = False
     capabilities: bool = True
     limits: Mapping[int, int] | None = None
 
@@ -114,7 +116,13 @@ def enter(profile: Profile, mode: str, log: Log) -> None:
     layers = []
     if "landlock" not in absent:
         try:
-            version = landlock.restrict(profile.grants, profile.connect, profile.bind, abstract=profile.abstract)
+            version = landlock.restrict(
+                profile.grants,
+                profile.connect,
+                profile.bind,
+                abstract=profile.abstract,
+                signals=profile.signals,
+            )
             layers.append(f"landlock-{version}")
         except OSError as error:
             absent["landlock"] = error.strerror or str(error)

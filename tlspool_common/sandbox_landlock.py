@@ -130,11 +130,18 @@ def unknown(number: int) -> list[str]:
     return [word for since, words in SINCE.items() if since > number for word in words.split()]
 
 
-def restrict(grants: Iterable[Grant], connect: Iterable[int] | None, bind: Iterable[int], *, abstract: bool) -> int:
+def restrict(
+    grants: Iterable[Grant],
+    connect: Iterable[int] | None,
+    bind: Iterable[int],
+    *,
+    abstract: bool,
+    signals: bool = False,
+) -> int:
     """Confine this process to these paths and TCP ports; return the version of the interface.
 
-    ``connect`` None: any port may be connected to.  Signals to processes outside are refused, and unless ``abstract``
-    so are sockets without a path that others made there.  A path that does not exist grants nothing.
+    ``connect`` None: any port may be connected to.  Refused are signals to processes outside, unless ``signals``, and
+    sockets without a path that others made there, unless ``abstract``.  A path that does not exist grants nothing.
 
     Raises:
         OSError: the kernel did not do it; nothing has changed.
@@ -145,7 +152,7 @@ def restrict(grants: Iterable[Grant], connect: Iterable[int] | None, bind: Itera
     if number >= _NET_SINCE:
         rules.net = BIND_TCP | (0 if connect is None else CONNECT_TCP)
     if number >= _SCOPE_SINCE:
-        rules.scoped = _SCOPE_SIGNAL | (0 if abstract else _SCOPE_ABSTRACT)
+        rules.scoped = (0 if signals else _SCOPE_SIGNAL) | (0 if abstract else _SCOPE_ABSTRACT)
     size_b = 24 if number >= _SCOPE_SINCE else 16 if number >= _NET_SINCE else 8
     ruleset_fd = _call(_CREATE, ctypes.byref(rules), size_b, 0)
     try:

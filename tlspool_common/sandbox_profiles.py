@@ -123,7 +123,10 @@ def _is_file(fd: int) -> bool:
 
 
 def master(settings: Settings, path: Path) -> Profile:
-    """The worker master: forks, reaps, speaks with the broker; reads no byte that a worker or a stranger wrote."""
+    """The worker master: forks, reaps, speaks with the broker; reads no byte that a worker or a stranger wrote.
+
+    Workers that an earlier master has forked are no children of this one, and it has to end them all the same.
+    """
     return Profile(
         "master",
         tuple(calls.service(forks=True)),
@@ -134,6 +137,7 @@ def master(settings: Settings, path: Path) -> Profile:
             Grant(settings.run_dir, SOCKETS, "worker.sock, which is removed at the end"),
         ),
         abstract=_supervised(),
+        signals=True,
         capabilities=False,
     )
 

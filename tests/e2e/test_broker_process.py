@@ -259,7 +259,7 @@ def test_people_may_ask_too(own):
         sock.connect(str(own.control))
         sock.sendall(b"help\n")
         answer = sock.recv(65536)
-    assert b'\n  "commands": [\n' in answer
+    assert b'\n  "commands": ["status", ' in answer
     assert b"localid.set" in answer
 
 

@@ -339,7 +339,7 @@ class Monkey(World):
             case 11:
                 self.happen(MasterSaid(self.master, MasterLeaves()))
             case 12:
-                self.happen(DrainAsked(chance.random() < 0.02))
+                self.happen(DrainAsked(chance.random() < 0.1))
             case 13 if workers:
                 self.happen(FinishAsked(chance.choice(workers).worker_id))
             case _:

@@ -144,8 +144,17 @@ PARENT = {
 MODULES = {"shared memory (shmget)", "semaphores (semget)"}
 INTERNET = {"a new socket: TCP over IPv4", "a new socket: UDP over IPv4", "a new socket: TCP over IPv6"}
 DAEMON = READS | ETC | UNIX | USES | LISTENS | PARENT
+SIGNALS = {
+    "a signal to a sibling",
+    "a signal to the master",
+    "tgkill(2) of the master's thread",
+    "a signal to keyd",
+    "a signal to the broker",
+}
+"""It has to end workers that are not its children.  Here all are of one user; others are refused by the kernel."""
+
 MAY = {
-    "master": DAEMON | {"fork"},
+    "master": DAEMON | SIGNALS | {"fork"},
     "keyd": DAEMON | MODULES,
     "token": READS | UNIX | USES | MODULES,
     "broker": DAEMON,

@@ -83,7 +83,7 @@ def killed(intrusion, name):
     """Whether the process that tried it is gone by SIGSYS, by word of its master."""
     pids = [line["pid"] for line in intrusion.lines() if line["name"] == name]
     gone = re.findall(
-        r"event=worker\.gone worker=\d+ pid=(\d+) status=159 meaning=\"killed by SIGSYS\"", intrusion.log.read_text()
+        r"event=worker\.gone worker=(\d+) status=159 meaning=\"killed by SIGSYS\"", intrusion.log.read_text()
     )
     return bool(pids) and str(pids[-1]) in gone
 
