@@ -39,6 +39,9 @@ _ASK_S = 1.0
 _OTHERS = ("worker", "keyd")
 
 _REQUEST = re.compile(rb"([A-Z]{1,16}) (\S{1,1024}) HTTP/1\.[01]")
+_ODD = re.compile(rb"^[ \t]|[\r\n]")
+"""In a header line: it goes on with the one before it, or others may read two, one of them a Host (RFC 9112 2.2, 5.2)."""
+
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -58,7 +61,7 @@ def request_untrusted(head: bytes) -> None:
     """
     lines = head.split(b"\r\n")
     match = _REQUEST.fullmatch(lines[0])
-    if match is None:
+    if match is None or any(_ODD.search(line) for line in lines[1:]):
         raise BadRequest("400 Bad Request")
     hosts = [line[5:].strip() for line in lines[1:] if line[:5].lower() == b"host:"]
     if len(hosts) > 1 or (hosts and not _is_loopback(hosts[0])):

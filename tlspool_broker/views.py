@@ -44,6 +44,7 @@ CALLERS = 200
 """Callers in an answer, the busiest first."""
 
 _STATE = attrgetter("state")
+_STATES = tuple(state.name.lower() for state in State)
 _SETTLED = (State.RELAYING, State.EXPECT_END, State.OVER)
 
 WORDS = ("caller", "uid", "local", "remote", "state", "service", "side", "worker")
@@ -117,9 +118,10 @@ def filter_untrusted(request: Request, known: tuple[str, ...] = ()) -> tuple[Fil
     for word, value in found.items():
         if not value or len(value) > 1000:
             raise bad(f"{word} must have 1 to 1000 characters")
-    state = found.get("state")
-    if state is not None and state.upper() not in State.__members__:
-        raise bad(f"state {state[:100]!r} is none of {', '.join(one.lower() for one in State.__members__)}")
+    if "state" in found:
+        state = found["state"] = found["state"].lower()
+        if state not in _STATES:
+            raise bad(f"state {state[:100]!r} is none of {', '.join(_STATES)}")
     return Filter(**{word: found[word] for word in WORDS if word in found}), found
 
 

@@ -42,7 +42,7 @@ RECOVERED = "audit.recovered"
 
 _MEMBERS = ["seq", "time", "daemon", "event", "fields", "prev", "hash"]
 _HASH = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _TAIL_B = len(',"hash":""}') + 64
 
 
@@ -154,6 +154,8 @@ def record_untrusted(data: bytes) -> Record:
         raise BadRecord("a member is not of its kind")
     if not all(isinstance(one, str) for one in (time, daemon, event, prev, digest)):
         raise BadRecord("a member is not of its kind")
+    if any(isinstance(value, (dict, list)) for value in fields.values()):
+        raise BadRecord("a field is no plain value")
     if not (_HASH.fullmatch(prev) and _HASH.fullmatch(digest) and _TIME.fullmatch(time)):
         raise BadRecord("a hash or the time is malformed")
     if hashlib.sha256(f"{text[:-_TAIL_B]}}}".encode()).hexdigest() != digest:
@@ -170,19 +172,21 @@ class Lost:
     def __init__(self) -> None:
         self.count_b = 0
         self.end = b""
-        self._ends_line = False
+        self._ends_line = self._is_put = False
         self._digest = hashlib.sha256()
         self._but_last = self._digest.copy()
 
     def add(self, data: bytes) -> None:
         """Add some."""
         if data:
+            before = self.ends_line if len(data) == 1 else data.endswith(b"\n\n")
             self.count_b += len(data)
             self.end = data[data.rfind(b"\n", 0, -1) + 1 :][-RECORD_B:]
             self._but_last = self._digest.copy()
             self._but_last.update(data[:-1])
             self._digest.update(data)
             self._ends_line = data.endswith(b"\n")
+            self._is_put = self._ends_line and not before
 
     @property
     def ends_line(self) -> bool:
@@ -197,7 +201,10 @@ class Lost:
         """Whether a record speaks of these, or of these without the end of line that was put behind them."""
         said = fields.get("lost_b"), fields.get("lost_sha256")
         whole = self.count_b, self._digest.hexdigest()
-        return said == whole or (self._ends_line and said == (self.count_b - 1, self._but_last.hexdigest()))
+        if said == whole:
+            return True
+        # An end of line is put only behind what has none: one more behind another was put there by somebody else.
+        return self._is_put and said == (self.count_b - 1, self._but_last.hexdigest())
 
 
 class Chain:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from tlspool_common.metric_table import BY_NAME, TABLE
+from tlspool_common.metric_table import BY_NAME, TABLE, Kind, Metric
 from tlspool_common.record import record
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -25,6 +25,10 @@ _LABEL = re.compile(r'([a-z_]{1,32})="((?:[^"\\\n]|\\["\\n]){0,300})"(?:,|$)')
 _UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
 
+_EXACT = 2.0**53
+"""Beyond it a number is written with its exponent: in full it may have 300 digits."""
+
+
 class BadText(Exception):
     """A text is no OpenMetrics text of a daemon of ours."""
 
@@ -37,6 +41,14 @@ class Sample:
     labels: Mapping[str, str]
     value: float
 
+
+_SUFFIXES = {
+    Kind.COUNTER: ("_total",),
+    Kind.GAUGE: ("",),
+    Kind.HISTOGRAM: ("_bucket", "_count", "_sum"),
+    Kind.INFO: ("_info",),
+}
+"""What is behind a family's name in those of its samples."""
 
 Samples = dict[str, list[Sample]]
 """Samples by name of the metric."""
@@ -72,7 +84,9 @@ def _line(sample: Sample) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if math.isfinite(value) and value == int(value) else repr(float(value))
+    if not math.isfinite(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if abs(value) < _EXACT and value == int(value) else repr(float(value))
 
 
 def read_untrusted(text: str) -> Samples:
@@ -90,16 +104,27 @@ def read_untrusted(text: str) -> Samples:
     family = ""
     for line in lines[:-2]:
         if line.startswith("# TYPE "):
-            family = line.split(" ")[2] if line.count(" ") == 3 else ""
-            if family not in BY_NAME or family in found:
-                raise BadText("a family is unknown, or there twice")
+            family, _, kind = line.removeprefix("# TYPE ").partition(" ")
+            if family not in BY_NAME or family in found or kind != BY_NAME[family].kind.value:
+                raise BadText("a family is unknown, of another type, or there twice")
             found[family] = []
         elif not line.startswith(("# HELP ", "# UNIT ")):
             sample = _sample_untrusted(line)
-            if not family or not sample.name.startswith(family):
+            if not family:
                 raise BadText("a sample is in no family")
+            _check(sample, BY_NAME[family])
             found[family].append(sample)
     return found
+
+
+def _check(sample: Sample, metric: Metric) -> None:
+    """See that a sample is one of its family: scrapers refuse the whole text, ours with it, for one that is not."""
+    suffix = sample.name.removeprefix(metric.name)
+    if not sample.name.startswith(metric.name) or suffix not in _SUFFIXES[metric.kind]:
+        raise BadText("a sample is not of its family")
+    edges = ("le",) if suffix == "_bucket" else ()
+    if sample.labels.keys() != {*metric.labels, *edges}:
+        raise BadText("a sample has not the labels of its family")
 
 
 def _sample_untrusted(line: str) -> Sample:
@@ -107,9 +132,10 @@ def _sample_untrusted(line: str) -> Sample:
     if match is None:
         raise BadText("a line is no sample")
     name, inner, number = match.groups()
-    labels = {
-        label: re.sub(r"\\.", lambda one: _UNESCAPED[one[0]], value) for label, value in _LABEL.findall(inner or "")
-    }
+    pairs = _LABEL.findall(inner or "")
+    labels = {label: re.sub(r"\\.", lambda one: _UNESCAPED[one[0]], value) for label, value in pairs}
+    if len(labels) < len(pairs) or ",".join(f'{label}="{value}"' for label, value in pairs) != (inner or ""):
+        raise BadText("a sample's labels are not apart, or one is there twice")
     try:
         return Sample(name, labels, float(number))
     except ValueError:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
-from tlspool_keyd.pkcs11uri import Pkcs11Uri, parse_untrusted, quote
+from tlspool_keyd.pkcs11uri import PLACE_ATTRIBUTES, Pkcs11Uri, parse_untrusted, quote
 
 ALL = "pkcs11:"
 """Means every token."""
@@ -29,13 +29,15 @@ def uri_untrusted(text: str) -> str:
     """Return the lock that an operator means: a URI, or the label of a token, or nothing for all.
 
     Raises:
-        PoolError: KEY_URI_MALFORMED, or FIELD_MALFORMED: it names an object.
+        PoolError: KEY_URI_MALFORMED, or FIELD_MALFORMED: it names an object, or nothing that a token has.
     """
     if text and not text.startswith(ALL):
         text = f"{ALL}token={quote(text.encode('utf-8', 'replace'))}"
     uri = parse_untrusted(text or ALL)
     if uri.attributes.keys() & {"object", "id", "type"}:
         raise PoolError(Code.FIELD_MALFORMED, "a whole token is locked: leave object=, id= and type= out")
+    if uri.vendor or "?" in text:  # such as toke=x: left out, it would be every token
+        raise PoolError(Code.FIELD_MALFORMED, f"a token is named by {', '.join(PLACE_ATTRIBUTES)}; and {ALL} is all")
     return str(uri)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +61,7 @@ def main() -> None:
             # libFuzzer does the same under the same name, but not where a custom mutator is in the way.
             path = Path(f"{found}crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}")
             path.write_bytes(data)
+            traceback.print_exc()  # before the line that long.py waits for: it shows what was said until then
             print(f"Test unit written to {path}", file=sys.stderr, flush=True)
             raise
 

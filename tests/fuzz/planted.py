@@ -22,4 +22,13 @@ def _check(data: bytes) -> bool:
     return True
 
 
-TARGETS = (Target("planted", "Never three elements in each other.", _check, lambda: (b"\x30\4\4\2ab", b"\x31\0")),)
+TARGETS = (
+    Target(
+        "planted",
+        "Never three elements in each other.",
+        _check,
+        lambda: (b"\x30\4\4\2ab", b"\x31\0"),
+        (b"\x31\2", b"\xa3\0"),  # with these every seed of chance finds it in 10 000 inputs; without, some in a million
+        16,
+    ),
+)

@@ -21,7 +21,16 @@ another kind of test, ELSEWHERE has it.  Order: as long runs go through them, wh
 
 from __future__ import annotations
 
-from tests.fuzz import targets_admin, targets_broker, targets_online, targets_play, targets_tls, targets_wire
+from tests.fuzz import (
+    targets_admin,
+    targets_audit,
+    targets_broker,
+    targets_online,
+    targets_operate,
+    targets_play,
+    targets_tls,
+    targets_wire,
+)
 from tests.fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
@@ -30,6 +39,8 @@ TARGETS: tuple[Target, ...] = (
     *targets_wire.TARGETS,
     *targets_online.TARGETS,
     *targets_broker.TARGETS,
+    *targets_operate.TARGETS,
+    *targets_audit.TARGETS,
     *targets_admin.TARGETS,
 )
 BY_NAME = {target.name: target for target in TARGETS}

@@ -16,7 +16,7 @@ from tlspool_broker.validation import levels, revocation
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai
 from tlspool_keyd.shell import _uri_untrusted
-from tlspool_worker.master_shell import load_untrusted
+from tlspool_worker.master_shell import load_untrusted, title_untrusted
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "databases"
 
@@ -117,11 +117,13 @@ def _check_proc(data):
     assert unit == "" or (len(unit) < 260 and unit.isascii() and unit.isprintable() and "/" not in unit)
     assert unit.encode() in data
     assert len(command) <= 15 and command.isprintable()
+    title = title_untrusted(data)
+    assert title.isprintable() and len(title) < 256 and (not title or b": " in data)
     stat, _, statm = data.partition(b"\n")
     load = load_untrusted(stat, statm)
     assert load.keys() in (set(), {"cpu_s", "rss_kib"})
     json.dumps(load)
-    return bool(unit or load)
+    return bool(unit or load or title)
 
 
 # --- lines of workers -----------------------------------------------------------------------------------
@@ -237,12 +239,14 @@ TARGETS = (
     ),
     Target(
         "proc",
-        "A unit's name as it stands there, or none; a command of 15 printable characters; a child's load, or none.",
+        "A unit's name as it stands there, or none; a command of 15 printable characters; a title of some; a child's "
+        "load, or none.",
         _check_proc,
         lambda: (
             b"0::/system.slice/postfix.service\n",
             b"3:cpu:/x\n1:name=systemd:/user.slice/user-0.slice/_session.scope/a/b\n",
             b"smtpd\n",
+            b"tlspool-worker: 1000 postfix.service: 5 sessions\0\0\0",
             b"7 (a) \xff) b) S" + b" 1" * 40 + b"\n9 8 7 6 5 4 3",
         ),
         (b"0::/", b".service", b".scope", b"\n", b"/", b"_", b"name=systemd:"),
