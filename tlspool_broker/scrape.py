@@ -40,7 +40,7 @@ _OTHERS = ("worker", "keyd")
 
 _REQUEST = re.compile(rb"([A-Z]{1,16}) (\S{1,1024}) HTTP/1\.[01]")
 _ODD = re.compile(rb"^[ \t]|[\r\n]")
-"""In a header line: it goes on with the one before it, or others may read two, one of them a Host (RFC 9112 2.2, 5.2)."""
+"""In a header line: it goes on with the one before, or others read two of it, one perhaps Host (RFC 9112 2.2, 5.2)."""
 
 _TEXT = "text/plain; charset=utf-8"
 
