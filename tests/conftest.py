@@ -4,11 +4,18 @@ import gc
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tlspool_common.fd import open_fds
 
 pytest_plugins = ["tests.conformance.covered", "tests.report"]
+
+# How long an example takes says more about the machine than about the code.  With CI set, hypothesis has a profile of
+# its own, which does the same and draws the same examples every time.
+hypothesis.settings.register_profile("pool", deadline=None)
+if "CI" not in os.environ:
+    hypothesis.settings.load_profile("pool")
 
 
 def children():
