@@ -2,9 +2,10 @@
 
 1  read the whole configuration; with --check that is all
 2  log, process title, umask, as many descriptors as we may have
-3  lock the directories: one broker for a run_dir, one for a database environment
+3  start the process that does what cannot be done inside the sandbox (looker.py), while there is nothing it could keep;
+   lock the directories: one broker for a run_dir, one for a database environment
 4  open the databases, which recover if our predecessor crashed, the audit trail, and the port for who scrapes metrics
-5  enter the sandbox; what cannot be done inside is done by another process from now on (looker.py)
+5  enter the sandbox
 6  listen: for applications, for the other two daemons, for operators; at what systemd has passed, if it has
 7  say READY
 8  the loop, until SIGTERM or SIGINT
@@ -87,6 +88,8 @@ def _run(config: Settings, path: Path) -> int:
     start.make_run_dir(config.run_dir)
     directory_mode, _ = start.private_modes(config)
     with contextlib.ExitStack() as stack:
+        if config.sandbox != sandbox.OFF:
+            stack.enter_context(looker.started())
         stack.enter_context(start.lock(config.private_socket.parent, directory_mode))
         stack.enter_context(start.lock(config.dbenv_dir, 0o700))
         databases = Databases.from_settings(config, start.once(log))
@@ -94,8 +97,6 @@ def _run(config: Settings, path: Path) -> int:
         auditor = Auditor(config, "broker", log, time.time)  # noqa: TID251 - a record says when
         stack.callback(auditor.close)
         scraped = scrape.listen(config)
-        if config.sandbox != sandbox.OFF:
-            stack.enter_context(looker.started())
         sandbox.enter(sandbox_profiles.broker(config, path), config.sandbox, log)
         asyncio.run(
             _serve(config, path, databases, app_sockets, control_socket, scraped, most_fds, log, metrics, auditor)
