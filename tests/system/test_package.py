@@ -12,6 +12,8 @@ import re
 import pytest
 
 from tests import report
+from tests.fixtures.native import ROOT
+from tests.fixtures.page import commands
 from tests.fixtures.systemd_world import line_of
 from tests.system.conftest import CA, EPHEMERAL, SERVICES
 
@@ -256,6 +258,14 @@ while not over.is_set():
         knocks += 1
 print(knocks, flush=True)
 """
+
+
+@pytest.mark.parametrize("block", commands((ROOT / "docs/operations.md").read_text(), "sh host"))
+def test_commands_of_the_operations_page(host, block):
+    """Those that need systemd; tests/e2e/test_operations_page.py has the others."""
+    places = "CONF=/etc/tlspool.conf DB=/var/lib/tlspool/db BACKUP=/root/backup; mkdir -p $BACKUP\n"
+    host.run("bash", "-e", "-o", "pipefail", "-c", places + block)
+    host.await_ready()
 
 
 def test_nobody_is_refused_while_the_broker_restarts(host):
