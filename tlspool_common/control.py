@@ -312,9 +312,9 @@ class LineServer:
         if fd == self._listener.fileno():
             self._accept()
         elif (talk := self._clients.pop(fd, None)) is not None:
-            if self._go_on(talk):
-                self._clients[fd] = talk
-            else:
+            self._clients[fd] = talk  # now the last; and here meanwhile, so that a child which is forked closes it
+            if not self._go_on(talk):
+                self._clients.pop(fd, None)
                 talk.sock.close()
 
     def _accept(self) -> None:

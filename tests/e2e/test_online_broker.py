@@ -79,7 +79,10 @@ def test_the_first_session_of_all_does_not_pay_for_the_start_of_the_helper(tmp_p
         pki = Pki(tmp_path, web.url)
         web.answers[ROOT_LIST], web.answers[LIST] = pki.crl(by_root=True), pki.crl()
         pool = DevPool(tmp_path / "p")
-        pool.up("ec", ["log_level debug", "online_private yes", f"online_ports {web.port}", "validation_wait_s 3"])
+        pool.up(
+            "ec",
+            ["log_level debug", "online_private yes", f"online_ports {web.port}", "validation_wait_s 3", "sandbox off"],
+        )
         try:
             control = pool.run_dir / "broker.sock"
             assert ask(control, {"cmd": "status"})["helper"]["state"] == "absent"

@@ -270,3 +270,19 @@ def test_a_line_server_writes_long_answers_piece_by_piece_and_evicts(tmp_path, n
 def test_a_path_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(PoolError, match="cannot listen at"):
         control.bind(tmp_path / ("x" * 200), 0o600)
+
+
+def test_a_child_that_is_forked_while_a_command_is_carried_out_has_no_client(tmp_path):
+    """A daemon that forks closes its control socket in the child: the one whose command it was, too."""
+    here = []
+    server = control.LineServer(tmp_path / "s", lambda _request: {"clients": len(server.filenos()) - 1})
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+        client.sendall(b'{"cmd": "x"}\n')
+        while not here:
+            for fd in select.select(server.filenos(), [], [], 5)[0]:
+                server.ready(fd)
+            with contextlib.suppress(BlockingIOError):
+                here.append(json.loads(client.recv(100, socket.MSG_DONTWAIT)))
+    assert here[0]["clients"] == 1
+    server.close()

@@ -275,7 +275,19 @@ def test_a_real_disk_that_is_full(tmp_path):
         "verdict = trails.verify('broker', found['broker']); print(verdict.broken, verdict.records)\n"
     )
     script = 'mount -t tmpfs -o size=64k none "$1" && head -c 16384 /dev/zero > "$1/ballast" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "-m", "sh", "-c", script, "sh", str(place), sys.executable, code]
+    command = [
+        "unshare",
+        "-m",
+        "--propagation",
+        "unchanged",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(place),
+        sys.executable,
+        code,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lost, found = done.stdout.splitlines()
