@@ -255,7 +255,7 @@ def test_through_a_proxy(pool, postfix, tmp_path, scheme, kind):
     with kind() as proxy:
         for user, password, works in (("jane", secret, True), ("john", secret, False)):
             tunnel = Tunnel(
-                pool, "client", "--connect", f"localhost:{postfix.tls}", "--remoteid", "localhost",
+                pool, "client", "--connect", f"127.0.0.1:{postfix.tls}", "--remoteid", "localhost",
                 "--protocol", "smtp", "--via", f"{scheme}://{user}@127.0.0.1:{proxy.port}",
                 "--via-password-file", str(password),
             )  # fmt: skip
