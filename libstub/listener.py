@@ -115,12 +115,12 @@ class TlsListener(socket.socket):
         """
         background = self._running()
         while (sock := background.take()) is None:
+            if self._over:
+                raise OSError(errno.EBADF, "the listener is closed")
             if self._timeout_s == 0:
                 raise BlockingIOError(errno.EAGAIN, "no session is ready")
             if not select.select([background.ready], [], [], self._timeout_s)[0]:
                 raise TimeoutError("timed out")
-            if self._over:
-                raise OSError(errno.EBADF, "the listener is closed")
         sock.settimeout(socket.getdefaulttimeout())
         return sock, sock.getpeername()
 
@@ -186,10 +186,14 @@ class _Background:
         """Return what is ready, None if there is nothing; any thread may."""
         try:
             os.eventfd_read(self.ready.fileno())
-            sock = self._sessions.popleft()
-            self._loop.call_soon_threadsafe(self._places.release)
-        except (BlockingIOError, IndexError):
+        except BlockingIOError:
             return None
+        try:
+            sock = self._sessions.popleft()
+        except IndexError:
+            os.eventfd_write(self.ready.fileno(), 1)  # it was the word that this has ended, which is for all who wait
+            return None
+        self._loop.call_soon_threadsafe(self._places.release)
         return sock
 
     def stop(self) -> None:

@@ -40,6 +40,7 @@ def test_a_dead_worker(own_pool, echo_server):
     echo_once(own_pool, server)
     busy = connect(server.port)  # its handshake has not begun
     busy.sendall(b"\x16\x03\x01")
+    status_until(own_pool, lambda status: status["states"].get("expect_client_hello"))
     workers = ask(own_pool.run_dir / "worker.sock", {"cmd": "status"})["workers"]
     for worker in workers:
         os.kill(worker["pid"], signal.SIGKILL)

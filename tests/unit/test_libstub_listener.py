@@ -222,6 +222,16 @@ def test_the_end_wakes_who_waits(listen):
     assert outcome == [errno.EBADF]
 
 
+def test_the_end_is_for_all_who_wait(listen):
+    """Also for one that is about to wait, and looks whether there is something first."""
+    listener = listen()
+    background = listener._running()
+    listener.close()
+    for _ in range(2):
+        assert background.take() is None
+        assert select.select([background.ready], [], [], 0)[0]
+
+
 def test_the_end_in_the_middle_of_a_handshake(fake, listen, client):
     held = threading.Event()
     fake.on[Cmd.STARTTLS] = lambda _peer, asked: (asked.drop(), held.set())
