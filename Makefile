@@ -18,15 +18,12 @@ BIN := .venv/bin
 demo: need-demo venv
 	@$(BIN)/python examples/demo.py
 
-# It plays systemd's store and an upgrade at once, and is not stable yet on a busy machine.
-STORE := tests/e2e/test_life.py::test_workers_of_another_protocol_finish_their_sessions_by_themselves
-
 test: need-test .venv/.tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/system --deselect $(STORE)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/system
 
 # One world, in which one test follows the other.
 test-system: need-test need-deb .venv/.tests
-	$(BIN)/python -m pytest -q tests/system $(STORE)
+	$(BIN)/python -m pytest -q tests/system
 
 deb: need-deb
 	@scripts/deb

@@ -26,6 +26,7 @@ from tlspool_common import (  # noqa: E402
     settings,
 )
 from tlspool_common.codec import Bits, Items  # noqa: E402
+from tlspool_common.sandbox_landlock import Access  # noqa: E402
 from tlspool_common.sandbox_seccomp import Compare, Rule, Verdict  # noqa: E402
 
 _NOTE = "<!-- Made by docs/generate.py from {source}; do not edit. -->\n\n"
@@ -222,8 +223,8 @@ def policies_page() -> str:
     return "".join(out)
 
 
-def _access_words(access_bits: object) -> str:
-    return ", ".join(str(one.name).lower().replace("_", " ") for one in type(access_bits) if one in access_bits)  # type: ignore[attr-defined,operator]
+def _access_words(access: Access) -> str:
+    return ", ".join(str(one.name).lower().replace("_", " ") for one in access)
 
 
 def _calls(rules: list[Rule]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from tlspool_broker import policy
 from tlspool_broker.calls import HANDLERS, NEEDS_STARTTLS, Call, Desk
 from tlspool_broker.connections import Connection
-from tlspool_broker.events import AppFrame, AppGone, DropFd, Out, PassedFd
+from tlspool_broker.events import AppFrame, AppGone, DropFd, PassedFd
+from tlspool_broker.out import Out
 from tlspool_common.appwire import BadPayload, Cmd, Facility, Frame
 from tlspool_common.errors import Code, PoolError
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tlspool_broker import crypto, policy
-from tlspool_broker.events import Caller, Out, SendWorker
+from tlspool_broker.events import Caller, SendWorker
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.online import Online
+from tlspool_broker.out import Out
 from tlspool_broker.policy import Asks, Plan, Terms
 from tlspool_broker.session import Session
 from tlspool_broker.wanted import Records

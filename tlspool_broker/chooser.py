@@ -33,7 +33,8 @@ from tlspool_broker import choice, policy
 from tlspool_broker.access import Access
 from tlspool_broker.choice import Disclosure, Stored
 from tlspool_broker.connections import Connection, Connections
-from tlspool_broker.events import Arm, Caller, Clock, Disarm, Out, SessionId, Timer
+from tlspool_broker.events import Arm, Caller, Clock, Disarm, SessionId, Timer
+from tlspool_broker.out import Out
 from tlspool_broker.policy import Plan
 from tlspool_broker.session import Session
 from tlspool_broker.snapshot import Snapshots

@@ -20,7 +20,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tlspool_broker.events import Caller, ConnectionId, Out, SendApp, SessionId
+from tlspool_broker.events import Caller, ConnectionId, SendApp, SessionId
+from tlspool_broker.out import Out
 from tlspool_common.appwire import Cmd, ErrorReply, Frame
 from tlspool_common.errors import Code, app_text, com_err
 

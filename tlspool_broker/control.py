@@ -137,7 +137,7 @@ class Control:
             "access": self._core.access.rows(),
             "choosers": self._core.chooser.describe(),
             "limits": self._core.quotas.rows(),
-            "callers": self._core.quotas.callers(),
+            "quotas": self._core.quotas.callers(),
             "helper": self._core.online.describe(),
             "sessions": len(self._core.sessions),
             "draining": self._core.sessions.room.draining,

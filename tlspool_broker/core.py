@@ -43,7 +43,6 @@ from tlspool_broker.events import (
     KillAsked,
     MasterLost,
     MasterSaid,
-    Out,
     Reconfigured,
     SessionId,
     StopAsked,
@@ -57,6 +56,7 @@ from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.lasting import Lasting, in_memory
 from tlspool_broker.online import Online
+from tlspool_broker.out import Out
 from tlspool_broker.questions import Questions
 from tlspool_broker.quotas import Quotas
 from tlspool_broker.reauth import Reauth

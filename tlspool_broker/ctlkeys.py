@@ -20,7 +20,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from tlspool_broker.connections import Connection
-from tlspool_broker.events import ConnectionId, Out
+from tlspool_broker.events import ConnectionId
+from tlspool_broker.out import Out
 from tlspool_broker.session import Session, State
 from tlspool_common.appwire import Details
 from tlspool_common.errors import Code, PoolError

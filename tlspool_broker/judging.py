@@ -25,8 +25,9 @@ from dataclasses import replace
 
 from tlspool_broker.briefing import NEVER, parameters_of
 from tlspool_broker.credentials import Anchor
-from tlspool_broker.events import Out, SendWorker
+from tlspool_broker.events import SendWorker
 from tlspool_broker.online import Online
+from tlspool_broker.out import Out
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_broker.session import Happening, Session, State
 from tlspool_broker.validation import expression, facts, judgement, predicates, revocation

@@ -22,9 +22,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, get_type_hints
 
-from tlspool_broker.events import Caller, Out, SessionId
+from tlspool_broker.events import Caller, SendWorker, SessionId
+from tlspool_broker.out import Out
 from tlspool_broker.policy import Plan
 from tlspool_broker.session import Session, State
 from tlspool_broker.wanted import Records
@@ -34,7 +36,7 @@ from tlspool_common.appwire import CTLKEY_B, BadPayload, Starttls
 from tlspool_common.codec import HEADER, U16, U32, U64, BadFrame, decode_untrusted, encode
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import parse_untrusted
-from tlspool_common.messages import DonaiText, HandshakeDone, Names, RemoteAuthField, SideField
+from tlspool_common.messages import DonaiText, HandshakeDone, KeepRecord, Names, RemoteAuthField, SideField
 from tlspool_common.record import named_record
 
 _MARK = 0x4B50
@@ -143,15 +145,20 @@ def of(session: Session, worker: Worker, control: bytes) -> Kept:
 _LAYOUT = repr(get_type_hints(Kept, include_extras=True)).encode()
 
 
-def record_of(out: Out, key: bytes, session: Session, worker: Worker) -> bytes:
-    """Return the sealed record of a session; b"": there is something in it that does not fit, and it is not kept."""
+def keep(out: Out, key: bytes, session: Session) -> None:
+    """Have its worker keep what another broker must know of a session as it is now."""
+    worker = session.worker
+    if worker is None:
+        return
     try:
-        return seal(key, of(session, worker, session.control))
-    except BadFrame as bad:
+        record = seal(key, of(session, worker, session.control))
+    except BadFrame as bad:  # something in it does not fit: the session goes on, and no other broker will know of it
         out.note("error", "session.not_kept", session=session.session_id, detail=str(bad))
-        return b""
+        return
+    out(SendWorker(worker.number, KeepRecord(session_id=session.session_id, record=record)))
 
 
+@cache
 def key_id(key: bytes) -> bytes:
     """Return what records under this key begin with."""
     return hmac.digest(key, _LAYOUT, hashlib.sha256)[:_KEY_ID_B]

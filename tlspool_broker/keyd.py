@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from tlspool_broker.connections import Connection
 from tlspool_broker.credentials import Credential
-from tlspool_broker.events import AskKeyd, ClosePeer, HandOver, JoinKeyd, KeyTold, Out, PeerId, SessionId
+from tlspool_broker.events import AskKeyd, ClosePeer, HandOver, JoinKeyd, KeyTold, PeerId, SessionId
+from tlspool_broker.out import Out
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError

@@ -29,17 +29,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from tlspool_broker.events import (
-    Arm,
-    Clock,
-    Disarm,
-    HelperNumber,
-    Out,
-    SendHelper,
-    StartHelper,
-    StopHelper,
-    Timer,
-)
+from tlspool_broker.events import Arm, Clock, Disarm, HelperNumber, SendHelper, StartHelper, StopHelper, Timer
+from tlspool_broker.out import Out
 from tlspool_broker.validation import expression, predicates
 from tlspool_common.messages import (
     PROTOCOL,

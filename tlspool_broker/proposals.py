@@ -33,7 +33,8 @@ from dataclasses import replace
 from tlspool_broker import policy
 from tlspool_broker.access import Access
 from tlspool_broker.connections import Connections
-from tlspool_broker.events import DropFd, Out, PassedFd
+from tlspool_broker.events import DropFd, PassedFd
+from tlspool_broker.out import Out
 from tlspool_broker.session import Happening, Session, State
 from tlspool_common.appwire import BadPayload, Cmd, Frame, Starttls, text_untrusted
 from tlspool_common.errors import Code, PoolError

@@ -25,7 +25,8 @@ from typing import Protocol, TypeVar
 
 from tlspool_broker import policy
 from tlspool_broker.connections import Connection, Connections
-from tlspool_broker.events import Arm, Clock, Disarm, Out, SendWorker, SessionId, Timer, ToWorker, WorkerNumber
+from tlspool_broker.events import Arm, Clock, Disarm, SendWorker, SessionId, Timer, ToWorker, WorkerNumber
+from tlspool_broker.out import Out
 from tlspool_broker.session import Session
 from tlspool_broker.workers import Worker
 from tlspool_common.errors import Code, PoolError, code_of

@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tlspool_broker.access import covers
-from tlspool_broker.events import Caller, Out, SessionId
+from tlspool_broker.events import Caller, SessionId
+from tlspool_broker.out import Out
 from tlspool_broker.session import Session
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.quota import LimitRule

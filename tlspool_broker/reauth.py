@@ -19,9 +19,10 @@ from dataclasses import replace
 from tlspool_broker import policy
 from tlspool_broker.briefing import parameters_of, share_trust
 from tlspool_broker.connections import Connection
-from tlspool_broker.events import Out, SendWorker, SessionId
+from tlspool_broker.events import SendWorker, SessionId
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
+from tlspool_broker.out import Out
 from tlspool_broker.policy import Plan
 from tlspool_broker.questions import Questions
 from tlspool_broker.session import Session, State

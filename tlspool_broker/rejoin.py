@@ -20,8 +20,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tlspool_broker import kept
-from tlspool_broker.events import Arm, Clock, Disarm, FromWorker, Out, SendWorker, SessionId, Timer, WorkerNumber
+from tlspool_broker.events import Arm, Clock, Disarm, FromWorker, SendWorker, SessionId, Timer, WorkerNumber
 from tlspool_broker.lasting import Lasting
+from tlspool_broker.out import Out
 from tlspool_broker.sessions import Sessions
 from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.workers import Worker, Workers

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tlspool_broker.connections import Connection
-from tlspool_broker.events import Out, SessionId
+from tlspool_broker.events import SessionId
+from tlspool_broker.out import Out
 from tlspool_broker.quotas import Account, Quota, Quotas
 from tlspool_broker.session import Session, State
 from tlspool_common.errors import Code, PoolError

@@ -48,7 +48,8 @@ from enum import Enum, auto
 from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
-from tlspool_broker.events import Caller, DropFd, Note, Out, SessionId
+from tlspool_broker.events import Caller, DropFd, Note, SessionId
+from tlspool_broker.out import Out
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.wanted import Records

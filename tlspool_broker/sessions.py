@@ -14,12 +14,13 @@ from tlspool_broker.choice import Stored
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
 from tlspool_broker.ctlkeys import ControlKeys
-from tlspool_broker.events import Arm, Disarm, DropFd, OfSession, Out, PassedFd, SendWorker, SessionId
+from tlspool_broker.events import Arm, Disarm, DropFd, OfSession, PassedFd, SendWorker, SessionId
 from tlspool_broker.explain import Explain
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.lasting import Lasting
 from tlspool_broker.online import Online
+from tlspool_broker.out import Out
 from tlspool_broker.policy import Plan
 from tlspool_broker.proposals import Proposals
 from tlspool_broker.quotas import Quotas
@@ -36,7 +37,6 @@ from tlspool_common.messages import (
     EndSession,
     HandshakeDone,
     HandshakeFailed,
-    KeepRecord,
     PlainConnected,
     RemoteShown,
     SessionEnded,
@@ -379,9 +379,7 @@ class Sessions:
 
     def keep(self, session: Session) -> None:
         """Have its worker keep what another broker must know of a session as it is now."""
-        worker, key = session.worker, self._lasting.key("records")
-        if worker is not None and (record := kept.record_of(self._out, key, session, worker)):
-            self._out(SendWorker(worker.number, KeepRecord(session_id=session.session_id, record=record)))
+        kept.keep(self._out, self._lasting.key("records"), session)
 
     def resume(self, session: Session, worker: Worker) -> None:
         """Take a session of an earlier broker, which relays."""

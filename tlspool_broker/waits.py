@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from tlspool_broker.events import Arm, Clock, Disarm, Out, SessionId, Timer
+from tlspool_broker.events import Arm, Clock, Disarm, SessionId, Timer
+from tlspool_broker.out import Out
 from tlspool_broker.session import Session
 from tlspool_broker.turns import Turns
 from tlspool_broker.workers import Worker, Workers

@@ -34,7 +34,6 @@ from tlspool_broker.events import (
     CloseWorker,
     DropFd,
     KeepWorker,
-    Out,
     PeerId,
     SendMaster,
     SessionId,
@@ -42,6 +41,7 @@ from tlspool_broker.events import (
     WelcomeMaster,
     WorkerNumber,
 )
+from tlspool_broker.out import Out
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import PROTOCOL, MasterHello, RetireWorker, SpawnWorkers, WorkerBorn, WorkerGone
 from tlspool_common.settings import Settings

@@ -104,16 +104,21 @@ def _sockets(settings: Settings) -> Iterator[Remark]:
         yield Remark("error", "run_dir", str(settings.run_dir), text, f"chmod o-w {settings.run_dir}")
 
 
+def _directory(keyword: str, path: Path, made: str) -> os.stat_result | Remark:
+    """Look at a directory that a daemon makes where there is none."""
+    found = _stat(keyword, path)
+    if isinstance(found, Remark):
+        return Remark("note", keyword, str(path), "is not there yet", made) if found.level == "error" else found
+    if not stat.S_ISDIR(found.st_mode):
+        return Remark("error", keyword, str(path), "is no directory", "name another")
+    return found
+
+
 def _databases(settings: Settings) -> Iterator[Remark]:
     path = settings.dbenv_dir
-    found = _stat("dbenv_dir", path)
+    found = _directory("dbenv_dir", path, "the broker makes it at its start")
     if isinstance(found, Remark):
-        if found.level == "error":
-            yield Remark("note", "dbenv_dir", str(path), "is not there yet", "the broker makes it at its start")
-        else:
-            yield found
-    elif not stat.S_ISDIR(found.st_mode):
-        yield Remark("error", "dbenv_dir", str(path), "is no directory", "name another")
+        yield found
     elif found.st_uid != settings.broker_user:
         text = f"belongs to user {found.st_uid}, and the broker is {settings.broker_user}"
         yield Remark("error", "dbenv_dir", str(path), text, f"chown -R {settings.broker_user} {path}")
@@ -126,14 +131,9 @@ def _audit(settings: Settings) -> Iterator[Remark]:
     path = settings.audit_dir
     if path is None:
         return
-    found = _stat("audit_dir", path)
+    found = _directory("audit_dir", path, "a daemon that may makes it at its start")
     if isinstance(found, Remark):
-        if found.level == "error":
-            yield Remark("note", "audit_dir", str(path), "is not there yet", "a daemon that may makes it at its start")
-        else:
-            yield found
-    elif not stat.S_ISDIR(found.st_mode):
-        yield Remark("error", "audit_dir", str(path), "is no directory", "name another")
+        yield found
     elif found.st_mode & stat.S_IWOTH:
         text = "everybody can put files into it, and take some away"
         yield Remark("error", "audit_dir", str(path), text, f"chmod o-w {path}")

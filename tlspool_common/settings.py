@@ -1,12 +1,11 @@
-"""Settings: the reader of upstream's configuration syntax, and what a daemon keeps of a file.
+"""The reader of upstream's configuration syntax.
 
 A line is ``keyword`` + one space + value to the end of the line; ``#`` starts a comment line; blank lines
 count for nothing.  The file is read to its end and checked as a whole before anything acts on it, so that
 the order of lines matters only where an option may be repeated; and everything that is wrong is told at once.
 The table is in setting_table.py.
 
-A daemon has one object of Settings, which all its parts hold and ask at the time of use.  A new file is read into
-another one; only when all of it is right does the first ``adopt`` it.
+What a daemon keeps of it is in setting_values.py.
 """
 
 from __future__ import annotations
@@ -14,30 +13,26 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tlspool_common import setting_kinds as kinds
-from tlspool_common.access import AccessRule
 from tlspool_common.policies import DEFAULT, POLICIES, TLS12, TLS13
-from tlspool_common.quota import RULES, LimitRule
+from tlspool_common.quota import RULES
 from tlspool_common.setting_errors import Problem, SettingError
 from tlspool_common.setting_kinds import AppSocket, Pkcs11Module, Principal
 from tlspool_common.setting_table import (
     BY_NAME,
     DERIVED,
-    DERIVED_AT_START,
     OF_SOCKET,
     REPEATED,
-    SOURCES,
     TABLE,
     UNUSED,
     Option,
     Part,
 )
+from tlspool_common.setting_values import Settings, attribute_of
 
 __all__ = ["TABLE", "AppSocket", "Option", "Part", "Pkcs11Module", "Principal", "Problem", "SettingError", "Settings"]
 
@@ -49,216 +44,6 @@ _LINE_B = 4096
 """Longest line.  Upstream stops at 512; cipher lists are longer than that."""
 
 _FILE_B = 1024 * 1024
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Settings:
-    """A configuration, or one daemon's part of it; attributes bear the names of TABLE.
-
-    What belongs to others only is not there: to ask for it is a bug, and raises AttributeError.
-
-    Attributes:
-        signature_wait_s: how long keyd may take for a signature; longer where somebody may have to be asked for a PIN.
-        origins: the line of each keyword that the file has, the last one of several.
-    """
-
-    run_dir: Path
-    socket_name: Path
-    socket_mode: int
-    socket_user: int | None
-    socket_group: int | None
-    dbenv_dir: Path
-    db_localid: str
-    db_disclose: str
-    db_trust: str
-    history_keep: int
-    pkcs11_pin_file: Path | None
-    pkcs11_pin_secret: str | None = field(repr=False)
-    pkcs11_sessions: int
-    pkcs11_timeout_s: float
-    pkcs11_network: bool
-    pkcs11_directory: tuple[Path, ...]
-    pin_services: tuple[Principal, ...]
-    pin_wait_s: float
-    pin_tries: int
-    choice_services: tuple[Principal, ...]
-    sandbox: str
-    broker_user: int
-    worker_user: int
-    keyd_user: int
-    workers: int
-    isolation: str
-    workers_per_application: int
-    relay: str
-    tls_policy: str
-    tls_min_version: str
-    tls_max_version: str
-    tls_groups: str
-    tls_ciphers12: str
-    tls_ciphersuites13: str
-    tls_sigalgs: str
-    quantum_proof_encryption: bool
-    quantum_proof_handshake: bool
-    quantum_proof_authentication: bool
-    validation: str
-    validation_wait_s: float
-    default_localid: str
-    unknown_sni: str
-    crl_file: tuple[Path, ...]
-    online: bool
-    online_private: bool
-    online_ports: tuple[int, ...]
-    handshake_timeout_s: float
-    daemon_wait_s: float
-    peer_listen_s: float
-    callback_timeout_s: float
-    handshake_threads: int
-    max_sessions: int
-    max_sessions_per_caller: int
-    max_handshakes: int
-    max_handshakes_per_caller: int
-    handshake_rate_per_caller: int
-    handshake_burst_per_caller: int
-    request_rate_per_caller: int
-    max_connections_per_caller: int
-    max_requests_per_connection: int
-    allow_facilities: tuple[str, ...]
-    deny_facilities: tuple[str, ...]
-    session_end: str
-    reattach: str
-    sni_rule: str
-    audit_dir: Path | None
-    audit_required: bool
-    metrics_listen: tuple[str, int] | None
-    log_level: str
-    pkcs11: tuple[Pkcs11Module, ...]
-    sockets: tuple[AppSocket, ...]
-    access: tuple[AccessRule, ...]
-    quotas: tuple[LimitRule, ...]
-    signature_wait_s: float
-    part: Part | None
-    origins: dict[str, int]
-    warnings: tuple[str, ...]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Settings) and self._values() == other._values()
-
-    __hash__ = None  # type: ignore[assignment] # it changes: adopt
-
-    def _values(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name not in ("part", "origins", "warnings")}
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> object:
-            raise AttributeError(f"{name} is no setting of {self.part.program if self.part else 'the pool'}")
-
-    @property
-    def given(self) -> frozenset[str]:
-        """Names of the settings that the file has."""
-        return frozenset(self.origins)
-
-    @property
-    def broker_uid(self) -> int:
-        """User id expected of the broker (SO_PEERCRED)."""
-        return self.broker_user
-
-    @property
-    def worker_uid(self) -> int:
-        """User id expected of the worker master."""
-        return self.worker_user
-
-    @property
-    def keyd_uid(self) -> int:
-        """User id expected of the key daemon."""
-        return self.keyd_user
-
-    def serves_pins(self, uid: int, gids: Iterable[int]) -> bool:
-        """Whether programs of a user, who is in these groups, may ask people for the PIN."""
-        return uid in (0, self.keyd_user) or any(one.covers(uid, gids) for one in self.pin_services)
-
-    def chooses_for_others(self, uid: int, gids: Iterable[int]) -> bool:
-        """Whether programs of a user, who is in these groups, may choose identities for other users."""
-        return any(one.covers(uid, gids) for one in self.choice_services)
-
-    @property
-    def pin_socket(self) -> Path:
-        """Where keyd listens for programs that ask people for the PIN."""
-        return self.run_dir / "pin.sock"
-
-    @property
-    def private_socket(self) -> Path:
-        """Where the broker listens for the other two daemons."""
-        return self.run_dir / "private" / "broker.sock"
-
-    # --- another file -----------------------------------------------------------------------------------
-
-    def changes(self, newer: Settings) -> tuple[list[str], list[str]]:
-        """Return the keywords that another file changes at once, and those that it changes after a restart only."""
-        at_once, at_start = self._differing(newer)
-        return [*dict.fromkeys(map(_keyword, at_once))], [*dict.fromkeys(map(_keyword, at_start))]
-
-    def adopt(self, newer: Settings) -> None:
-        """Take over what another file changes at once; all that hold this object see it from now on."""
-        at_once, _ = self._differing(newer)
-        values = {name: vars(newer)[name] for name in at_once}
-        vars(self).update(values, origins=newer.origins, warnings=newer.warnings)
-
-    def _differing(self, newer: Settings) -> tuple[list[str], list[str]]:
-        at_once: list[str] = []
-        at_start: list[str] = []
-        mine = self._values()
-        for name, value in newer._values().items():
-            if mine[name] != value:
-                (at_start if _waits(name, self.part) else at_once).append(name)
-        return at_once, at_start
-
-    # --- what an operator sees --------------------------------------------------------------------------
-
-    def rows(self) -> list[dict[str, object]]:
-        """Return every setting in force with where it comes from; secrets are not shown."""
-        rows = [
-            self._row(option.name, shown, restart=option.at_start(self.part))
-            for option in TABLE
-            if option.needed_by(self.part) and option.name not in OF_SOCKET and option.name != "socket_name"
-            for shown in option.shown(vars(self)[_attribute(option)])
-        ]
-        if "sockets" in vars(self):
-            for socket in self.sockets:
-                rows.append(self._row("socket_mode", f"{socket.mode:04o}", restart=True))
-                for name, number in (("socket_user", socket.uid), ("socket_group", socket.gid)):
-                    if number != -1:
-                        rows.append(self._row(name, str(number), restart=True))
-                rows.append(self._row("socket_name", str(socket.path), restart=True))
-        for module in vars(self).get("pkcs11", ()):
-            rows.append(self._row("pkcs11_path", module.path, restart=True))
-            # Behind the question mark there may be a PIN (RFC 7512 section 2.4).
-            rows.append(self._row("pkcs11_token", module.token_uri.partition("?")[0], restart=True))
-        for attribute in ("access", "quotas"):
-            for rule in vars(self).get(attribute, ()):
-                rows.append(self._row(SOURCES[attribute], f"{rule.name} {rule}", restart=False))
-        return rows
-
-    def _row(self, name: str, value: str, *, restart: bool) -> dict[str, object]:
-        return {"name": name, "value": value, "line": self.origins.get(name, 0), "restart": restart}
-
-
-def _attribute(option: Option) -> str:
-    return f"{option.name}_secret" if option.secret else option.name
-
-
-def _keyword(attribute: str) -> str:
-    return SOURCES.get(attribute, attribute.removesuffix("_secret"))
-
-
-def _waits(attribute: str, part: Part | None) -> bool:
-    """Whether a daemon takes a new value of it only when it starts."""
-    if attribute in DERIVED_AT_START:
-        return part is not None and part.value in DERIVED_AT_START[attribute]
-    return BY_NAME[_keyword(attribute)].at_start(part)
-
-
-# --- reading ----------------------------------------------------------------------------------------
 
 
 _LIKENESSES = 20
@@ -398,7 +183,7 @@ class _Reader:
 
     def settings(self, part: Part | None) -> Settings:
         """Return what a daemon keeps."""
-        values = {_attribute(option): self.values[option.name] for option in TABLE}
+        values = {attribute_of(option): self.values[option.name] for option in TABLE}
         asked = values["pkcs11_pin_file"] is None and values["pkcs11_pin_secret"] is None
         made = Settings(
             **values,
@@ -411,7 +196,7 @@ class _Reader:
             origins=dict(self.origins),
             warnings=tuple(self.warnings),
         )
-        kept = {_attribute(option) for option in TABLE if option.needed_by(part)}
+        kept = {attribute_of(option) for option in TABLE if option.needed_by(part)}
         kept |= {name for name, parts in DERIVED.items() if part is None or part.value in parts}
         for name in set(values) | set(DERIVED):
             if name not in kept:

@@ -89,6 +89,16 @@ class Session:
             handshaking.start.side is Side.CLIENT and handshaking.first
         )
 
+    def move(self, state: State) -> None:
+        """Go to a state.
+
+        Raises:
+            AssertionError: TABLE has no such way.
+        """
+        if state not in TABLE[self.state]:
+            raise AssertionError(f"session {self.session_id}: {self.state.name} -> {state.name}")
+        self.state = state
+
     @property
     def nothing_sent(self) -> bool:
         """Whether a server has sent nothing at all."""

@@ -22,7 +22,7 @@
 * A broker that goes away takes along what is being set up.  What relays needs nobody, and goes on.  If another one
   may come (BrokerAway), it is told of that (telling.py); a closed channel says that none will.
 
-Rule: every change of ``state`` goes through ``_move``, which holds it against TABLE.
+Rule: every change of ``state`` goes through ``Session.move``, which holds it against TABLE.
 """
 
 from __future__ import annotations
@@ -81,14 +81,11 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import CREDENTIALS, TABLE, Handshaking, Session, State, alert_record, under
+from tlspool_worker.session import CREDENTIALS, Handshaking, Session, State, alert_record, under
 from tlspool_worker.symmetry import IsServer, Symmetry
-from tlspool_worker.telling import Telling, end_of
+from tlspool_worker.telling import UNSAID_MS, Telling, end_of
 from tlspool_worker.tls import Step
 from tlspool_worker.trust import Trust
-
-UNSAID_MS = 60_000
-"""How long an idle worker waits for a broker that it can tell how its sessions have ended."""
 
 _NO_SESSION = 0
 
@@ -209,7 +206,7 @@ class Sessions:
         if isinstance(message, Verdict):
             if session.state is not State.EXPECT_VERDICT:
                 raise BrokenBroker(f"a verdict for session {session.session_id} in {session.state.name}")
-            self._move(session, State.EXPECT_STEP)
+            session.move(State.EXPECT_STEP)
             self._out(Judge(message))
             return
         handshaking = session.handshaking
@@ -233,7 +230,7 @@ class Sessions:
             return
         handshaking.start = start
         if handshaking.symmetry is not None:
-            self._move(session, State.EXPECT_ROLE)
+            session.move(State.EXPECT_ROLE)
             self._out(Listen(session.session_id))
             self._out(Wait(session.session_id, handshaking.start.listen_ms))
         else:
@@ -243,7 +240,7 @@ class Sessions:
         data = bytes(handshaking.hello.raw) if handshaking.hello else handshaking.data
         handshaking.hello, handshaking.data = None, b""
         credentials, handshaking.credentials = tuple(handshaking.credentials), []
-        self._move(session, State.EXPECT_STEP)
+        session.move(State.EXPECT_STEP)
         self._out(Begin(handshaking.start, credentials, handshaking.trust, data))
 
     def _ask(self, message: AskExport | AskFact | AskRemote) -> None:
@@ -269,7 +266,7 @@ class Sessions:
         if session is None:
             fd.close()
             return
-        self._move(session, State.RELAYING)
+        session.move(State.RELAYING)
         self._out(Attach(session.session_id, fd))
 
     def _end(self, session: Session, alert: int) -> None:
@@ -277,10 +274,7 @@ class Sessions:
         if session.state in (State.EXPECT_PLAINTEXT, State.RELAYING):
             self._out(EndRelay(session.session_id))
             return
-        record = b""
-        if alert != NO_ALERT and session.is_unencrypted:
-            record = alert_record(alert)
-        self._over(session, record)
+        self._over(session, alert_record(alert) if alert != NO_ALERT and session.is_unencrypted else b"")
         self._say_ended(session.session_id, EndReason.ORDERED, 0, 0, "")
 
     def waited(self, session_id: int) -> None:
@@ -301,7 +295,7 @@ class Sessions:
             handshaking.start = replace(handshaking.start, side=Side.SERVER, peer=False)
             handshaking.symmetry, handshaking.credentials, handshaking.data = None, [], verdict.data
             hello = verdict.hello
-            self._move(session, State.EXPECT_PROCEED)
+            session.move(State.EXPECT_PROCEED)
             self._out(Say(ClientHelloSeen(session_id=session.session_id, sni=hello.sni, alpn=hello.alpn)))
             return
         handshaking.symmetry = symmetry if verdict is None else None
@@ -324,7 +318,7 @@ class Sessions:
                 if hello is None:
                     self._out(Listen(session_id))
                 else:
-                    self._move(session, State.EXPECT_PROCEED)
+                    session.move(State.EXPECT_PROCEED)
                     self._out(Say(ClientHelloSeen(session_id=session_id, sni=hello.sni, alpn=hello.alpn)))
             elif session.state in (State.EXPECT_ROLE, State.EXPECT_REMOTE) and handshaking.symmetry is not None:
                 self._peer_heard(session, handshaking, handshaking.symmetry, data)
@@ -343,7 +337,7 @@ class Sessions:
         if handshaking.first and handshaking.start.side is Side.CLIENT:
             refuse_plaintext_untrusted(data[:16])
         handshaking.first = False
-        self._move(session, State.EXPECT_STEP)
+        session.move(State.EXPECT_STEP)
         self._out(GoOn(session.session_id, data))
 
     def cipher_ended(self, session_id: int, reset: str = "") -> None:
@@ -356,14 +350,14 @@ class Sessions:
         """A thread has the remote's credential before it, and waits.  The session may be over by now."""
         session = self._sessions.get(shown.session_id)
         if session is not None and session.state is State.EXPECT_STEP:
-            self._move(session, State.EXPECT_VERDICT)
+            session.move(State.EXPECT_VERDICT)
             self._out(Say(shown))
 
     def remote_told(self, session_id: int) -> None:
         """A thread has said to the broker what the remote shows, and waits.  The session may be over by now."""
         session = self._sessions.get(session_id)
         if session is not None and session.state is State.EXPECT_STEP:
-            self._move(session, State.EXPECT_VERDICT)
+            session.move(State.EXPECT_VERDICT)
 
     def stepped(self, session_id: int, step: Step) -> None:
         """A step of a handshake is done.  The session may be over by now."""
@@ -384,14 +378,14 @@ class Sessions:
             if session.handshaking and session.handshaking.symmetry:
                 session.handshaking.symmetry.spoke(step.output)
         if step.facts is None:
-            self._move(session, State.EXPECT_REMOTE)
+            session.move(State.EXPECT_REMOTE)
             if session.handshaking and session.handshaking.data:
                 kept, session.handshaking.data = session.handshaking.data, b""
                 self.cipher_came(session_id, kept)
             else:
                 self._out(Listen(session_id))
             return
-        self._move(session, State.EXPECT_PLAINTEXT)
+        session.move(State.EXPECT_PLAINTEXT)
         session.handshaking = None
         self._out(Say(step.facts))
         self._out(OpenRelay(session_id))
@@ -419,7 +413,7 @@ class Sessions:
         """A relay is over, before or after it had its plaintext end."""
         session = self._sessions.pop(session_id)
         did_relay = session.state is State.RELAYING
-        self._move(session, State.OVER)
+        session.move(State.OVER)
         self._asked.pop(session_id, None)
         if did_relay and self._may_come:
             self._telling.ended(end_of(session_id, reason, from_remote_b, to_remote_b, detail))
@@ -494,7 +488,7 @@ class Sessions:
 
     def _over(self, session: Session, record: bytes) -> None:
         """Forget a session that does not relay, with a last word to its remote."""
-        self._move(session, State.OVER)
+        session.move(State.OVER)
         del self._sessions[session.session_id]
         if record:
             self._out(SendCipher(session.session_id, record))
@@ -503,9 +497,3 @@ class Sessions:
     def _say_ended(self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> None:
         if self._has_broker:
             self._out(Say(end_of(session_id, reason, from_remote_b, to_remote_b, detail)))
-
-    @staticmethod
-    def _move(session: Session, state: State) -> None:
-        if state not in TABLE[session.state]:
-            raise AssertionError(f"session {session.session_id}: {session.state.name} -> {state.name}")
-        session.state = state

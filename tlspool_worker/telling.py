@@ -14,6 +14,9 @@ import heapq
 from tlspool_common.messages import EndReason, Message, SessionEnded, SessionHere, SessionsTold, TellSessions, prose
 from tlspool_worker.effects import Out, Say
 
+UNSAID_MS = 60_000
+"""How long an idle worker waits for a broker that it can tell how its sessions have ended."""
+
 PORTION = 256
 """Sessions told at a time: with the longest records half of what a channel may queue (limits.CHANNEL_QUEUE_B)."""
 

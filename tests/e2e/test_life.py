@@ -83,9 +83,13 @@ def test_a_broker_that_is_killed_drops_nothing(live):
 
 def test_the_end_of_a_session_is_logged_with_its_bytes(live):
     pool, _server, echoes = live
-    start = len(log_of(pool, "broker"))
-    numbers = sorted(sessions_of(pool))
+    start, away = len(log_of(pool, "broker")), len(log_of(pool, "worker"))
+    before = sessions_of(pool)
+    numbers = sorted(before)
     kill(pool, "broker")
+    for pid in {row["worker"] for row in before.values()}:
+        # What a worker says before it hears of that is of a session that the next broker has never met.
+        await_log(pool, "worker", rf"event=broker\.away worker={pid} ", away)
     echoes.check()
     echoes.clients[0].unwrap()
     echoes.clients[0].close()

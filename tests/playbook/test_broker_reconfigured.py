@@ -7,7 +7,6 @@ from tlspool_broker.events import (
     Began,
     Clock,
     Disarm,
-    Out,
     Reconfigured,
     SendHelper,
     SendMaster,
@@ -17,6 +16,7 @@ from tlspool_broker.events import (
     TimerFired,
 )
 from tlspool_broker.online import PAUSE_MS, Online
+from tlspool_broker.out import Out
 from tlspool_common.messages import PROTOCOL, AskRevocation, Finding, OnlineHello, RevocationTold, SpawnWorkers
 from tlspool_common.settings import Part, parse_untrusted
 

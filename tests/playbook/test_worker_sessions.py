@@ -647,4 +647,4 @@ def test_every_state_can_be_reached_and_left():
 def test_a_way_that_is_not_in_the_table_is_a_bug(play):
     number = play.relaying()
     with pytest.raises(AssertionError):
-        play.core._move(play.core._sessions[number], State.EXPECT_REMOTE)
+        play.core._sessions[number].move(State.EXPECT_REMOTE)

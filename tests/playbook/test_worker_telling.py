@@ -18,8 +18,8 @@ from tlspool_common.messages import (
 from tlspool_worker.effects import Answer, Drop, EndRelay, Finish, ForgetQuestions, Note, Say, Wait
 from tlspool_worker.exits import Exit
 from tlspool_worker.session import State
-from tlspool_worker.sessions import UNSAID_MS, BrokenBroker
-from tlspool_worker.telling import PORTION, UNSAID, Telling
+from tlspool_worker.sessions import BrokenBroker
+from tlspool_worker.telling import PORTION, UNSAID, UNSAID_MS, Telling
 
 SETTING_UP = [state for state in State if state not in (State.RELAYING, State.OVER)]
 

@@ -223,7 +223,7 @@ def soak(directory: Path, **options: object) -> Soak:
     """Run it in a directory; return what there is to know."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
-    made = Soak(directory, **options)  # type: ignore[arg-type]
+    made = Soak(directory, **options)
     made.run()
     made._judge()
     return made

@@ -99,14 +99,24 @@ def exchange(sock: socket.socket, data: bytes) -> None:
     for at in range(0, len(data), CHUNK_B):
         chunk = data[at : at + CHUNK_B]
         sock.sendall(chunk)
-        got = b""
-        while len(got) < len(chunk):
-            more = sock.recv(len(chunk) - len(got))
-            if not more:
-                raise Broken("relay", f"the end after {at + len(got)} of {len(data)} bytes")
-            got += more
-        if got != chunk:
-            raise Wrong(f"byte {at} and behind it")
+        expect(sock, chunk, f"from byte {at} of {len(data)}")
+
+
+def expect(sock: socket.socket, wanted: bytes, where: str = "") -> None:
+    """Receive, and compare.
+
+    Raises:
+        Wrong, Broken: another byte, or the end.
+    """
+    got = b""
+    while len(got) < len(wanted):
+        more = sock.recv(len(wanted) - len(got))
+        if not more:
+            raise Broken("relay", f"the end after {len(got)} of {len(wanted)} bytes {where}")
+        got += more
+    if got != wanted:
+        first = next(place for place, (one, other) in enumerate(zip(got, wanted, strict=True)) if one != other)
+        raise Wrong(f"byte {first} is not what was sent, {where}")
 
 
 class Aside:
@@ -389,7 +399,7 @@ def openssl_server(app: App, chance: random.Random, told: Told) -> None:
         for _ in range(3):
             line = chance.randbytes(40).hex()
             one.sock.sendall(line.encode() + b"\n")
-            _expect(one.sock, line[::-1].encode() + b"\n")
+            expect(one.sock, line[::-1].encode() + b"\n")
 
 
 def gnutls_server(app: App, chance: random.Random, told: Told) -> None:
@@ -400,18 +410,7 @@ def gnutls_server(app: App, chance: random.Random, told: Told) -> None:
         one.sock.settimeout(PATIENCE_S)
         line = chance.randbytes(40).hex().encode() + b"\n"
         one.sock.sendall(line)
-        _expect(one.sock, line)
-
-
-def _expect(sock: socket.socket, wanted: bytes) -> None:
-    got = b""
-    while len(got) < len(wanted):
-        more = sock.recv(len(wanted) - len(got))
-        if not more:
-            raise Broken("relay", f"the end after {got!r}")
-        got += more
-    if got != wanted:
-        raise Wrong(f"{got!r} instead of {wanted!r}")
+        expect(one.sock, line)
 
 
 def openssl_client(app: App, chance: random.Random, told: Told) -> None:

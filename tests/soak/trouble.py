@@ -61,7 +61,7 @@ class Trouble:
         self._editor = threading.Thread(target=self._edit, daemon=True)
 
     @contextlib.contextmanager
-    def _doing(self, what: str, pid: int = 0):  # type: ignore[no-untyped-def]
+    def _doing(self, what: str, pid: int = 0):
         one = Disturbance(what, time.monotonic(), pid=pid)
         self.record.append(one)
         self.done[what] += 1
@@ -192,7 +192,7 @@ def _peer(app: App, told: list[Told], over: threading.Event) -> None:
         one = Told(-1, "slow peer", time.monotonic(), 0.0, 0.0)
         data = chance.randbytes(200_000)
 
-        def read(tls, data=data) -> None:  # type: ignore[no-untyped-def]
+        def read(tls, data=data) -> None:
             for at in range(0, len(data), 4096):
                 tls.sendall(data[at : at + 4096])
             got = b""

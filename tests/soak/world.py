@@ -72,8 +72,8 @@ class Application:
     def say(self, line: str) -> None:
         """Tell it something, if it is there."""
         with suppress(OSError, ValueError):
-            self._process.stdin.write(line + "\n")  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
@@ -83,7 +83,7 @@ class Application:
     def close(self, seconds: float) -> bool:
         """Let it end; return whether it did by itself."""
         with suppress(OSError, ValueError):
-            self._process.stdin.close()  # type: ignore[union-attr]
+            self._process.stdin.close()
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.fixtures.loops import Lines, on_loop, until
 from tlspool_broker import applications, caller, door
-from tlspool_broker.events import AppConnected, AppFrame, AppGone, AppTurnedAway, Caller, Out
+from tlspool_broker.events import AppConnected, AppFrame, AppGone, AppTurnedAway, Caller
+from tlspool_broker.out import Out
 from tlspool_broker.quotas import Quotas
 from tlspool_common import peer
 from tlspool_common.appwire import FRAME_B, Cmd, ErrorReply, Frame, frame_untrusted

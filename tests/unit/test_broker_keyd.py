@@ -5,8 +5,9 @@ import itertools
 import pytest
 
 from tests.playbook.broker import credential
-from tlspool_broker.events import AskKeyd, ClosePeer, KeyTold, Out, PeerId, WorkerNumber
+from tlspool_broker.events import AskKeyd, ClosePeer, KeyTold, PeerId, WorkerNumber
 from tlspool_broker.keyd import Keyd
+from tlspool_broker.out import Out
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common import grants, limits
 from tlspool_common.errors import Code, PoolError

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlspool_broker.events import Caller, Out
+from tlspool_broker.events import Caller
+from tlspool_broker.out import Out
 from tlspool_broker.quotas import Bucket, Quotas
 from tlspool_common.errors import Code
 from tlspool_common.settings import parse_untrusted

@@ -4,7 +4,8 @@ import pytest
 
 from tests.playbook.broker import World
 from tlspool_broker.connections import Connection
-from tlspool_broker.events import Caller, Out
+from tlspool_broker.events import Caller
+from tlspool_broker.out import Out
 from tlspool_broker.quotas import Quotas
 from tlspool_broker.room import SILENT_MS, STALLED_MS, Room
 from tlspool_broker.session import State

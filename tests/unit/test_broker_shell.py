@@ -23,7 +23,6 @@ from tlspool_broker.events import (
     HelperNumber,
     HelperSaid,
     Note,
-    Out,
     SendApp,
     SendHelper,
     StartHelper,
@@ -34,6 +33,7 @@ from tlspool_broker.events import (
     WorkerNumber,
     WorkerSaid,
 )
+from tlspool_broker.out import Out
 from tlspool_broker.quotas import Quotas
 from tlspool_broker.shell import Shell
 from tlspool_common.appwire import Frame
