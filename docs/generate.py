@@ -20,6 +20,8 @@ from tlspool_common import (  # noqa: E402
     metric_table,
     policies,
     quota,
+    radius_rules,
+    radius_table,
     sandbox_calls,
     sandbox_profiles,
     setting_table,
@@ -82,6 +84,7 @@ def errors_page() -> str:
         5: "Key trouble",
         6: "Unavailable",
         7: "Misconfigured",
+        8: "RADIUS and accounting",
         9: "Internal",
     }
     out = [
@@ -152,6 +155,10 @@ def configuration_page() -> str:
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
+    out.append(
+        f"\n## RADIUS rules\n\n{(radius_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n"
+        "\nAttributes and words are listed in [RADIUS attributes](radius-attributes.md).\n"
+    )
     out.append(
         "\n## Keywords of earlier pools\n\nThese are read, and checked, and have no effect; a warning says what to use "
         "instead.\n\n| keyword | value | instead |\n|---|---|---|\n"
@@ -394,7 +401,31 @@ def operations_page() -> str:
     return "".join([before, _REFUSALS[0], *rows, _REFUSALS[1], behind])
 
 
+def radius_page() -> str:
+    """The attributes, and what rules may write of them."""
+    uses = ((radius_table.Use.REQUEST, "rule"), (radius_table.Use.REPLY, "answer"))
+    uses += ((radius_table.Use.ACCOUNT, "accounting"), (radius_table.Use.DYNAMIC, "dynamic"))
+    out = [
+        _NOTE.format(source="tlspool_common/radius_table.py and radius_rules.py"),
+        "# RADIUS attributes\n\nWhere an attribute is used: *rule* in questions, and set by `radius` rules; *answer* "
+        "read in what a server says; *accounting* in accounting records; *dynamic* in requests of RFC 5176.\n\n"
+        "| attribute | number | kind | where | what it holds |\n|---|--:|---|---|---|\n",
+    ]
+    for one in radius_table.TABLE:
+        number = f"{one.vendor}:{one.number}" if one.vendor else str(one.number)
+        words = ", ".join(word for word, _ in one.values)
+        where = ", ".join(word for use, word in uses if one.use & use)
+        doc = "; ".join(part for part in (one.doc, words) if part)
+        out.append(f"| {one.name} | {number} | {one.kind} | {where} | {doc} |\n")
+    out.append("\n## What is sent unless a rule says otherwise\n\n| attribute | template |\n|---|---|\n")
+    out += [f"| {name} | `{template}` |\n" for name, template in radius_rules.DEFAULTS]
+    out.append("\n## Words of templates\n\n| word | stands for |\n|---|---|\n")
+    out += [f"| `{{{word}}}` | {doc} |\n" for word, doc in radius_rules.WORDS.items()]
+    return "".join(out)
+
+
 PAGES = {
+    "radius-attributes.md": radius_page,
     "permissions.md": permissions_page,
     "events.md": events_page,
     "metrics.md": metrics_page,

@@ -52,6 +52,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from libstub.errors import (
+    AccessRejected,
     HandshakeFailed,
     KeyTrouble,
     Misuse,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SOCKET",
     "NO_TIMEOUT",
+    "AccessRejected",
     "HandshakeFailed",
     "KeyTrouble",
     "Misuse",

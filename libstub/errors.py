@@ -11,6 +11,7 @@
     +-- KeyTrouble           our own key or its token                                5xx
     +-- PoolUnavailable      no pool there, or it is not able                        6xx
     +-- PoolMisconfigured    its operator must act                                   7xx
+    +-- AccessRejected       a RADIUS server refuses it                             801  (a kind of Refused)
     +-- PoolInternal         a bug of the pool, or an error nobody knows             9xx
     +-- ProtocolError        what came over the socket is not protocol V2
 
@@ -75,6 +76,10 @@ class Refused(PoolError):
     """Policy or a quota of the pool forbids it."""
 
 
+class AccessRejected(Refused):
+    """A RADIUS server refuses the remote, or whom the program asks about; what it says for people is in the text."""
+
+
 class HandshakeFailed(PoolError):
     """The handshake with the remote failed."""
 
@@ -115,6 +120,7 @@ _BY_HUNDRED: dict[int, type[PoolError]] = {
     5: KeyTrouble,
     6: PoolUnavailable,
     7: PoolMisconfigured,
+    8: PoolUnavailable,
     9: PoolInternal,
 }
 
@@ -156,6 +162,16 @@ _UNAVAILABLE = frozenset(
         table.Code.REAUTH_INSECURE,
     }
 )
+_OF_RADIUS: dict[int, type[PoolError]] = {
+    table.Code.RADIUS_REJECTED: AccessRejected,
+    table.Code.RADIUS_ANONYMOUS: RemoteUnverified,
+    table.Code.RADIUS_UNUSED: NotAvailable,
+    table.Code.ACCOUNT_FOREIGN: Refused,
+    table.Code.ACCOUNT_UNKNOWN: Misuse,
+    table.Code.ACCOUNT_EXISTS: Misuse,
+}
+"""The others of that hundred may go away by themselves."""
+
 _CONTROL_COM_ERR = frozenset(
     {ComErr.CTLKEY_NOT_FOUND, ComErr.CTLKEY_NOT_YOURS, ComErr.CTLKEY_DETACHED, ComErr.CTLKEY_ATTACHED}
 )
@@ -170,6 +186,8 @@ def _class_of(code: int, tlserrno: int) -> type[PoolError]:
         return NotInControl
     if code in _UNAVAILABLE:
         return NotAvailable
+    if code in _OF_RADIUS:
+        return _OF_RADIUS[code]
     if code // 100 in _BY_HUNDRED:
         return _BY_HUNDRED[code // 100]
     try:

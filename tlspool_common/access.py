@@ -103,6 +103,11 @@ def caller_casts(uid: Callable[[str], int], gid: Callable[[str], int]) -> dict[s
     }
 
 
+def session_casts() -> dict[str, tuple[str, Callable[[str], Any]]]:
+    """Return the criteria of what is called for: the attribute of each, and how a value is read."""
+    return {"role": ("sides", _side), "localid": ("localids", _localid), "service": ("services", _service)}
+
+
 def read_criteria(words: Iterable[str], casts: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
     """Read words CRITERION=VALUE[,VALUE...]; return a set of values for each attribute that is named.
 
@@ -140,12 +145,7 @@ def parse_rule(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) 
     Raises:
         ValueError: what is wrong with it.
     """
-    casts = {
-        **caller_casts(uid, gid),
-        "role": ("sides", _side),
-        "localid": ("localids", _localid),
-        "service": ("services", _service),
-    }
+    casts = {**caller_casts(uid, gid), **session_casts()}
     first, *words = text.split() or [""]
     name = rule_name(first)
     if not words or words[0] not in ("allow", "deny"):

@@ -137,3 +137,41 @@ FRAME_FDS = 1
 
 CHANNEL_QUEUE_B = 4 * 1024 * 1024
 """Bytes waiting for a channel whose reader is slow; beyond it the channel is closed."""
+
+# --- RADIUS -----------------------------------------------------------------------------------------
+
+RADIUS_ATTRIBUTES = 48
+"""Attributes of a question or a record: a packet has 4096 bytes (RFC 2865 section 3)."""
+
+RADIUS_VALUE_B = 253
+"""A value (RFC 2865 section 5)."""
+
+RADIUS_ATTRIBUTE_B = 40 + RADIUS_VALUE_B
+"""``Name=value``: no name of the table has more than 40 bytes."""
+
+RADIUS_CLASSES = 8
+"""Class attributes of an answer, all of which are to be sent back; servers send one, or one for each proxy."""
+
+RADIUS_TAGS = 16
+"""Filter-Id attributes of an answer."""
+
+RADIUS_MESSAGE_B = 1024
+"""Reply-Message attributes together: an application's error has 127 bytes for them, the log all."""
+
+RADIUS_PASSWORD_B = 128
+"""User-Password (RFC 2865 section 5.2)."""
+
+RADIUS_ACCT_ID_B = 64
+"""Acct-Session-Id: some databases of servers stop there."""
+
+RADIUS_SERVER_B = 64
+"""An address and a port."""
+
+RADIUS_SERVERS = 24
+"""Servers that are described: eight for each purpose."""
+
+RADIUS_LISTED = 50
+"""Waiting records in one answer to an operator."""
+
+RADIUS_LINE_B = 700
+"""A line about a server or a record."""

@@ -30,6 +30,16 @@ from tlspool_common.messages_judging import RemoteShown as RemoteShown
 from tlspool_common.messages_judging import RevocationTold as RevocationTold
 from tlspool_common.messages_judging import StapleTold as StapleTold
 from tlspool_common.messages_judging import Verdict as Verdict
+from tlspool_common.messages_radius import AccessTold as AccessTold
+from tlspool_common.messages_radius import Account as Account
+from tlspool_common.messages_radius import Accounted as Accounted
+from tlspool_common.messages_radius import AccountSettled as AccountSettled
+from tlspool_common.messages_radius import AskAccess as AskAccess
+from tlspool_common.messages_radius import AskRadius as AskRadius
+from tlspool_common.messages_radius import DynamicAsked as DynamicAsked
+from tlspool_common.messages_radius import DynamicTold as DynamicTold
+from tlspool_common.messages_radius import RadiusHello as RadiusHello
+from tlspool_common.messages_radius import RadiusTold as RadiusTold
 from tlspool_common.messages_rejoining import BrokerAway as BrokerAway
 from tlspool_common.messages_rejoining import KeepChannel as KeepChannel
 from tlspool_common.messages_rejoining import KeepRecord as KeepRecord
@@ -42,9 +52,11 @@ from tlspool_common.messages_relaying import AskedByRemote as AskedByRemote
 from tlspool_common.messages_relaying import AskExport as AskExport
 from tlspool_common.messages_relaying import AskFact as AskFact
 from tlspool_common.messages_relaying import AskRemote as AskRemote
+from tlspool_common.messages_relaying import AskTraffic as AskTraffic
 from tlspool_common.messages_relaying import Fact as Fact
 from tlspool_common.messages_relaying import RemoteTold as RemoteTold
 from tlspool_common.messages_relaying import Told as Told
+from tlspool_common.messages_relaying import Traffic as Traffic
 from tlspool_common.messages_token import TokenFind as TokenFind
 from tlspool_common.messages_token import TokenFound as TokenFound
 from tlspool_common.messages_token import TokenList as TokenList
@@ -55,7 +67,7 @@ from tlspool_common.messages_token import TokenSign as TokenSign
 from tlspool_common.messages_token import TokenSigned as TokenSigned
 from tlspool_common.record import named_record, record
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Party(StrEnum):
@@ -67,6 +79,7 @@ class Party(StrEnum):
     KEYD = "keyd"
     TOKEN = "token"
     ONLINE = "online"
+    RADIUS = "radius"
 
 
 class Side(IntEnum):
@@ -386,13 +399,19 @@ class EndSession(Message):
 
 @named_record
 class SessionEnded(Message):
-    """A relaying session is over, or an EndSession was carried out."""
+    """A relaying session is over, or an EndSession was carried out.
+
+    ``idle_ms``: how long before that the last byte went either way.
+    """
 
     session_id: U64
     reason: Annotated[EndReason, Bits(8)]
     from_remote_b: U64
     to_remote_b: U64
     detail: Prose
+    from_remote_records: U64 = 0
+    to_remote_records: U64 = 0
+    idle_ms: U32 = 0
 
 
 @record
@@ -410,6 +429,7 @@ class Row:
 
 
 _B, _M, _W, _K, _T, _O = Party.BROKER, Party.MASTER, Party.WORKER, Party.KEYD, Party.TOKEN, Party.ONLINE
+_R = Party.RADIUS
 
 TABLE: tuple[Row, ...] = (
     Row(0x10, MasterHello, _M, _B, first=True),
@@ -461,11 +481,23 @@ TABLE: tuple[Row, ...] = (
     Row(0x86, TellSessions, _B, _W),
     Row(0x88, SessionHere, _W, _B),
     Row(0x8A, SessionsTold, _W, _B),
+    Row(0x8C, AskTraffic, _B, _W),
+    Row(0x8E, Traffic, _W, _B),
     Row(0x90, OnlineHello, _O, _B, first=True),
     Row(0x92, AskRevocation, _B, _O, answer=RevocationTold),
     Row(0x93, RevocationTold, _O, _B),
     Row(0x94, AskStaple, _B, _O, answer=StapleTold),
     Row(0x95, StapleTold, _O, _B),
+    Row(0xA0, RadiusHello, _R, _B, first=True),
+    Row(0xA2, AskAccess, _B, _R, answer=AccessTold),
+    Row(0xA3, AccessTold, _R, _B),
+    Row(0xA4, Account, _B, _R, answer=Accounted),
+    Row(0xA5, Accounted, _R, _B),
+    Row(0xA6, AccountSettled, _B, _R),
+    Row(0xA8, AskRadius, _B, _R, answer=RadiusTold),
+    Row(0xA9, RadiusTold, _R, _B),
+    Row(0xAA, DynamicAsked, _R, _B, answer=DynamicTold),
+    Row(0xAB, DynamicTold, _B, _R),
 )
 
 BY_CODE = {row.code: row for row in TABLE}

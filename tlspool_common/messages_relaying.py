@@ -108,3 +108,22 @@ class AskedByRemote(Message):
     """
 
     session_id: U64
+
+
+@named_record
+class AskTraffic(Message):
+    """How much has a session that relays moved so far?  Answered by Traffic."""
+
+    session_id: U64
+
+
+@named_record
+class Traffic(Message):
+    """How much it has; a record is one of TLS with data (RFC 8446 section 5.1).  ``idle_ms``: since the last byte."""
+
+    session_id: U64
+    from_remote_b: U64
+    to_remote_b: U64
+    from_remote_records: U64
+    to_remote_records: U64
+    idle_ms: U32

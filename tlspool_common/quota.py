@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlspool_common.access import AccessRule, caller_casts, parse_rule, read_criteria, rule_name
+from tlspool_common.access import caller_casts, read_criteria, rule_name
 
 MOST = 1_000_000
 """Of everything that can be limited: more than a host has descriptors."""
@@ -103,7 +103,3 @@ def parse_limit(text: str, uid: Callable[[str], int], gid: Callable[[str], int])
     if quantities.get("burst") == 0:
         raise ValueError("burst must be at least 1; handshakes=0 allows none")
     return LimitRule(name, " ".join(words), **read_criteria(criteria, casts), **quantities)
-
-
-RULES: dict[str, Callable[..., AccessRule | LimitRule]] = {"access": parse_rule, "limit": parse_limit}
-"""How what is behind each keyword of rules is read."""

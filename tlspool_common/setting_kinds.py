@@ -262,6 +262,53 @@ def _shown_endpoint(value: tuple[str, int]) -> str:
     return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
 
 
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        refuse(f"must be IP addresses: {text[:80]!r} is none")
+
+
+def _host(text: str) -> str:
+    """Read an address, or a name: that is looked up by who uses it."""
+    if re.fullmatch(r"[0-9.]+|.*:.*|\[.*", text):
+        return _ip(text)
+    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}\.)*[A-Za-z0-9_-]{1,63}\.?", text):
+        refuse(f"must be a host name or an address, with :port if need be: {text[:80]!r} is neither")
+    return text.lower()
+
+
+def _servers(default_port: int) -> Callable[[str], tuple[tuple[str, int], ...]]:
+    def cast(text: str) -> tuple[tuple[str, int], ...]:
+        found = tuple(_server(word, default_port) for word in text.split())
+        return found or refuse("must be a host name or an address, with :port if need be")
+
+    return cast
+
+
+def _server(text: str, default_port: int) -> tuple[str, int]:
+    """Read HOST or HOST:PORT; an IPv6 address with a port has brackets."""
+    address, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]") or (":" in address and not address.endswith("]")):
+        return _host(text), default_port
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        refuse(f"{text[:80]!r} must have a port from 1 to 65535 behind the colon")
+    return _host(address), int(port)
+
+
+def _shown_servers(value: tuple[tuple[str, int], ...]) -> str:
+    return " ".join(map(_shown_endpoint, value))
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    return tuple(_ip(word) for word in text.split()) or refuse("must be an IP address")
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, port = _server(text, 0)
+    return (_ip(host), port) if port else refuse("must be an address and a port, such as 127.0.0.1:3799")
+
+
 def _filled(text: str) -> str:
     return text if text and text.isprintable() else refuse("must not be empty")
 
@@ -286,6 +333,10 @@ MODE = Kind("octal mode", _mode, lambda value: f"{value:04o}")
 USER = Kind("user", uid)
 GROUP = Kind("group", gid)
 LOOPBACK = Kind("loopback address:port", _loopback, _shown_endpoint)
+SERVERS_AUTH = Kind("addresses", _servers(1812), _shown_servers)
+SERVERS_ACCT = Kind("addresses", _servers(1813), _shown_servers)
+ADDRESSES = Kind("addresses", _addresses, _joined)
+ENDPOINT = Kind("address:port", _endpoint, _shown_endpoint)
 PRINCIPALS = Kind("users and @groups", _principals, _joined)
 OPENSSL_LIST = Kind("OpenSSL list", _openssl_list)
 PORTS = Kind("ports", _ports, _joined)

@@ -370,25 +370,108 @@ TABLE: tuple[Option, ...] = (
         "B",
         "loopback address and port where the broker answers `GET /metrics`, such as 127.0.0.1:9109; default: nowhere",
     ),
+    Option(
+        "radius_authn",
+        k.SERVERS_AUTH,
+        (),
+        "B",
+        "",
+        "[RADIUS](radius.md) server that authenticates remotes: its address or name, with :port if that is not 1812; "
+        "of several the first that answers is asked; may be repeated",
+        True,
+    ),
+    Option("radius_authz", k.SERVERS_AUTH, (), "B", "", "server that authorises them, likewise", True),
+    Option("radius_acct", k.SERVERS_ACCT, (), "B", "", "server that accounts for sessions, likewise, port 1813", True),
+    Option(
+        "radius_secret_file",
+        k.PATH,
+        None,
+        "B",
+        "",
+        "file of the broker's own, mode 0600, with a line `SERVER SECRET` for each server, named as in the others",
+    ),
+    Option("radius_timeout_s", seconds(0.1, 30), 2.0, "B", "", "how long a server may take to answer"),
+    Option("radius_tries", whole(1, 10), 2, "B", "", "how often a server is asked before the next one is"),
+    Option("radius_dead_s", seconds(1, 3600), 60.0, "B", "", "how long a server that did not answer is left alone"),
+    Option(
+        "radius_wait_s",
+        seconds(0.1, 60),
+        8.0,
+        "B",
+        "",
+        "how long a session waits for all servers together: two servers asked twice take that long",
+    ),
+    Option(
+        "radius_unsigned",
+        choice("refuse", "accept"),
+        "refuse",
+        "B",
+        "",
+        "what is made of answers without a Message-Authenticator: anybody on the way can forge them (CVE-2024-3596)",
+    ),
+    Option(
+        "radius_interim_s",
+        seconds(0, 86400),
+        600.0,
+        "B",
+        "",
+        "seconds between two accounting updates of a session, at least 60; 0: none; a server may say otherwise",
+    ),
+    Option(
+        "radius_spool_dir",
+        k.PATH,
+        Path("/var/lib/tlspool/radius"),
+        "B",
+        "B",
+        "directory where accounting records wait for their server",
+    ),
+    Option(
+        "radius_spool_records",
+        whole(100, 10_000_000),
+        1_000_000,
+        "B",
+        "",
+        "records that may wait: a kilobyte each; a session more is one that cannot be accounted for",
+    ),
+    Option(
+        "radius_dynamic",
+        k.ADDRESSES,
+        (),
+        "B",
+        "",
+        "address of a server that may end sessions and change their timeouts (RFC 5176), with its secret in "
+        "`radius_secret_file`; may be repeated",
+        True,
+    ),
+    Option(
+        "radius_dynamic_listen",
+        k.ENDPOINT,
+        None,
+        "B",
+        "",
+        "address and UDP port where that is taken, such as 127.0.0.1:3799; default: nowhere",
+    ),
     Option("log_level", k.LOG_LEVEL, "info", "BWK", "", "least level that is logged: debug, info, warning or error"),
 )
 
 BY_NAME = {option.name: option for option in TABLE}
 
-REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B", "limit": "B"}
+REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B", "limit": "B", "radius": "B"}
 """``pkcs11_path MODULE`` once for each ``pkcs11_token URI``: the module named last serves the token.  ``access``:
-tlspool_common/access.py.  ``limit``: tlspool_common/quota.py."""
+tlspool_common/access.py.  ``limit``: tlspool_common/quota.py.
+``radius``: tlspool_common/radius_rules.py."""
 
-DERIVED = {"pkcs11": "K", "sockets": "B", "access": "B", "quotas": "B", "signature_wait_s": "BWK"}
+DERIVED = {"pkcs11": "K", "sockets": "B", "access": "B", "quotas": "B", "radius": "B", "signature_wait_s": "BWK"}
 """What the parser makes of several lines, and who needs it."""
 
-DERIVED_AT_START = {"pkcs11": "K", "sockets": "B", "access": "", "quotas": "", "signature_wait_s": ""}
+DERIVED_AT_START = {"pkcs11": "K", "sockets": "B", "access": "", "quotas": "", "radius": "", "signature_wait_s": ""}
 
 SOURCES = {
     "pkcs11": "pkcs11_token",
     "sockets": "socket_name",
     "access": "access",
     "quotas": "limit",
+    "radius": "radius",
     "signature_wait_s": "pkcs11_timeout_s",
 }
 """The keyword to name when something derived has changed."""
@@ -409,7 +492,6 @@ class Unused:
 
 _SOLVED_BY_SYSTEMD = "the systemd units set user, group and directories of each daemon"
 _NO_KERBEROS = "this version does not speak Kerberos"
-_NO_RADIUS = "this version does not speak RADIUS"
 _NO_FLYING = "this version signs no certificates on the fly"
 _NO_MEMCACHE = "sessions are not resumed, so there is nothing to be shared by memcache"
 
@@ -436,8 +518,5 @@ UNUSED: dict[str, Unused] = {
         Unused("memcache_port", whole(1, 65535), _NO_MEMCACHE),
         Unused("memcache_host", k.ADDRESS, _NO_MEMCACHE),
         Unused("privacy_attempt", k.YES_OR_NO, "`tls_policy modern` hides certificates, in every session", {False}),
-        Unused("radius_authn", k.ADDRESS, _NO_RADIUS),
-        Unused("radius_authz", k.ADDRESS, _NO_RADIUS),
-        Unused("radius_acct", k.ADDRESS, _NO_RADIUS),
     )
 }

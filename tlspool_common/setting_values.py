@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tlspool_common.access import AccessRule
 from tlspool_common.quota import LimitRule
+from tlspool_common.radius_rules import RadiusRule
 from tlspool_common.setting_kinds import AppSocket, Pkcs11Module, Principal
 from tlspool_common.setting_table import BY_NAME, DERIVED_AT_START, OF_SOCKET, SOURCES, TABLE, Option, Part
 
@@ -96,11 +97,26 @@ class Settings:
     audit_dir: Path | None
     audit_required: bool
     metrics_listen: tuple[str, int] | None
+    radius_authn: tuple[tuple[str, int], ...]
+    radius_authz: tuple[tuple[str, int], ...]
+    radius_acct: tuple[tuple[str, int], ...]
+    radius_secret_file: Path | None
+    radius_timeout_s: float
+    radius_tries: int
+    radius_dead_s: float
+    radius_wait_s: float
+    radius_unsigned: str
+    radius_interim_s: float
+    radius_spool_dir: Path
+    radius_spool_records: int
+    radius_dynamic: tuple[str, ...]
+    radius_dynamic_listen: tuple[str, int] | None
     log_level: str
     pkcs11: tuple[Pkcs11Module, ...]
     sockets: tuple[AppSocket, ...]
     access: tuple[AccessRule, ...]
     quotas: tuple[LimitRule, ...]
+    radius: tuple[RadiusRule, ...]
     signature_wait_s: float
     part: Part | None
     origins: dict[str, int]
@@ -200,7 +216,7 @@ class Settings:
             rows.append(self._row("pkcs11_path", module.path, restart=True))
             # Behind the question mark there may be a PIN (RFC 7512 section 2.4).
             rows.append(self._row("pkcs11_token", module.token_uri.partition("?")[0], restart=True))
-        for attribute in ("access", "quotas"):
+        for attribute in ("access", "quotas", "radius"):
             for rule in vars(self).get(attribute, ()):
                 rows.append(self._row(SOURCES[attribute], f"{rule.name} {rule}", restart=False))
         return rows

@@ -19,7 +19,7 @@ from typing import Any
 
 from tlspool_common import setting_kinds as kinds
 from tlspool_common.policies import DEFAULT, POLICIES, TLS12, TLS13
-from tlspool_common.quota import RULES
+from tlspool_common.rules import RULES
 from tlspool_common.setting_errors import Problem, SettingError
 from tlspool_common.setting_kinds import AppSocket, Pkcs11Module, Principal
 from tlspool_common.setting_table import (
@@ -153,7 +153,19 @@ class _Reader:
             self.warnings.append("pkcs11_pin: the PIN is better off in a file of keyd's own: pkcs11_pin_file")
         if values["audit_required"] and values["audit_dir"] is None:
             self._wrong("audit_required", "needs an audit_dir")
+        self._judge_radius()
         self._judge_policy()
+
+    def _judge_radius(self) -> None:
+        values = self.values
+        asked = [name for name in ("radius_authn", "radius_authz", "radius_acct", "radius_dynamic") if values[name]]
+        if asked and values["radius_secret_file"] is None:
+            self._wrong(asked[0], "needs a radius_secret_file with the secret of each server")
+        if self.rules["radius"] and not asked:
+            self.warnings.append("radius: there are rules, and no server: name it in radius_authz")
+        if bool(values["radius_dynamic"]) is not (values["radius_dynamic_listen"] is not None):
+            name = "radius_dynamic" if values["radius_dynamic"] else "radius_dynamic_listen"
+            self._wrong(name, "radius_dynamic_listen says where requests are taken, radius_dynamic from whom: both")
 
     def _judge_policy(self) -> None:
         values = self.values
@@ -191,6 +203,7 @@ class _Reader:
             sockets=tuple(self.sockets),
             access=tuple(self.rules["access"].values()),
             quotas=tuple(self.rules["limit"].values()),
+            radius=tuple(self.rules["radius"].values()),
             signature_wait_s=values["pkcs11_timeout_s"] + (values["pin_wait_s"] if asked else 0),
             part=part,
             origins=dict(self.origins),

@@ -4,7 +4,7 @@ import hashlib
 
 from tlspool_common.errors import TABLE, Code, ComErr, PoolError, app_text, code_of, com_err
 
-SNAPSHOT = "6c2f1fe3d95e257a"
+SNAPSHOT = "7d7d89e866b62c80"
 """Digest of names and numbers.  Codes may be added (then this changes); none may change or vanish."""
 
 
@@ -22,7 +22,7 @@ def test_every_code_has_an_entry_and_a_category():
         assert entry.happened
         assert entry.remedy
         assert not entry.happened.endswith(".")
-        assert code // 100 in (1, 2, 3, 4, 5, 6, 7, 9)
+        assert code // 100 in range(1, 10)
 
 
 def test_numbers_of_the_application_socket():

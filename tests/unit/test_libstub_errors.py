@@ -22,6 +22,7 @@ FAMILIES = {
     5: libstub.KeyTrouble,
     6: libstub.PoolUnavailable,
     7: libstub.PoolMisconfigured,
+    8: libstub.PoolUnavailable,
     9: libstub.PoolInternal,
 }
 
@@ -29,7 +30,11 @@ FAMILIES = {
 SPECIAL = {
     307: errors.Timeout,
     **dict.fromkeys((115, 120, 121, 122, 127, 211), errors.NotInControl),
-    **dict.fromkeys((124, 125, 126, 128, 129), errors.NotAvailable),
+    **dict.fromkeys((124, 125, 126, 128, 129, 805), errors.NotAvailable),
+    801: errors.AccessRejected,
+    804: errors.RemoteUnverified,
+    807: errors.Refused,
+    **dict.fromkeys((808, 809), errors.Misuse),
 }
 
 
@@ -57,7 +62,7 @@ def test_pools_that_write_no_code(number):
 def test_numbers_nobody_knows():
     assert type(from_reply_untrusted(ErrorReply(4711, ""))) is libstub.PoolInternal
     assert type(from_reply_untrusted(ErrorReply(errno.ETIMEDOUT, "too late"))) is libstub.Timeout
-    assert type(from_reply_untrusted(ErrorReply(4711, "[801] of a later version"))) is libstub.PoolInternal
+    assert type(from_reply_untrusted(ErrorReply(4711, "[099] of a later version"))) is libstub.PoolInternal
     assert from_reply_untrusted(ErrorReply(4711, "[499] of a later version")).code == 499
 
 

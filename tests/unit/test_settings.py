@@ -144,7 +144,10 @@ KEYWORDS = {
 def test_every_keyword_of_earlier_pools_is_known_and_acts_or_is_named_with_what_to_do():
     assert len(KEYWORDS) == 40
     silent = {"log_stderr", "privacy_attempt"}  # what they ask for is so anyway
-    found = parse_untrusted("".join(f"{name} {value}\n" for name, value in KEYWORDS.items()))
+    text = "".join(f"{name} {value}\n" for name, value in KEYWORDS.items())
+    with pytest.raises(SettingError, match=r"radius_authn.* needs a radius_secret_file"):
+        parse_untrusted(text)
+    found = parse_untrusted(text + "radius_secret_file /etc/tlspool/radius.secrets\n")
     named = {warning.split()[2] for warning in found.warnings if warning.startswith("line ")}
     assert named == set(setting_table.UNUSED) - silent
     assert set(KEYWORDS) == named | silent | (set(KEYWORDS) & {*setting_table.BY_NAME, *setting_table.REPEATED})

@@ -1,0 +1,16 @@
+"""The keywords of rules: each line of one adds a rule, and the first that applies decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tlspool_common.access import AccessRule, parse_rule
+from tlspool_common.quota import LimitRule, parse_limit
+from tlspool_common.radius_rules import RadiusRule, parse_radius
+
+RULES: dict[str, Callable[..., AccessRule | LimitRule | RadiusRule]] = {
+    "access": parse_rule,
+    "limit": parse_limit,
+    "radius": parse_radius,
+}
+"""How what is behind each keyword is read."""
