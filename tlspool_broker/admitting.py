@@ -347,7 +347,7 @@ def merged(access: Admission, purpose: Purpose, told: AccessTold) -> Admission:
     sooner = _is_sooner(told.session_timeout_s, access.session_timeout_s)
     name = printable(told.user_name)
     attributes = access.attributes
-    if name and (decides or not access.authn):
+    if name and decides:
         attributes = tuple(f"User-Name={name}" if one.startswith("User-Name=") else one for one in attributes)
     return replace(
         access,
@@ -357,10 +357,14 @@ def merged(access: Admission, purpose: Purpose, told: AccessTold) -> Admission:
         state=told.state if decides else access.state,
         session_timeout_s=told.session_timeout_s if sooner else access.session_timeout_s,
         terminate=told.terminate if sooner else access.terminate,
-        idle_timeout_s=min(filter(None, (told.idle_timeout_s, access.idle_timeout_s)), default=0),
-        interim_s=told.interim_s or access.interim_s,
+        idle_timeout_s=_shorter(told.idle_timeout_s, access.idle_timeout_s),
+        interim_s=_shorter(told.interim_s, access.interim_s),
         servers=_together(access.servers, (printable(told.server),), len(Purpose)),
     )
+
+
+def _shorter(*times_s: int) -> int:
+    return min(filter(None, times_s), default=0)
 
 
 def _is_sooner(new_s: int, old_s: int) -> bool:
