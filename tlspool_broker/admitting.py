@@ -91,7 +91,7 @@ class Admitting:
         try:
             accepted = self._judging.done(session, facts)
             session.remoteid = policy.judge_remote(session.plan, facts, accepted=accepted)
-            access = session.access = self._rules.admission(session)
+            access = session.access = self._rules.admission(session, session.remoteid)
         except PoolError as error:
             if error.code is Code.INTERNAL:
                 raise
@@ -243,13 +243,14 @@ class Admitting:
 
     # --- again ----------------------------------------------------------------------------------------
 
-    def again(self, session: Session, done: Callable[[PoolError | None], None]) -> None:
-        """Ask once more about a session that relays, as its remote is now; ``done`` hears once whether it may go on.
+    def again(self, session: Session, remoteid: str, done: Callable[[PoolError | None], None]) -> None:
+        """Ask once more about a session that relays; ``done`` hears once whether it may go on, while it relays.
 
         With new times and tags, ``Session.access`` is another one then.  It has the Acct-Session-Id of the first.
+        The helper's deadline is the bound: who cannot rely on a helper that hangs has a timer of his own.
         """
         try:
-            fresh = self._rules.admission(session)
+            fresh = self._rules.admission(session, remoteid)
         except PoolError as error:
             done(error)
             return
@@ -286,7 +287,7 @@ class Again:
         """Begin."""
         for purpose in _purposes(self._asked):
             message = _message(self._asked, purpose, self._wait_ms)
-            if not self._radius.ask(message, self._hears(purpose)):
+            if self._done is not None and not self._radius.ask(message, self._hears(purpose)):
                 self._told(purpose, None)
 
     def _hears(self, purpose: Purpose) -> Callable[[AccessTold | None], None]:

@@ -160,7 +160,14 @@ class BrokerCore:
         self.rejoin = Rejoin(self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes)
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
-            self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
+            self._out,
+            settings,
+            self.snapshots,
+            self.keyd,
+            self.sessions,
+            self.questions,
+            self.judging,
+            self.admitting,
         )
         desk = Desk(
             settings,
