@@ -130,7 +130,28 @@ def account(answer: Mapping[str, object]) -> str:
         lines += [f"    {word}: {clean(remote[name])}" for name, word in _FACTS if remote.get(name)]
     if trace := objects(answer.get("trace")):
         lines += ["  what was weighed", *_trace(trace)]
+    radius = answer.get("radius")
+    if isinstance(radius, Mapping):
+        lines += _radius(radius)
     return "\n".join(lines)
+
+
+_COLOURS = {"accepted": "green", "rejected": "red"}
+
+
+def _radius(radius: Mapping[str, object]) -> list[str]:
+    """Return what RADIUS servers have said."""
+    lines = [f"  RADIUS, by rule {clean(radius.get('rule'))}, Acct-Session-Id {clean(radius.get('acct_id'))}"]
+    for one in objects(radius.get("asked")):
+        access = clean(one.get("access"))
+        server = f" by {clean(one.get('server'))}" if one.get("server") else ""
+        said = "; ".join(clean(one.get(name)) for name in ("message", "detail") if one.get(name))
+        word = paint(f"{access:<10}", _COLOURS.get(access, "yellow"))
+        time = f" in {clean(one.get('ms'))} ms"
+        lines.append(f"    {clean(one.get('purpose')):<12} {word}{server}{time}{f': {said}' if said else ''}")
+    if tags := texts(radius.get("tags")):
+        lines.append(f"    tags: {clean(tags)}")
+    return lines
 
 
 _VALUES = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
