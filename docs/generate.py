@@ -426,8 +426,11 @@ def radius_page() -> str:
 
 def radius_dictionary() -> str:
     """The attributes of ours, for servers."""
-    note = "# Attributes of the TLS pool, for FreeRADIUS.  Made by docs/generate.py from tlspool_common/radius_table.py;\n"
-    return f"{note}# do not edit.  docs/radius-attributes.md says what each holds.\n{radius_table.dictionary((radius_table.VENDOR,))}"
+    return (
+        "# Attributes of the TLS pool, for FreeRADIUS.  Made by docs/generate.py from tlspool_common/radius_table.py;\n"
+        "# do not edit.  docs/radius-attributes.md says what each holds.\n"
+        f"{radius_table.dictionary((radius_table.VENDOR,))}"
+    )
 
 
 PAGES = {
