@@ -34,6 +34,7 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
+from tlspool_broker.radius_control import RadiusControl
 from tlspool_broker.readings import readings
 from tlspool_broker.shell import Shell
 from tlspool_broker.views import in_flight, states
@@ -155,6 +156,7 @@ async def _serve(
         lambda: openmetrics.write(samples()),
         auditor,
         shell.loads,
+        RadiusControl(core, config, shell.radius_questions, log),
     )
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}

@@ -46,6 +46,7 @@ from tlspool_broker.events import (
     KillAsked,
     MasterLost,
     MasterSaid,
+    RadiusAsked,
     Reconfigured,
     SessionId,
     StopAsked,
@@ -64,6 +65,7 @@ from tlspool_broker.questions import Questions
 from tlspool_broker.quotas import Quotas
 from tlspool_broker.radius import Radius
 from tlspool_broker.radius_policy import RadiusPolicy
+from tlspool_broker.radius_questions import pass_on
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
@@ -210,6 +212,8 @@ class BrokerCore:
                 self._helpers[helper.kind].lost(helper, reason)
             case KeyAsked(number, uri):
                 self.keyd.ask(number, uri)
+            case RadiusAsked():
+                pass_on(self._out, self.radius, event)
             case KillAsked(session_id):
                 session = self.sessions.get(session_id)
                 if session is not None:

@@ -21,6 +21,8 @@ from tlspool_broker.parties import PassedFd as PassedFd
 from tlspool_broker.parties import PeerId as PeerId
 from tlspool_broker.parties import SessionId as SessionId
 from tlspool_broker.parties import WorkerNumber as WorkerNumber
+from tlspool_broker.radius_asked import RadiusAsked as RadiusAsked
+from tlspool_broker.radius_asked import RadiusHeard as RadiusHeard
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
@@ -302,6 +304,7 @@ Event = (
     | HelperLost
     | TimerFired
     | KeyAsked
+    | RadiusAsked
     | KillAsked
     | DrainAsked
     | FinishAsked
@@ -477,6 +480,7 @@ Effect = (
     | JoinKeyd
     | AskKeyd
     | KeyTold
+    | RadiusHeard
     | HandOver
     | SendMaster
     | ClosePeer

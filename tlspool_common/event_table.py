@@ -44,6 +44,8 @@ TABLE: dict[str, Event] = {
     "session.failed": Event("B", "something else did: the remote, keyd, a token, the network", _YES, provoked=True),
     "session.kill": Event("B", "an operator ends a session", _YES),
     "sessions.kill": Event("B", "an operator ends several: those of a caller, a remote, a worker, or all", _YES),
+    "radius.test": Event("B", "an operator asks the RADIUS servers about a remote", _YES),
+    "radius.retry": Event("B", "an operator has accounting records sent now, to dead servers too", _YES),
     "session.resumed": Event("B", "a session of an earlier broker is under this one's control now", _YES),
     "session.not_kept": Event("B", "something of a session fits no record: no later broker will control it"),
     "session.reauthenticated": Event("B", "the remote of a session was asked once more who it is", _YES),

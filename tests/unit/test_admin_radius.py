@@ -71,6 +71,8 @@ def test_status(broker, capsys):
     [
         ([SERVER, {**SERVER, "state": "dead"}], 0),
         ([{**SERVER, "state": "dead"}], 1),
+        ([{**SERVER, "state": "no-secret"}], 1),
+        ([{**SERVER, "state": "due"}], 0),
         ([SERVER, {**SERVER, "purpose": "acct", "state": "dead"}], 1),
         ([], 0),
     ],
@@ -110,6 +112,15 @@ def test_what_was_asked_and_answered(broker, capsys):
         "localid": "home.example",
         "side": "server",
     }
+
+
+def test_whose_program_it_would_be(broker, capsys):
+    broker.answers = [ACCEPTED]
+    for user, uid in (("0", 0), ("root", 0), ("4711", 4711)):
+        assert main(["radius", "test", "a.example", "--user", user, "--unit", "x.service"]) == 0
+        assert (broker.asked[-1]["uid"], broker.asked[-1]["unit"]) == (uid, "x.service")
+    assert main(["radius", "test", "a.example", "--user", "no such user"]) == 1
+    assert "there is no user no such user" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("outcome", ["rejected", "unanswered", "unasked"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import pwd
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ from tlspool_common.errors import Code, PoolError
 _TEST = """\
 Asks the servers about a remote what a session of its would be asked: the same rule, servers, secrets and attributes.
 Exit status: 0 all have accepted, 1 one has not, or nobody has answered.  Nothing is let in, and nothing is accounted
-for.  Without --purpose the servers of radius_authn and of radius_authz are asked.  Attributes that are about a
-handshake, or a program, are those of none."""
+for.  Without --purpose the servers of radius_authn and of radius_authz are asked.  What is about a handshake, or the
+remote's network address, is left out."""
 _SPOOL = """\
 Records of accounting wait on the disk until their server has acknowledged them.  --follow shows how far it is until
 none waits any more, or Ctrl-C; --retry sends what waits at once, to servers that were given up for dead too."""
@@ -34,6 +35,9 @@ _TIMEOUT_S = 150.0
 """radius_wait_s is at most a minute, and there are two questions."""
 
 _PASSWORD_CHARACTERS = 128
+DOWN = ("dead", "no-secret")
+"""States of a server that is not asked."""
+
 _PAGE = 50
 
 
@@ -48,6 +52,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--purpose", choices=("authn", "authz", "both"), default="both", help="which servers to ask")
     one.add_argument("--service", metavar="NAME", default="", help="IANA service name, as the application gives it")
     one.add_argument("--localid", metavar="ID", default="", help="our identity that the remote would speak to")
+    one.add_argument("--user", metavar="USER", default="", help="whose program it would be (default: you)")
+    one.add_argument("--unit", metavar="UNIT", default="", help="its systemd unit")
     roles = one.add_mutually_exclusive_group()
     roles.add_argument("--client", action="store_true", help="we would be the client")
     roles.add_argument("--server", action="store_true", help="we would be the server (the default)")
@@ -88,7 +94,7 @@ def _is_well(answer: Mapping[str, object]) -> bool:
     states: dict[object, list[object]] = {}
     for row in objects(answer.get("servers")):
         states.setdefault(row.get("purpose"), []).append(row.get("state"))
-    return all(any(state != "dead" for state in found) for found in states.values())
+    return all(any(state not in DOWN for state in found) for found in states.values())
 
 
 def _spooled(answer: Mapping[str, object]) -> str:
@@ -113,6 +119,10 @@ def run_test(args: argparse.Namespace) -> int:
         "localid": args.localid,
         "side": "client" if args.client else "server",
     }
+    if args.unit:
+        fields["unit"] = args.unit
+    if args.user:
+        fields["uid"] = _uid(args.user)
     if args.password_prompt:
         fields["password"] = _password()
     answer = ask(control_socket(args, "broker"), fields, _TIMEOUT_S)
@@ -127,6 +137,20 @@ def run_test(args: argparse.Namespace) -> int:
     for one in objects(answer.get("answers")):
         print("\n".join(_told(one)))
     return 0 if accepted else 1
+
+
+def _uid(user: str) -> int:
+    """Return the number of a user.
+
+    Raises:
+        PoolError: FIELD_MALFORMED, there is no such user.
+    """
+    if user.isascii() and user.isdigit() and len(user) < 11:
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise PoolError(Code.FIELD_MALFORMED, f"there is no user {user}") from None
 
 
 def _password() -> str:

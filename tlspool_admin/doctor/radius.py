@@ -12,6 +12,9 @@ CHECK = "radius"
 OLD_S = 3600
 """For a record to wait: a server that is restarted, or a link that is down for a while, is no finding."""
 
+DOWN = ("dead", "no-secret")
+"""States of a server that is not asked."""
+
 _LEVELS = {"error": ERROR, "warning": WARNING, "note": NOTE}
 _LOOK = "is it there, does it know this host, has it the same secret, does it sign its answers? tlspool radius status"
 
@@ -33,15 +36,17 @@ def servers(answer: Mapping[str, object] | str) -> list[Finding]:
         return [Finding(ERROR, CHECK, "tlspool-radius", text, "look for helper. in the log of tlspool-broker")]
     found = []
     rows = objects(answer.get("servers"))
-    alive = {row.get("purpose") for row in rows if row.get("state") != "dead"}
+    alive = {row.get("purpose") for row in rows if row.get("state") not in DOWN}
     for row in rows:
         subject = f"{row.get('purpose')} {row.get('server')}"
-        if row.get("state") != "dead":
+        if row.get("state") not in DOWN:
             found.append(Finding(OK, CHECK, subject, f"is {row.get('state')}"))
         elif row.get("purpose") in alive:
-            found.append(Finding(WARNING, CHECK, subject, "does not answer; another one is asked", _LOOK))
+            text = f"is {row.get('state')}, and another one is asked: {row.get('trouble') or 'nothing is known of why'}"
+            found.append(Finding(WARNING, CHECK, subject, text, _LOOK))
         else:
-            found.append(Finding(ERROR, CHECK, subject, "does not answer, and there is no other", _LOOK))
+            text = f"is {row.get('state')}, and there is no other: {row.get('trouble') or 'nothing is known of why'}"
+            found.append(Finding(ERROR, CHECK, subject, text, _LOOK))
     oldest, waiting = answer.get("oldest_s"), answer.get("waiting")
     if isinstance(oldest, int) and oldest > OLD_S:
         text = f"{waiting} accounting records wait, the oldest for {oldest} s"
