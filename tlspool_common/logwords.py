@@ -1,13 +1,14 @@
 """Read lines of ``name=value`` words again, as log.py writes them.
 
-Escapes stay as they are but for quotes and backslashes: what was not printable is for nobody to see.
+Escapes stay as they are but for quotes and backslashes: what was not printable is for nobody to see, and a line with
+some of it is none of log.py's.
 """
 
 from __future__ import annotations
 
 import re
 
-_WORD = re.compile(r'([a-z][a-z0-9_.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
+_WORD = re.compile(r'([a-z][a-z0-9_.]*)=("(?:[^"\\]|\\.)*"|[^ "]*)(?: +|$)')
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
@@ -17,6 +18,8 @@ def words_untrusted(text: str) -> dict[str, str]:
     Raises:
         ValueError: it is no such line.
     """
+    if not text.isprintable():
+        raise ValueError("there is in it what cannot be printed")
     found: dict[str, str] = {}
     at = 0
     while at < len(text):

@@ -27,5 +27,11 @@ def test_what_is_no_line(text):
         words_untrusted(text)
 
 
+@pytest.mark.parametrize("text", ["a=\x1b[0m", "a=1\n", "a=1\tb=2", 'a="\u2028"'])
+def test_what_cannot_be_printed(text):
+    with pytest.raises(ValueError, match="what cannot be printed"):
+        words_untrusted(text)
+
+
 def test_numbers_are_text():
     assert words_untrusted("a=1 b=- c=1.5") == {"a": "1", "b": "", "c": "1.5"}
