@@ -37,6 +37,7 @@ from tlspool_broker.listener import Listener
 from tlspool_broker.radius_control import RadiusControl
 from tlspool_broker.readings import readings
 from tlspool_broker.shell import Shell
+from tlspool_broker.usernames import UserNames
 from tlspool_broker.views import in_flight, states
 from tlspool_common import control, limits, openmetrics, sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.auditor import Auditor
@@ -121,7 +122,7 @@ async def _serve(
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     lasting = in_directory(config.private_socket.parent)
-    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting, auditor)  # noqa: TID251
+    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting, auditor, UserNames())  # noqa: TID251
     title = Title("tlspool-broker", lambda: _title(core, databases.generation))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)

@@ -143,6 +143,7 @@ class Control:
             "limits": self._core.quotas.rows(),
             "quotas": self._core.quotas.callers(),
             "helper": self._core.online.describe(),
+            "radius": {**self._core.radius.describe(), "rules": self._core.radius_policy.rows()},
             "sessions": len(self._core.sessions),
             "draining": self._core.sessions.room.draining,
             "states": {state.name.lower(): number for state, number in counts.items()},

@@ -52,6 +52,12 @@ TABLE: dict[str, Event] = {
     "session.asked": Event(
         "B", "the remote of a client asks once more who we are; and whether it was told", _YES, True
     ),
+    "radius.answered": Event("B", "what has become of a question to RADIUS servers, and how long it took"),
+    "radius.rejected": Event("B", "a RADIUS server refuses a remote: which, and what it says", _YES, provoked=True),
+    "radius.unanswered": Event(
+        "B", "no RADIUS server has said anything about a remote; and whether its rule lets it in", _YES, provoked=True
+    ),
+    "radius.unkept": Event("B", "the helper cannot keep an accounting record, and says why", provoked=True),
     "session.asks_online": Event("B", "a handshake waits for the network to say whether the remote is revoked"),
     "session.attached": Event("B", "a connection has taken control of a session"),
     "session.detached": Event("B", "a connection has given up control of a session"),
@@ -185,10 +191,10 @@ TABLE: dict[str, Event] = {
     "reauth.failed": Event("W", "a remote that was asked once more did not prove who it is", provoked=True),
     "message.received": Event("W", "a message from the broker"),
     "message.sent": Event("W", "a message to the broker"),
-    # --- the helper that asks the network -------------------------------------------------------------------
-    "helper.connected": Event("B", "the helper is there"),
-    "helper.lost": Event("B", "the helper is gone; another is started when it is needed"),
-    "helper.gone": Event("B", "the helper's process has ended"),
+    # --- the helpers: one asks the network, one speaks RADIUS -----------------------------------------------
+    "helper.connected": Event("B", "a helper is there"),
+    "helper.lost": Event("B", "a helper is gone; another is started when it is needed"),
+    "helper.gone": Event("B", "a helper's process has ended"),
     "staple.fetched": Event("B", "there is an OCSP response for a certificate of ours"),
     "staple.absent": Event("B", "there is none"),
     "online.counters": Event("O", "what the helper has done"),
