@@ -7,7 +7,15 @@ import pytest
 from tlspool_admin.__main__ import main
 from tlspool_admin.commands import radius as module
 
-SERVER = {"purpose": "authz", "server": "127.0.0.1:1812", "state": "up", "rtt_ms": "0.4", "asked": 7}
+SERVER = {
+    "purpose": "authz",
+    "server": "127.0.0.1:1812",
+    "state": "up",
+    "rtt_ms": "0.4",
+    "asked": 7,
+    "late": 0,
+    "trouble": "",
+}
 STATUS = {
     "ok": True,
     "helper": {"state": "ready", "asked": 7},
@@ -60,8 +68,13 @@ def broker(monkeypatch):
 def test_status(broker, capsys):
     assert main(["radius", "status"]) == 0
     shown = capsys.readouterr().out
-    assert "purpose  server          state" in shown
+    assert "purpose  server          state  rtt_ms  asked" in shown
     assert "accounting: 0 records wait; 2 open, 9 sent, 0 refused" in shown
+    assert "late" not in shown, "what is nothing for all of them is left out"
+    broker.answers = [{**STATUS, "servers": [SERVER, {**SERVER, "late": 3}]}]
+    assert main(["radius", "status"]) == 0
+    assert "late" in capsys.readouterr().out
+    broker.answers = [STATUS]
     assert main(["radius", "status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == STATUS
 

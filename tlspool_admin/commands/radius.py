@@ -25,6 +25,9 @@ _SPOOL = """\
 Records of accounting wait on the disk until their server has acknowledged them.  --follow shows how far it is until
 none waits any more, or Ctrl-C; --retry sends what waits at once, to servers that were given up for dead too."""
 _COLOURS = {"accepted": "green", "rejected": "red", "unanswered": "yellow", "unasked": "yellow"}
+_FIRST = ("purpose", "server", "state", "rtt_ms", "asked")
+"""Columns that come first, and always."""
+
 _FOLLOW_S = 1.0
 """Between two looks: a server takes hundreds of records a second."""
 
@@ -79,12 +82,19 @@ def run_status(args: argparse.Namespace) -> int:
         return 0 if well else 1
     print_warnings(answer)
     servers = objects(answer.get("servers"))
-    print(table(servers, ("purpose", "server", "state")) if servers else "nothing is known of the servers")
+    print(table(_brief(servers), _FIRST) if servers else "nothing is known of the servers")
     helper = answer.get("helper")
     print(show({"helper": helper if isinstance(helper, Mapping) else "absent"}))
     if "waiting" in answer:
         print(_spooled(answer))
     return 0 if well else 1
+
+
+def _brief(servers: list[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Leave out what is nothing for all of them."""
+    names = dict.fromkeys(name for row in servers for name in row)
+    said = {name for name in names if name in _FIRST or any(row.get(name) not in (0, "", None) for row in servers)}
+    return [{name: value for name, value in row.items() if name in said} for row in servers]
 
 
 def _is_well(answer: Mapping[str, object]) -> bool:
