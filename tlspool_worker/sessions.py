@@ -36,6 +36,7 @@ from tlspool_common.messages import (
     AskExport,
     AskFact,
     AskRemote,
+    AskTraffic,
     BrokerAway,
     ClientHelloSeen,
     EndReason,
@@ -49,6 +50,7 @@ from tlspool_common.messages import (
     Side,
     StartSession,
     TellSessions,
+    Traffic,
     TrustAnchor,
     TrustBegin,
     UseCredential,
@@ -83,7 +85,7 @@ from tlspool_worker.effects import (
 from tlspool_worker.exits import Exit
 from tlspool_worker.session import CREDENTIALS, Handshaking, Session, State, alert_record, under
 from tlspool_worker.symmetry import IsServer, Symmetry
-from tlspool_worker.telling import UNSAID_MS, Telling, end_of
+from tlspool_worker.telling import UNSAID_MS, Telling, end_of, no_traffic
 from tlspool_worker.tls import Step
 from tlspool_worker.trust import Trust
 
@@ -147,7 +149,7 @@ class Sessions:
                 self._start(message, fd)
             case PlainConnected() if fd is not None:
                 self._plain_connected(message, fd)
-            case AskExport() | AskFact() | AskRemote():
+            case AskExport() | AskFact() | AskRemote() | AskTraffic():
                 self._ask(message)
             case UseCredential() | Proceed() | EndSession() | Verdict() | KeepRecord():
                 session = self._find(message.session_id, type(message).__name__)
@@ -243,7 +245,7 @@ class Sessions:
         session.move(State.EXPECT_STEP)
         self._out(Begin(handshaking.start, credentials, handshaking.trust, data))
 
-    def _ask(self, message: AskExport | AskFact | AskRemote) -> None:
+    def _ask(self, message: AskExport | AskFact | AskRemote | AskTraffic) -> None:
         session = self._find(message.session_id, type(message).__name__)
         if session is None:
             return
@@ -275,7 +277,8 @@ class Sessions:
             self._out(EndRelay(session.session_id))
             return
         self._over(session, alert_record(alert) if alert != NO_ALERT and session.is_unencrypted else b"")
-        self._say_ended(session.session_id, EndReason.ORDERED, 0, 0, "")
+        if self._has_broker:
+            self._out(Say(end_of(EndReason.ORDERED, no_traffic(session.session_id), "")))
 
     def waited(self, session_id: int) -> None:
         """A peer has listened long enough.  The session may be over, or the remote have begun to speak."""
@@ -407,19 +410,19 @@ class Sessions:
 
     # --- ends -----------------------------------------------------------------------------------------
 
-    def relay_ended(
-        self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str
-    ) -> None:
+    def relay_ended(self, reason: EndReason, traffic: Traffic, detail: str) -> None:
         """A relay is over, before or after it had its plaintext end."""
+        session_id = traffic.session_id
         session = self._sessions.pop(session_id)
         did_relay = session.state is State.RELAYING
         session.move(State.OVER)
         self._asked.pop(session_id, None)
         if did_relay and self._may_come:
-            self._telling.ended(end_of(session_id, reason, from_remote_b, to_remote_b, detail))
+            self._telling.ended(end_of(reason, traffic, detail))
         else:
             self._telling.forget(session_id)
-            self._say_ended(session_id, reason, from_remote_b, to_remote_b, detail)
+            if self._has_broker:
+                self._out(Say(end_of(reason, traffic, detail)))
         self._look_for_the_end()
 
     def broker_gone(self) -> None:
@@ -493,7 +496,3 @@ class Sessions:
         if record:
             self._out(SendCipher(session.session_id, record))
         self._out(Drop(session.session_id))
-
-    def _say_ended(self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> None:
-        if self._has_broker:
-            self._out(Say(end_of(session_id, reason, from_remote_b, to_remote_b, detail)))

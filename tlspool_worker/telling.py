@@ -11,7 +11,16 @@ from __future__ import annotations
 
 import heapq
 
-from tlspool_common.messages import EndReason, Message, SessionEnded, SessionHere, SessionsTold, TellSessions, prose
+from tlspool_common.messages import (
+    EndReason,
+    Message,
+    SessionEnded,
+    SessionHere,
+    SessionsTold,
+    TellSessions,
+    Traffic,
+    prose,
+)
 from tlspool_worker.effects import Out, Say
 
 UNSAID_MS = 60_000
@@ -85,12 +94,27 @@ class Telling:
         self._out(Say(SessionsTold(nonce=asked.nonce, last=ids[-1] if ids else asked.after, more=more)))
 
 
-def end_of(session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> SessionEnded:
+def end_of(reason: EndReason, traffic: Traffic, detail: str) -> SessionEnded:
     """Return what is said of the end of a session."""
     return SessionEnded(
-        session_id=session_id,
+        session_id=traffic.session_id,
         reason=reason,
-        from_remote_b=from_remote_b,
-        to_remote_b=to_remote_b,
+        from_remote_b=traffic.from_remote_b,
+        to_remote_b=traffic.to_remote_b,
         detail=prose(detail),
+        from_remote_records=traffic.from_remote_records,
+        to_remote_records=traffic.to_remote_records,
+        idle_ms=traffic.idle_ms,
+    )
+
+
+def no_traffic(session_id: int) -> Traffic:
+    """Return what a session has moved that had nothing to move."""
+    return Traffic(
+        session_id=session_id,
+        from_remote_b=0,
+        to_remote_b=0,
+        from_remote_records=0,
+        to_remote_records=0,
+        idle_ms=0,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.playbook.test_worker_sessions import Play, fd
+from tests.playbook.test_worker_sessions import Play, fd, traffic
 from tlspool_common.messages import (
     AskedByRemote,
     BrokerAway,
@@ -19,7 +19,7 @@ from tlspool_worker.effects import Answer, Drop, EndRelay, Finish, ForgetQuestio
 from tlspool_worker.exits import Exit
 from tlspool_worker.session import State
 from tlspool_worker.sessions import BrokenBroker
-from tlspool_worker.telling import PORTION, UNSAID, UNSAID_MS, Telling
+from tlspool_worker.telling import PORTION, UNSAID, UNSAID_MS, Telling, end_of
 
 SETTING_UP = [state for state in State if state not in (State.RELAYING, State.OVER)]
 
@@ -51,7 +51,7 @@ def here(number, nonce=77):
 
 
 def end(play, number, reason=EndReason.CLEAN):
-    play.core.relay_ended(number, reason, 5, 6, "")
+    play.core.relay_ended(reason, traffic(number, 5, 6), "")
 
 
 def test_what_relays_is_told_in_order(play):
@@ -106,7 +106,7 @@ def test_nothing_is_said_while_there_is_no_broker_and_ends_are_told_later(play):
     end(play, one)
     assert not play.take()
     ask(play)
-    ended = SessionEnded(session_id=one, reason=EndReason.CLEAN, from_remote_b=5, to_remote_b=6, detail="")
+    ended = end_of(EndReason.CLEAN, traffic(one, 5, 6), "")
     assert said(play) == [here(one), ended, here(other), SessionsTold(nonce=77, last=other, more=False)]
     end(play, other)
     assert [message.session_id for message in said(play)] == [other]
