@@ -2,7 +2,9 @@
 
 The broker gives a record with each session that relays, which is opaque here.  As long as there is no broker
 nothing is said, so that nothing piles up in the channel; what ends in this time is kept with its record, and told to
-the next broker as if it had ended just then.  A broker asks in portions, as the channel holds only so much.
+the next broker as if it had ended just then.  The end of a session that is accounted for is kept likewise until a
+broker has it on record, in case that one dies with what it was told.  A broker asks in portions, as the channel holds
+only so much.
 
 Rule: a broker hears of a session that was not its own from the beginning by SessionHere first, or never.
 """
@@ -23,6 +25,9 @@ from tlspool_common.messages import (
 )
 from tlspool_worker.effects import Out, Say
 
+NO_SESSION = 0
+"""No session has this number."""
+
 UNSAID_MS = 60_000
 """How long an idle worker waits for a broker that it can tell how its sessions have ended."""
 
@@ -39,21 +44,32 @@ class Telling:
     def __init__(self, out: Out) -> None:
         self._out = out
         self._records: dict[int, bytes] = {}
+        self._accounted: set[int] = set()
         self._untold: set[int] = set()
         self._unsaid: dict[int, SessionEnded] = {}
 
     @property
     def unsaid(self) -> int:
-        """How many sessions have ended and nobody knows."""
+        """How many sessions have ended and nobody knows, or has it on record."""
         return len(self._unsaid)
 
-    def keep(self, session_id: int, record: bytes) -> None:
+    def keep(self, session_id: int, record: bytes, *, accounted: bool) -> None:
         """Keep the record of a session."""
         self._records[session_id] = record
+        if accounted:
+            self._accounted.add(session_id)
+        else:
+            self._accounted.discard(session_id)
 
     def forget(self, session_id: int) -> None:
         """Forget a session that did not come to relay."""
         self._records.pop(session_id, None)
+        self._accounted.discard(session_id)
+
+    def end_kept(self, session_id: int) -> None:
+        """Forget a session whose end is on record."""
+        self._unsaid.pop(session_id, None)
+        self.forget(session_id)
 
     def knows(self, session_id: int) -> bool:
         """Whether the broker, if there is one, has heard of this session."""
@@ -66,19 +82,20 @@ class Telling:
     def broker_gone(self) -> None:
         """There will be none any more."""
         self._records.clear()
+        self._accounted.clear()
         self._unsaid.clear()
 
     def ended(self, message: SessionEnded) -> None:
         """A session that did relay is over."""
         session_id = message.session_id
         if session_id not in self._untold:
-            self._records.pop(session_id, None)
             self._out(Say(message))
-        elif session_id in self._records:
+            if session_id not in self._accounted:
+                self._records.pop(session_id, None)
+        if session_id in self._records:
             self._unsaid[session_id] = message
             if len(self._unsaid) > UNSAID:
-                oldest = next(iter(self._unsaid))
-                del self._unsaid[oldest], self._records[oldest]
+                self.end_kept(next(iter(self._unsaid)))
 
     def tell(self, asked: TellSessions) -> None:
         """Tell of the next sessions."""
