@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from tlspool_broker.access import Access
+from tlspool_broker.accounting import Accounting
 from tlspool_broker.apps import Apps
 from tlspool_broker.calls import Desk
 from tlspool_broker.chooser import Chooser
@@ -35,6 +36,7 @@ from tlspool_broker.events import (
     Effect,
     Event,
     FinishAsked,
+    HelperKind,
     HelperLost,
     HelperSaid,
     KeyAsked,
@@ -59,6 +61,7 @@ from tlspool_broker.online import Online
 from tlspool_broker.out import Out
 from tlspool_broker.questions import Questions
 from tlspool_broker.quotas import Quotas
+from tlspool_broker.radius import Radius
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
@@ -66,7 +69,7 @@ from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.auditor import Witness
-from tlspool_common.errors import PoolError
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
     AskedByRemote,
     MasterHello,
@@ -75,13 +78,21 @@ from tlspool_common.messages import (
     SessionHere,
     SessionsTold,
     Told,
+    Traffic,
     WorkerBorn,
     WorkerGone,
 )
 from tlspool_common.settings import Settings
 
 _OF_HELPER = {"crl_file", "log_level", "online", "online_ports", "online_private"}
-"""Settings that the helper is started with."""
+"""Settings that the helper which asks the network is started with."""
+
+_OF_RADIUS = {
+    "log_level", "radius_authn", "radius_authz", "radius_acct", "radius_secret_file", "radius_timeout_s",
+    "radius_tries", "radius_dead_s", "radius_unsigned", "radius_spool_records", "radius_dynamic",
+    "radius_dynamic_listen",
+}  # fmt: skip
+"""Settings that the helper which speaks RADIUS is started with."""
 
 
 class BrokerCore:
@@ -108,6 +119,9 @@ class BrokerCore:
         self.access = Access(settings.access)
         self.snapshots = Snapshots(records)
         self.online = Online(self._out, settings, unix_time_s)
+        self.radius = Radius(self._out, settings, unix_time_s)
+        self._helpers = {HelperKind.ONLINE: self.online.helper, HelperKind.RADIUS: self.radius.helper}
+        self.accounting = Accounting()
         self.judging = Judging(self._out, settings, self.online, unix_time_s)
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
@@ -174,9 +188,9 @@ class BrokerCore:
             case KeydLost(peer, reason):
                 self.keyd.lost(peer, reason)
             case HelperSaid(helper, exchange, told):
-                self.online.said(helper, exchange, told)
+                (self.online if helper.kind is HelperKind.ONLINE else self.radius).said(helper, exchange, told)
             case HelperLost(helper, reason):
-                self.online.lost(helper, reason)
+                self._helpers[helper.kind].lost(helper, reason)
             case KeyAsked(number, uri):
                 self.keyd.ask(number, uri)
             case KillAsked(session_id):
@@ -194,11 +208,13 @@ class BrokerCore:
             case Reconfigured(newer):
                 self._reconfigured(newer)
             case Began():
-                self.online.began()
+                for one in self._helpers.values():
+                    one.began()
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()
-                self.online.stop()
+                for one in self._helpers.values():
+                    one.stop()
             case _:
                 assert_never(event)
         return self._out.take()
@@ -218,12 +234,22 @@ class BrokerCore:
                     self.reauth.told(worker, message)
                 case AskedByRemote():
                     self.reauth.asked_by_remote(worker, message)
+                case Traffic():
+                    self._traffic(worker, message)
                 case SessionHere() | SessionsTold():
                     pass  # were taken
                 case _:
                     self.sessions.worker_said(worker, message)
         except PoolError as error:
             self._condemn(worker, error.detail)
+
+    def _traffic(self, worker: Worker, message: Traffic) -> None:
+        session = self.sessions.get(SessionId(message.session_id))
+        if session is None:
+            return  # it is over by now
+        if session.worker is not worker:
+            raise PoolError(Code.INTERNAL, f"Traffic for session {message.session_id}, which another worker has")
+        self.accounting.traffic(session, message)
 
     def _condemn(self, worker: Worker, detail: str) -> None:
         """End a worker, with its sessions and no others."""
@@ -263,6 +289,8 @@ class BrokerCore:
         self.workers.replenish()
         if set(changed) & _OF_HELPER:
             self.online.reconfigured(self._settings)
+        if set(changed) & _OF_RADIUS:
+            self.radius.reconfigured()
 
     def _master_said(self, event: MasterSaid) -> None:
         message = event.message
@@ -303,6 +331,6 @@ class BrokerCore:
             case Clock.QUESTION:
                 self.questions.timed_out(timer.number)
             case Clock.HELPER:
-                self.online.timed_out()
+                self._helpers[HelperKind(timer.number)].timed_out()
             case _:
                 assert_never(timer.clock)

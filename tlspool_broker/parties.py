@@ -19,8 +19,20 @@ WorkerNumber = NewType("WorkerNumber", int)
 
 SessionId = NewType("SessionId", int)
 
-HelperNumber = NewType("HelperNumber", int)
-"""A helper that asks the network, for as long as it lives."""
+
+class HelperKind(Enum):
+    """Which helper."""
+
+    ONLINE = 1  # asks the network about certificates
+    RADIUS = 2  # speaks RADIUS
+
+
+@record
+class HelperNumber:
+    """A helper, for as long as it lives."""
+
+    kind: HelperKind
+    number: int
 
 
 class FdKind(Enum):
