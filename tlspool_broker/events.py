@@ -41,6 +41,7 @@ from tlspool_common.messages import (
     ClientHelloSeen,
     DynamicAsked,
     DynamicTold,
+    EndKept,
     EndSession,
     HandshakeDone,
     HandshakeFailed,
@@ -100,6 +101,7 @@ ToWorker = (
     | AskFact
     | AskRemote
     | AskTraffic
+    | EndKept
 )
 
 FromHelper = (
@@ -120,6 +122,7 @@ class Clock(Enum):
     TELLING = "a worker that an earlier broker had should have told its sessions"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
+    ACCOUNTING = "there is something to do for a session that RADIUS has to do with"
     HELPER = "a helper should have said hello, or may be started again"
 
 

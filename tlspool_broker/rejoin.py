@@ -12,6 +12,7 @@
   as is one that does not answer in time.  It finishes its sessions by itself, and nobody controls it any more.
 * A session of which the application's connection has gone with the broker stays, FORK or not: that was our fault.  Its
   user may reattach it by its control key.  What can be read of the generation that has admitted it, is.
+* When a master has come, and what it has introduced has told everything, there is nothing else (``all_told``).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Rejoin:
         snapshots: Snapshots,
         lasting: Lasting,
         random_bytes: Callable[[int], bytes],
+        all_told: Callable[[], None],
     ) -> None:
         self._out = out
         self._workers = workers
@@ -53,6 +55,8 @@ class Rejoin:
         self._snapshots = snapshots
         self._lasting = lasting
         self._random_bytes = random_bytes
+        self._all_told = all_told
+        self._is_over = False
 
     def ask(self, worker: Worker) -> None:
         """Begin: ask a worker for its first sessions."""
@@ -105,6 +109,7 @@ class Rejoin:
         worker.nonce = 0
         self._out.note("info", "worker.rejoined", worker=worker.worker_id, sessions=len(worker.sessions))
         self._workers.let_go_if_idle(worker)
+        self.look_whether_all()
 
     def _here(self, worker: Worker, message: SessionHere) -> None:
         session_id = message.session_id
@@ -139,6 +144,14 @@ class Rejoin:
         if worker.nonce:
             worker.nonce = 0
             self._out(Disarm(_timer(worker)))
+            self.look_whether_all()
+
+    def look_whether_all(self) -> None:
+        """Say once that all workers of an earlier broker have told what they have, when they have."""
+        if self._is_over or not self._workers.settled or any(worker.nonce for worker in self._workers):
+            return
+        self._is_over = True
+        self._all_told()
 
     def _let_go(self, worker: Worker, why: str) -> None:
         self.lost(worker)

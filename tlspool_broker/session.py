@@ -49,8 +49,10 @@ from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, DropFd, Note, SessionId
+from tlspool_broker.meter import Meter
 from tlspool_broker.out import Out
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
+from tlspool_broker.radius_grant import Admission
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker
@@ -263,6 +265,8 @@ class Session:
     rationed_until_ms: int = 0
     control: bytes = b""
     localid_was: str | None = None
+    access: Admission | None = None
+    meter: Meter | None = None
     on_end: Callable[[Session], None] | None = None
     watch: Callable[[Session], None] | None = None
 

@@ -31,7 +31,7 @@ NO_SESSION = 0
 UNSAID_MS = 60_000
 """How long an idle worker waits for a broker that it can tell how its sessions have ended."""
 
-PORTION = 256
+PORTION = 128
 """Sessions told at a time: with the longest records half of what a channel may queue (limits.CHANNEL_QUEUE_B)."""
 
 UNSAID = 1000
