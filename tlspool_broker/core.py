@@ -20,6 +20,7 @@ from typing import assert_never
 
 from tlspool_broker.access import Access
 from tlspool_broker.accounting import Accounting
+from tlspool_broker.admitting import Admitting
 from tlspool_broker.apps import Apps
 from tlspool_broker.calls import Desk
 from tlspool_broker.chooser import Chooser
@@ -62,6 +63,8 @@ from tlspool_broker.out import Out
 from tlspool_broker.questions import Questions
 from tlspool_broker.quotas import Quotas
 from tlspool_broker.radius import Radius
+from tlspool_broker.radius_dynamic import DynamicAuthorization
+from tlspool_broker.radius_policy import RadiusPolicy
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
@@ -106,8 +109,12 @@ class BrokerCore:
         unix_time_s: Callable[[], float],
         lasting: Lasting | None = None,
         witness: Witness | None = None,
+        user_name: Callable[[int], str] = str,
     ) -> None:
-        """Without what is ``lasting``, no other broker can go on with the sessions of this one."""
+        """Without what is ``lasting``, no other broker can go on with the sessions of this one.
+
+        ``user_name`` has the names of users, for RADIUS servers to read.
+        """
         lasting = lasting or in_memory(random_bytes)
         self._out = Out(witness)
         self._settings = settings
@@ -126,6 +133,16 @@ class BrokerCore:
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
         self.quotas = Quotas(self._out, settings)
+        self.radius_policy = RadiusPolicy(settings, self.radius, lasting.key("accounting")[:4].hex().upper(), user_name)
+        self.admitting = Admitting(
+            self._out,
+            settings,
+            self.connections,
+            self.judging,
+            self.radius,
+            self.radius_policy,
+            self.accounting,
+        )
         self.sessions = Sessions(
             self._out,
             settings,
@@ -137,12 +154,15 @@ class BrokerCore:
             self.chooser,
             self.online,
             self.judging,
+            self.admitting,
             self.explain,
             self.quotas,
         )
         self.rejoin = Rejoin(
-            self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes, self.accounting.all_told
+            self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes, self.accounting
         )
+        self.accounting.bind(self.sessions.kill, self.sessions.keep, self.admitting.again)
+        self.radius.on_dynamic = DynamicAuthorization(self._out, self.accounting, self.sessions.kill).asked
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
             self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging

@@ -256,5 +256,6 @@ def session_of(kept: Kept, worker: Worker, records: Records) -> Session:
         control=kept.control,
         localid_was=kept.localid,
         access=access,
+        accounted=meter is not None,
         meter=meter,
     )

@@ -46,10 +46,14 @@ class FdKind(Enum):
 
 @record
 class PassedFd:
-    """A descriptor that an application passed, and what it was found to be."""
+    """A descriptor that an application passed, and what it was found to be.
+
+    ``address`` is the network address of who is at the other end; '' where there is none.
+    """
 
     fd: OwnedFd
     kind: FdKind
+    address: str = ""
 
 
 @record

@@ -160,7 +160,10 @@ class Radius:
             self._note(message.purpose, found)
             told(found)
 
-        return self.helper.ask(message, answered, message.deadline_ms, sent)
+        number = self.helper.ask(message, answered, message.deadline_ms, sent)
+        if not number:
+            self._out.note("debug", "radius.answered", purpose=message.purpose.name.lower(), access="not_asked")
+        return number
 
     def forget(self, number: int) -> None:
         """Nobody wants to know any more what was asked under this number."""

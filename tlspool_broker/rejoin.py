@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tlspool_broker import kept
+from tlspool_broker.accounting import Accounting
 from tlspool_broker.events import Arm, Clock, Disarm, FromWorker, SendWorker, SessionId, Timer, WorkerNumber
 from tlspool_broker.lasting import Lasting
 from tlspool_broker.out import Out
@@ -47,7 +48,7 @@ class Rejoin:
         snapshots: Snapshots,
         lasting: Lasting,
         random_bytes: Callable[[int], bytes],
-        all_told: Callable[[], None],
+        accounting: Accounting,
     ) -> None:
         self._out = out
         self._workers = workers
@@ -55,7 +56,7 @@ class Rejoin:
         self._snapshots = snapshots
         self._lasting = lasting
         self._random_bytes = random_bytes
-        self._all_told = all_told
+        self._accounting = accounting
         self._is_over = False
 
     def ask(self, worker: Worker) -> None:
@@ -132,6 +133,7 @@ class Rejoin:
                 credentials = ()  # that generation is forgotten: then we are nobody
             session.plan = replace(session.plan, credentials=credentials)
         self._sessions.resume(session, worker)
+        self._accounting.resume(session)
 
     def timed_out(self, number: int) -> None:
         """A worker has not answered."""
@@ -151,7 +153,7 @@ class Rejoin:
         if self._is_over or not self._workers.settled or any(worker.nonce for worker in self._workers):
             return
         self._is_over = True
-        self._all_told()
+        self._accounting.all_told()
 
     def _let_go(self, worker: Worker, why: str) -> None:
         self.lost(worker)

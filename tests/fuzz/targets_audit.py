@@ -185,6 +185,7 @@ def _check_heads(data):
 
 # --- what a worker keeps --------------------------------------------------------------------------------
 
+
 def _grant():
     """What RADIUS has granted, as it is kept."""
     access = Admission("mail", "0a-5", ("User-Name=a@b.example",), True, classes=(b"c",), tags=("staff",), terminate=1)

@@ -23,7 +23,8 @@ def test_the_longest_fits():
     long = {
         "unit": "u" * 256, "command": "c" * 64, "request": bytes(380), "planned": "a" * 127, "localid": "a" * 127,
         "expected": "a" * 127, "cipher": "c" * 64, "group": "g" * 64, "alpn": bytes(255), "sni": "s" * 255,
-        "remote_names": names, "remote_subject": "s" * 1024, "remoteid": "r" * 127, "access": bytes(kept_access.ACCESS_B),
+        "remote_names": names, "remote_subject": "s" * 1024, "remoteid": "r" * 127,
+        "access": bytes(kept_access.ACCESS_B),
     }  # fmt: skip
     sealed = kept.seal(KEY, kept_of(2**64 - 1, 2**32 - 1, **long))
     assert 15_000 < len(sealed) <= limits.RECORD_B
