@@ -43,6 +43,7 @@ from tlspool_common.messages import (
     ClientHelloSeen,
     DynamicAsked,
     DynamicTold,
+    EndKept,
     EndSession,
     HandshakeDone,
     HandshakeFailed,
@@ -102,6 +103,7 @@ ToWorker = (
     | AskFact
     | AskRemote
     | AskTraffic
+    | EndKept
 )
 
 FromHelper = (
@@ -122,6 +124,7 @@ class Clock(Enum):
     TELLING = "a worker that an earlier broker had should have told its sessions"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
+    ACCOUNTING = "there is something to do for a session that RADIUS has to do with"
     HELPER = "a helper should have said hello, or may be started again"
 
 

@@ -58,6 +58,10 @@ TABLE: dict[str, Event] = {
         "B", "no RADIUS server has said anything about a remote; and whether its rule lets it in", _YES, provoked=True
     ),
     "radius.unkept": Event("B", "the helper cannot keep an accounting record, and says why", provoked=True),
+    "session.renewed": Event("B", "a session timeout of RADIUS was over, and servers were asked again", _YES),
+    "radius.disconnect": Event("B", "a RADIUS server ends a session (RFC 5176)", _YES),
+    "radius.change": Event("B", "a RADIUS server changes timeouts or tags of a session (RFC 5176)", _YES),
+    "radius.dynamic": Event("B", "a RADIUS server wanted that; of so many sessions, or why of none"),
     "session.asks_online": Event("B", "a handshake waits for the network to say whether the remote is revoked"),
     "session.attached": Event("B", "a connection has taken control of a session"),
     "session.detached": Event("B", "a connection has given up control of a session"),

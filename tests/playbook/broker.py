@@ -538,6 +538,7 @@ def kept_of(session_id, worker_id, **fields):
         "remoteid": "www.example.com",
         "started_ms": 1_000,
         "established_ms": 2_000,
+        "access": b"",
         **{name: value for name, value in DEFAULTS[HandshakeDone].items() if name != "sni"},
         "sni": "localhost",
     }
