@@ -102,6 +102,8 @@ class Clock(Enum):
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
     HELPER = "the helper that asks the network should have said hello"
+    AAA = "what an application asked of RADIUS should have been answered"
+    ITEMS = "look for what applications account for and do not speak of any more"
 
 
 @record

@@ -38,6 +38,9 @@ NO_ALERT = 255
 PROPOSALS = 16
 """Identities that are proposed to one application, one after the other; earlier pools gave up after four."""
 
+_OF_APPLICATIONS = frozenset({Code.RADIUS_UNUSED, Code.ACCOUNT_FOREIGN, Code.ACCOUNT_UNKNOWN, Code.ACCOUNT_EXISTS})
+"""Of RADIUS: what is about an application's own request."""
+
 Choice = tuple[Donai, list[Credential]]
 
 # AlertDescription, RFC 8446 section 6, for a remote whose session we end.
@@ -453,6 +456,6 @@ def told(code: Code, detail: str, alert: int = NO_ALERT) -> str:
     Of a remote's fault it hears the alert; of our keys' and our own nothing: these are for the log, and so is
     what a database says, which names files.
     """
-    if code // 100 in (1, 2, 6) and code is not Code.DATABASE:
+    if (code // 100 in (1, 2, 6) and code is not Code.DATABASE) or code in _OF_APPLICATIONS:
         return detail
     return f"alert {alert}" if code // 100 == 3 and alert != NO_ALERT else ""

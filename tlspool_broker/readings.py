@@ -26,6 +26,7 @@ def readings(core: BrokerCore, databases: Databases) -> list[Reading]:
         ("tlspool_database_trust_generation", {}, databases.trust_generation),
         *by_state("tlspool_helper_questions", "answer", answers),
         ("tlspool_helper_open", {}, core.online.open_questions),
+        ("tlspool_application_items", {}, len(core.items)),
         ("tlspool_keyd_connected", {}, core.keyd.present),
         ("tlspool_master_connected", {}, core.workers.has_master),
         *by_state("tlspool_workers", "workers", workers),
