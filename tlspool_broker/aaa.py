@@ -100,9 +100,9 @@ class Aaa:
         radius: Asks,
         describing: Describing,
         items: Items,
-        unused_number: Callable[[], int],
+        next_acct_id: Callable[[], str],
     ) -> None:
-        """``unused_number`` returns one that no session and no item has ever had."""
+        """``next_acct_id`` makes one that no session and no item has ever had."""
         self._out = out
         self._settings = settings
         self._connections = connections
@@ -110,7 +110,7 @@ class Aaa:
         self._radius = radius
         self._describing = describing
         self.items = items
-        self._unused_number = unused_number
+        self._next_acct_id = next_acct_id
         self._open: dict[int, _Open] = {}
         self._by_reqid: dict[tuple[Connection, int], int] = {}
         self._by_uid: Counter[int] = Counter()
@@ -291,7 +291,7 @@ class Aaa:
         if admission is not None and admission.acct_id:
             more.append(f"Acct-Multi-Session-Id={admission.acct_id}")
         item = Item(
-            acct_id=f"app-{self._unused_number():x}",
+            acct_id=self._next_acct_id(),
             uid=caller.uid,
             kind=asked.kind,
             instance=asked.instance,

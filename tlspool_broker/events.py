@@ -15,6 +15,7 @@ from enum import Enum
 from tlspool_broker.parties import Caller as Caller
 from tlspool_broker.parties import ConnectionId as ConnectionId
 from tlspool_broker.parties import FdKind as FdKind
+from tlspool_broker.parties import HelperKind as HelperKind
 from tlspool_broker.parties import HelperNumber as HelperNumber
 from tlspool_broker.parties import PassedFd as PassedFd
 from tlspool_broker.parties import PeerId as PeerId
@@ -24,13 +25,22 @@ from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
 from tlspool_common.messages import (
+    AccessTold,
+    Account,
+    Accounted,
+    AccountSettled,
+    AskAccess,
     AskedByRemote,
     AskExport,
     AskFact,
+    AskRadius,
     AskRemote,
     AskRevocation,
     AskStaple,
+    AskTraffic,
     ClientHelloSeen,
+    DynamicAsked,
+    DynamicTold,
     EndSession,
     HandshakeDone,
     HandshakeFailed,
@@ -44,6 +54,8 @@ from tlspool_common.messages import (
     PinService,
     PlainConnected,
     Proceed,
+    RadiusHello,
+    RadiusTold,
     RemoteShown,
     RemoteTold,
     RetireWorker,
@@ -56,6 +68,7 @@ from tlspool_common.messages import (
     StartSession,
     TellSessions,
     Told,
+    Traffic,
     TrustAnchor,
     TrustBegin,
     UseCredential,
@@ -70,7 +83,7 @@ from tlspool_common.settings import Settings
 OfSession = ClientHelloSeen | RemoteShown | HandshakeDone | HandshakeFailed | SessionEnded
 """What a worker says of the course of a session."""
 
-FromWorker = OfSession | Told | RemoteTold | AskedByRemote | SessionHere | SessionsTold
+FromWorker = OfSession | Told | RemoteTold | AskedByRemote | SessionHere | SessionsTold | Traffic
 ToWorker = (
     TrustBegin
     | TrustAnchor
@@ -86,7 +99,13 @@ ToWorker = (
     | AskExport
     | AskFact
     | AskRemote
+    | AskTraffic
 )
+
+FromHelper = (
+    OnlineHello | RevocationTold | StapleTold | RadiusHello | AccessTold | Accounted | RadiusTold | DynamicAsked
+)
+ToHelper = AskRevocation | AskStaple | AskAccess | Account | AccountSettled | AskRadius | DynamicTold
 
 
 class Clock(Enum):
@@ -101,7 +120,7 @@ class Clock(Enum):
     TELLING = "a worker that an earlier broker had should have told its sessions"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
-    HELPER = "the helper that asks the network should have said hello"
+    HELPER = "a helper should have said hello, or may be started again"
     AAA = "what an application asked of RADIUS should have been answered"
     ITEMS = "look for what applications account for and do not speak of any more"
 
@@ -202,16 +221,16 @@ class WorkerLost:
 
 @record
 class HelperSaid:
-    """A message of the helper; ``exchange`` is that of the question."""
+    """A message of a helper; ``exchange`` is that of the question."""
 
     helper: HelperNumber
     exchange: int
-    message: OnlineHello | RevocationTold | StapleTold
+    message: FromHelper
 
 
 @record
 class HelperLost:
-    """The helper's channel is closed, or it could not be started."""
+    """A helper's channel is closed, or it could not be started."""
 
     helper: HelperNumber
     reason: str
@@ -404,11 +423,11 @@ class StartHelper:
 
 @record
 class SendHelper:
-    """Ask the helper."""
+    """Ask a helper, or answer it."""
 
     helper: HelperNumber
     exchange: int
-    message: AskRevocation | AskStaple
+    message: ToHelper
 
 
 @record

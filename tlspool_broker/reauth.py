@@ -199,7 +199,7 @@ class Reauth:
         session = self._sessions.get(SessionId(message.session_id))
         if session is None or session.state is State.EXPECT_END:
             return  # it is over, or told to end: nobody is to be answered
-        relays = session.state in (State.EXPECT_PLAINTEXT, State.RELAYING)
+        relays = session.state in (State.EXPECT_RADIUS, State.EXPECT_PLAINTEXT, State.RELAYING)
         if session.worker is not worker or not relays or session.plan.side is not Side.CLIENT:
             raise PoolError(Code.INTERNAL, f"a remote asks in session {message.session_id}, {session.state.name}")
         may = self._keyd.present and self._ration(session)

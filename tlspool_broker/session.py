@@ -5,6 +5,7 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
     STARTTLS -> EXPECT_KEYD -> EXPECT_WORKER -> EXPECT_CLIENT_HELLO -> EXPECT_HANDSHAKE -> EXPECT_PLAINTEXT
              (if it is away)  (if none is free)   (servers only)                                 |
                                                                               final reply, RELAYING -> OVER
+    with RADIUS servers: EXPECT_RADIUS, between EXPECT_HANDSHAKE and EXPECT_PLAINTEXT
     with LOCALID_CHECK: EXPECT_LOCALID, for clients first of all, for servers behind EXPECT_CLIENT_HELLO
     judged, and nobody here knows enough: EXPECT_ADVICE, in the middle of EXPECT_HANDSHAKE
     judged, and refused: EXPECT_ALERT until the worker has told the remote, then OVER
@@ -20,6 +21,9 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
 * A session that is judged (judging.py) has its worker describe what the remote shows, once, and wait (``shown``).  The
   answer is a Verdict.  In EXPECT_ADVICE somebody else is asked first, and nobody but this session waits for that.
   After a Verdict that refuses (``refusal``) a handshake cannot succeed any more.
+* In EXPECT_RADIUS servers are asked about the remote that has proved who it is, and then accounting begins
+  (admitting.py): what is open is ``pending``, what was said ``heard``, and what was granted ``access``.  ``accounted``:
+  a START was given to be kept, so an end must follow.
 * Up to EXPECT_WORKER the session's socket is here (``crypt``); from then on the worker has it.  What ends a
   session after that point is a word of the worker (HandshakeFailed, SessionEnded), or the worker's death.
 * To end a session ourselves we tell the application (ERROR, unless it is gone or the request id was used
@@ -51,6 +55,7 @@ from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, DropFd, Note, SessionId
 from tlspool_broker.out import Out
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
+from tlspool_broker.radius_grant import Admission, Heard, Pending
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker
@@ -84,6 +89,7 @@ class State(Enum):
     EXPECT_HANDSHAKE = auto()
     EXPECT_ADVICE = auto()
     EXPECT_ALERT = auto()
+    EXPECT_RADIUS = auto()
     EXPECT_PLAINTEXT = auto()
     RELAYING = auto()
     EXPECT_END = auto()
@@ -105,6 +111,7 @@ class Happening(Enum):
     ADVISED = auto()
     HANDSHAKE_DONE = auto()
     HANDSHAKE_FAILED = auto()
+    ADMITTED = auto()
     PLAIN_GIVEN = auto()
     ENDED = auto()
     WORKER_LOST = auto()
@@ -145,7 +152,7 @@ TABLE: dict[State, dict[Happening, frozenset[State]]] = {
     _S.EXPECT_HANDSHAKE: {
         _H.HELLO_SEEN: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
         _H.REMOTE_SHOWN: frozenset({_S.EXPECT_HANDSHAKE, _S.EXPECT_ADVICE, _S.EXPECT_ALERT}),
-        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_PLAINTEXT, _S.RELAYING}),
+        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_RADIUS, _S.EXPECT_PLAINTEXT, _S.RELAYING}),
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
         _H.WORKER_LOST: frozenset({_S.OVER}),
         _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
@@ -158,6 +165,13 @@ TABLE: dict[State, dict[Happening, frozenset[State]]] = {
     },
     _S.EXPECT_ALERT: {
         _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.WORKER_LOST: frozenset({_S.OVER}),
+        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
+    },
+    _S.EXPECT_RADIUS: {
+        _H.ADMITTED: frozenset({_S.EXPECT_PLAINTEXT, _S.RELAYING}),
+        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
+        _H.ENDED: frozenset({_S.OVER}),
         _H.WORKER_LOST: frozenset({_S.OVER}),
         _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
     },
@@ -206,11 +220,15 @@ _OVERDUE = {
     _S.EXPECT_HANDSHAKE: Code.HANDSHAKE_TIMEOUT,
     _S.EXPECT_ADVICE: Code.HANDSHAKE_TIMEOUT,
     _S.EXPECT_ALERT: Code.HANDSHAKE_TIMEOUT,
+    _S.EXPECT_RADIUS: Code.RADIUS_UNANSWERED,
     _S.EXPECT_PLAINTEXT: Code.CALLBACK_TIMEOUT,
 }
 
 _DAILY = frozenset({Code.CALLER_GONE, Code.STOPPING, Code.DRAINING, Code.HANDSHAKE_YIELDED})
 """Besides the faults of remotes: failures that nobody has to look into."""
+
+_BY_RADIUS = frozenset({Code.RADIUS_REJECTED, Code.RADIUS_ANONYMOUS})
+"""Of the codes of RADIUS: policy has decided so."""
 
 VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 
@@ -263,6 +281,11 @@ class Session:
     rationed_until_ms: int = 0
     control: bytes = b""
     localid_was: str | None = None
+    remote_address: str = ""
+    pending: Pending | None = None
+    heard: tuple[Heard, ...] = ()
+    access: Admission | None = None
+    accounted: bool = False
     on_end: Callable[[Session], None] | None = None
     watch: Callable[[Session], None] | None = None
 
@@ -352,6 +375,11 @@ class Session:
         return str(self.plan.localid) if self.plan.localid and self.plan.credentials else ""
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """What RADIUS servers have tagged the remote's identity with."""
+        return self.access.tags if self.access is not None else ()
+
+    @property
     def verified(self) -> bool:
         """Whether the remote was asked who it is, and proved it."""
         return self.facts is not None and self.facts.remote_verified and self.plan.remote_auth is not RemoteAuth.IGNORE
@@ -376,6 +404,7 @@ class Session:
             group=_fitting(facts.group, _GROUP_B),
             alpn=facts.alpn if len(facts.alpn) <= _ALPN_B else b"",
             subject=_fitting(facts.remote_subject, len(facts.remote_subject.encode())),
+            tags=len(self.tags),
         )
 
     def _fields(self) -> dict[str, Value]:
@@ -394,6 +423,7 @@ class Session:
         return {
             **fields,
             "remoteid": self.remoteid,
+            **({"tags": " ".join(self.tags)} if self.tags else {}),
             "verified": self.verified,
             "version": self.version,
             "cipher": self.facts.cipher,
@@ -433,7 +463,8 @@ class Session:
         """
         code = error.code
         daily = code // 100 == 3 or code in _DAILY
-        event = "session.refused" if code // 100 in (1, 2, 4) and not daily else "session.failed"
+        refused = code // 100 in (1, 2, 4) or code in _BY_RADIUS
+        event = "session.refused" if refused and not daily else "session.failed"
         why: dict[str, Value] = {"code": int(code), "rule": code.name.lower()}
         how: dict[str, Value] = {
             "state": self.state.name.lower(),
@@ -455,6 +486,7 @@ class Session:
             "side": self.plan.side.name.lower(),
             "localid": self.localid,
             "remoteid": self.remoteid,
+            "tags": list(self.tags),
             "version": self.version,
             "cipher": facts.cipher if facts else "",
             "group": facts.group if facts else "",

@@ -30,6 +30,7 @@ from tlspool_common.messages_judging import RemoteShown as RemoteShown
 from tlspool_common.messages_judging import RevocationTold as RevocationTold
 from tlspool_common.messages_judging import StapleTold as StapleTold
 from tlspool_common.messages_judging import Verdict as Verdict
+from tlspool_common.messages_radius import Access as Access
 from tlspool_common.messages_radius import AccessTold as AccessTold
 from tlspool_common.messages_radius import Account as Account
 from tlspool_common.messages_radius import Accounted as Accounted
@@ -38,8 +39,10 @@ from tlspool_common.messages_radius import AskAccess as AskAccess
 from tlspool_common.messages_radius import AskRadius as AskRadius
 from tlspool_common.messages_radius import DynamicAsked as DynamicAsked
 from tlspool_common.messages_radius import DynamicTold as DynamicTold
+from tlspool_common.messages_radius import Purpose as Purpose
 from tlspool_common.messages_radius import RadiusHello as RadiusHello
 from tlspool_common.messages_radius import RadiusTold as RadiusTold
+from tlspool_common.messages_radius import Status as Status
 from tlspool_common.messages_rejoining import BrokerAway as BrokerAway
 from tlspool_common.messages_rejoining import KeepChannel as KeepChannel
 from tlspool_common.messages_rejoining import KeepRecord as KeepRecord

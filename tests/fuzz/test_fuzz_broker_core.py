@@ -383,12 +383,14 @@ class Monkey(World):
         chance = self.chance
         if self.helper is None:
             return
-        if not self.core.online._ready and chance.random() < 0.8:
+        if not self.core.online.helper.ready and chance.random() < 0.8:
             self.happen(HelperSaid(self.helper, 0, OnlineHello(protocol=PROTOCOL + (chance.random() < 0.1), pid=1)))
         elif chance.random() < 0.05:
             self.helper_goes()
         else:
-            exchange = next(iter(self.core.online._open), 0) if chance.random() < 0.98 else chance.randrange(1 << 32)
+            exchange = (
+                next(iter(self.core.online.helper._open), 0) if chance.random() < 0.98 else chance.randrange(1 << 32)
+            )
             crl, ocsp = chance.choice(list(Finding)), chance.choice([Finding.GOOD, *Finding])
             if exchange or chance.random() < 0.02:
                 self.helper_says(crl, ocsp, exchange=exchange)
@@ -439,7 +441,9 @@ class Monkey(World):
             assert not (post.queue and post.registered and not post.busy)
         advised = {one.question for one in sessions if one.question}
         assert {one.state.name for one in sessions if one.question} <= {"EXPECT_ADVICE"}
-        assert advised == {number for number, one in self.core.online._open.items() if one.told is not None}
+        assert advised == {
+            number for number, one in self.core.online.helper._open.items() if one.told is not None and not one.quiet
+        }
         asked = {app: connections.get(app).asked for app in self.apps}
         assert {app: cbids for app, cbids in asked.items() if cbids} == {
             post.connection.connection_id: {post.cbid} for post in posts if post.cbid

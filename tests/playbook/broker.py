@@ -21,6 +21,7 @@ from tlspool_broker.events import (
     Disarm,
     DropFd,
     FdKind,
+    HelperKind,
     HelperLost,
     HelperSaid,
     KeydLost,
@@ -49,6 +50,11 @@ from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import generalise
 from tlspool_common.messages import (
     PROTOCOL,
+    Access,
+    AccessTold,
+    Account,
+    Accounted,
+    AskAccess,
     ClientHelloSeen,
     EndReason,
     Finding,
@@ -59,6 +65,7 @@ from tlspool_common.messages import (
     KeyKind,
     MasterHello,
     OnlineHello,
+    RadiusHello,
     RemoteAuth,
     RemoteShown,
     RevocationTold,
@@ -191,8 +198,9 @@ class World:
         self.fds = []
         self._numbers = itertools.count(1)
         self._worker_ids = itertools.count(1)
-        self.keyd = self.master = self.helper = None
+        self.keyd = self.master = self.helper = self.radius = None
         self.questions = []
+        self.asked = []
         if keyd:
             self.keyd_comes()
         if workers is not None:
@@ -216,8 +224,12 @@ class World:
                     self.timers.pop(timer, None)
                 case Note():
                     self.notes.append(effect)
-                case StartHelper():
-                    self.helper = effect.helper
+                case StartHelper(helper) if helper.kind is HelperKind.RADIUS:
+                    self.radius = helper
+                case StartHelper(helper):
+                    self.helper = helper
+                case SendHelper(helper) if helper.kind is HelperKind.RADIUS:
+                    self.asked.append(effect)
                 case SendHelper():
                     self.questions.append(effect)
             fd = getattr(effect, "fd", None)
@@ -308,6 +320,35 @@ class World:
         """The helper answers the last question."""
         exchange = self.questions[-1].exchange if exchange is None else exchange
         return self.happen(HelperSaid(self.helper, exchange, RevocationTold(crl=crl, ocsp=ocsp, detail=detail)))
+
+    def radius_comes(self):
+        """The helper that speaks RADIUS says hello."""
+        return self.happen(HelperSaid(self.radius, 0, RadiusHello(protocol=PROTOCOL, pid=55)))
+
+    def radius_goes(self):
+        return self.happen(HelperLost(self.radius, "radius has closed its end"))
+
+    def radius_says(self, access=Access.ACCEPTED, *, exchange=None, **fields):
+        """The helper answers the last question about access, or another one."""
+        if exchange is None:
+            exchange = self.access_asked()[-1].exchange
+        told = AccessTold(access=access, **{**DEFAULTS[AccessTold], **fields})
+        return self.happen(HelperSaid(self.radius, exchange, told))
+
+    def radius_keeps(self, code=0, detail=""):
+        """The helper answers all accounting records that it was given since the last time."""
+        given, self.asked = self.asked, [one for one in self.asked if not isinstance(one.message, Account)]
+        effects = []
+        for one in given:
+            if isinstance(one.message, Account):
+                told = Accounted(code=int(code), detail=detail)
+                effects += self.happen(HelperSaid(self.radius, one.exchange, told))
+        self.effects = effects
+        return effects
+
+    def access_asked(self):
+        """Return the questions about access that the helper was sent."""
+        return [one for one in self.asked if isinstance(one.message, AskAccess)]
 
     def say(self, session_id, message=None, *, worker=None, **fields):
         """Let the worker of a session say something."""
@@ -407,6 +448,20 @@ class World:
 
 
 DEFAULTS = {
+    AccessTold: {
+        "detail": "",
+        "message": "",
+        "user_name": "",
+        "classes": (),
+        "tags": (),
+        "state": b"",
+        "session_timeout_s": 0,
+        "idle_timeout_s": 0,
+        "interim_s": 0,
+        "terminate": 0,
+        "server": "192.0.2.1:1812",
+        "elapsed_ms": 3,
+    },
     ClientHelloSeen: {"sni": "localhost", "alpn": b""},
     HandshakeDone: {
         "tls_version": 0x0304,
