@@ -267,6 +267,10 @@ def permissions_page() -> str:
         "token process": (sandbox_profiles.token(["local"], _MODULE), calls.leaf(pid, modules=True)),
         "broker": (_profile("broker"), calls.service(network=True, executes=True, owners=True)),
         "tlspool-online": (sandbox_profiles.online((), True, (80,)), calls.leaf(pid, network=True)),
+        "tlspool-radius": (
+            sandbox_profiles.radius(Path("/var/lib/tlspool/radius")),
+            calls.leaf(pid, network=True, writes=True),
+        ),
     }
     out = [
         _NOTE.format(source="tlspool_common/sandbox_profiles.py and sandbox_calls.py"),
@@ -312,7 +316,7 @@ def events_page() -> str:
         "Of events marked *bounded* at most 200 lines a second are written, as remotes or applications can make them happen at ",
         "will; `log.withheld` says how many more there were. The [metrics](metrics.md) count all of them.\n\n",
         "Events with *yes* are in the [audit trail](audit.md) as well, and those with *before* are there before what they speak ",
-        "of happens.\n\n`B` is the broker, `W` the worker, `K` keyd, `O` the helper `tlspool-online`.\n\n",
+        "of happens.\n\n`B` is the broker, `W` the worker, `K` keyd, `O` the helper `tlspool-online`, `R` the helper `tlspool-radius`.\n\n",
         "| event | of | audit | bounded | what it says |\n|---|---|---|---|---|\n",
     ]
     for name, event in event_table.TABLE.items():

@@ -98,6 +98,7 @@ def _run(config: Settings, path: Path) -> int:
         auditor = Auditor(config, "broker", log, time.time)  # noqa: TID251 - a record says when
         stack.callback(auditor.close)
         scraped = scrape.listen(config)
+        start.make_spool_dir(config)
         sandbox.enter(sandbox_profiles.broker(config, path), config.sandbox, log)
         asyncio.run(
             _serve(config, path, databases, app_sockets, control_socket, scraped, most_fds, log, metrics, auditor)

@@ -24,7 +24,7 @@ class Recorded(Enum):
 class Event:
     """One row.
 
-    ``daemons`` has the letters of Part, and O for ``tlspool-online``.  ``provoked``: remotes or callers can make it
+    ``daemons`` has the letters of Part, O for ``tlspool-online`` and R for ``tlspool-radius``.  ``provoked``: remotes or callers can make it
     happen as often as they like, so that only so many lines a second are written.
     """
 
@@ -171,9 +171,9 @@ TABLE: dict[str, Event] = {
     "pool.draining": Event("B", "new sessions are refused from now on"),
     "pool.resumed": Event("B", "new sessions are taken again"),
     "master.started": Event("W", "a worker master has started, and what confines it"),
-    "sandbox.on": Event("BWKO", "a process has entered its sandbox"),
-    "sandbox.off": Event("BWKO", "it has none, as the configuration says", _YES),
-    "sandbox.missing": Event("BWKO", "a layer of the sandbox cannot be had; the process goes on without it", _YES),
+    "sandbox.on": Event("BWKOR", "a process has entered its sandbox"),
+    "sandbox.off": Event("BWKOR", "it has none, as the configuration says", _YES),
+    "sandbox.missing": Event("BWKOR", "a layer of the sandbox cannot be had; the process goes on without it", _YES),
     "worker.condemned": Event("B", "a worker is ended, because it said what it has no business to say", _YES),
     "worker.unknown": Event("B", "a master introduced a worker out of turn"),
     "worker.joined": Event("K", "a worker may ask for signatures"),
@@ -204,6 +204,20 @@ TABLE: dict[str, Event] = {
     "online.internal": Event("O", "a bug in the helper"),
     "online.broker_broken": Event("O", "the broker broke the table of messages"),
     "online.refuses_to_start": Event("O", "its command line is wrong"),
+    # --- the helper that speaks RADIUS ------------------------------------------------------------------------
+    "radius.counters": Event("R", "what the helper has done"),
+    "radius.server_dead": Event("R", "a server has not answered; others are asked first for a while"),
+    "radius.server_back": Event("R", "it answers again"),
+    "radius.bad_answer": Event("R", "a server has sent what is no answer, or somebody in its name"),
+    "radius.no_secret": Event("R", "a server has no line in radius_secret_file, and is not asked"),
+    "radius.secret_short": Event("R", "a shared secret can be guessed"),
+    "radius.spool_open": Event("R", "the spool is open; so many records wait, so many sessions and items are open"),
+    "radius.spool_unusable": Event("R", "it cannot be used, and nothing can be accounted for"),
+    "radius.dynamic": Event("R", "a server wants sessions ended or changed; and what became of it"),
+    "radius.dynamic_dropped": Event("R", "what came where such requests come in is none that counts"),
+    "radius.internal": Event("R", "a bug in the helper"),
+    "radius.broker_broken": Event("R", "the broker broke the table of messages"),
+    "radius.refuses_to_start": Event("R", "command line, file with secrets or address to listen at cannot be used"),
     # --- these readers themselves ---------------------------------------------------------------------------
     "log.withheld": Event("BWK", "so many lines of an event were not written, in one second that had too many"),
     "audit.lost": Event("BK", "the audit trail cannot be written, since when and why; repeated while that lasts"),
