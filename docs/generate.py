@@ -14,6 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from tlspool_common import (  # noqa: E402
     access,
+    account_rules,
     errors,
     event_table,
     messages,
@@ -130,6 +131,7 @@ def configuration_page() -> str:
         "| `pkcs11_token` | pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n"
     )
     out.append("| `access` | rule | | B | [access rules](#access-rules); may be repeated |\n")
+    out.append("| `account` | rule | | B | [account rules](#account-rules); may be repeated |\n")
     out.append("| `limit` | rule | | B | [limit rules](#limit-rules) for some callers; may be repeated |\n")
     out.append(
         "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
@@ -155,6 +157,7 @@ def configuration_page() -> str:
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
+    out.append(f"\n## Account rules\n\n{(account_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(
         f"\n## RADIUS rules\n\n{(radius_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n"
         "\nAttributes and words are listed in [RADIUS attributes](radius-attributes.md).\n"

@@ -36,6 +36,7 @@ from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
 from tlspool_broker.radius_control import RadiusControl
 from tlspool_broker.readings import readings
+from tlspool_broker.shelf import InDirectory
 from tlspool_broker.shell import Shell
 from tlspool_broker.usernames import UserNames
 from tlspool_broker.views import in_flight, states
@@ -123,7 +124,17 @@ async def _serve(
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     lasting = in_directory(config.private_socket.parent)
-    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting, auditor, UserNames())  # noqa: TID251
+    shelf = InDirectory(config.private_socket.parent)
+    core = BrokerCore(
+        config,
+        databases,
+        secrets.token_bytes,
+        time.time,
+        lasting,
+        auditor,
+        UserNames(),
+        shelf=shelf,  # noqa: TID251
+    )
     title = Title("tlspool-broker", lambda: _title(core, databases.generation))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)

@@ -126,6 +126,8 @@ class Clock(Enum):
     CHOICE = "a program should have chosen an identity"
     ACCOUNTING = "there is something to do for a session that RADIUS has to do with"
     HELPER = "a helper should have said hello, or may be started again"
+    AAA = "what an application asked of RADIUS should have been answered"
+    ITEMS = "look for what applications account for and do not speak of any more"
 
 
 @record

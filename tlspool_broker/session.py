@@ -406,6 +406,7 @@ class Session:
             group=_fitting(facts.group, _GROUP_B),
             alpn=facts.alpn if len(facts.alpn) <= _ALPN_B else b"",
             subject=_fitting(facts.remote_subject, len(facts.remote_subject.encode())),
+            tags=len(self.tags),
         )
 
     def _fields(self) -> dict[str, Value]:

@@ -78,6 +78,14 @@ TABLE: dict[str, Event] = {
     "caller.refused": Event("B", "a user has too many connections", _YES, provoked=True),
     "caller.descriptors_lost": Event("B", "the kernel did not deliver all descriptors of a frame", provoked=True),
     "listener.paused": Event("B", "no connection can be taken for a moment: descriptors are used up", provoked=True),
+    # --- the AAA of applications ----------------------------------------------------------------------------
+    "aaa.accepted": Event("B", "a RADIUS server accepts whom an application has asked about", _YES, provoked=True),
+    "aaa.rejected": Event("B", "it does not: whom, what for, and what it says", _YES, provoked=True),
+    "aaa.unanswered": Event("B", "no server has answered an application, or none could be asked", _YES, provoked=True),
+    "account.started": Event("B", "an application begins to account for something: whose, what", _YES, provoked=True),
+    "account.ended": Event("B", "that is over: how many items, and why", _YES, provoked=True),
+    "account.resumed": Event("B", "what applications account for is known from an earlier broker: how many items"),
+    "account.unreadable": Event("B", "a file about such an item cannot be read, and stays where it is"),
     # --- services for people ------------------------------------------------------------------------------
     "choice.service_registered": Event("B", "a program that lets a user choose identities is there", _YES),
     "choice.service_gone": Event("B", "it is gone"),
