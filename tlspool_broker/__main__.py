@@ -129,11 +129,11 @@ async def _serve(
         config,
         databases,
         secrets.token_bytes,
-        time.time,
+        time.time,  # noqa: TID251 - programs are told UNIX times
         lasting,
         auditor,
         UserNames(),
-        shelf=shelf,  # noqa: TID251
+        shelf=shelf,
     )
     title = Title("tlspool-broker", lambda: _title(core, databases.generation))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.

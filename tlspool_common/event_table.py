@@ -24,8 +24,8 @@ class Recorded(Enum):
 class Event:
     """One row.
 
-    ``daemons`` has the letters of Part, O for ``tlspool-online`` and R for ``tlspool-radius``.  ``provoked``: remotes or callers can make it
-    happen as often as they like, so that only so many lines a second are written.
+    ``daemons`` has the letters of Part, O for ``tlspool-online`` and R for ``tlspool-radius``.  ``provoked``: remotes or
+    callers can make it happen as often as they like, so that only so many lines a second are written.
     """
 
     daemons: str
@@ -61,7 +61,6 @@ TABLE: dict[str, Event] = {
     "session.renewed": Event("B", "a session timeout of RADIUS was over, and servers were asked again", _YES),
     "radius.disconnect": Event("B", "a RADIUS server ends a session (RFC 5176)", _YES),
     "radius.change": Event("B", "a RADIUS server changes timeouts or tags of a session (RFC 5176)", _YES),
-    "radius.dynamic": Event("B", "a RADIUS server wanted that; of so many sessions, or why of none"),
     "session.asks_online": Event("B", "a handshake waits for the network to say whether the remote is revoked"),
     "session.attached": Event("B", "a connection has taken control of a session"),
     "session.detached": Event("B", "a connection has given up control of a session"),
@@ -225,7 +224,7 @@ TABLE: dict[str, Event] = {
     "radius.secret_short": Event("R", "a shared secret can be guessed"),
     "radius.spool_open": Event("R", "the spool is open; so many records wait, so many sessions and items are open"),
     "radius.spool_unusable": Event("R", "it cannot be used, and nothing can be accounted for"),
-    "radius.dynamic": Event("R", "a server wants sessions ended or changed; and what became of it"),
+    "radius.dynamic": Event("BR", "a server wants sessions ended or changed; of so many, or why of none"),
     "radius.dynamic_dropped": Event("R", "what came where such requests come in is none that counts"),
     "radius.internal": Event("R", "a bug in the helper"),
     "radius.broker_broken": Event("R", "the broker broke the table of messages"),

@@ -61,12 +61,14 @@ def test_tcp(no_leaks, host):
 
 
 def test_ipv4_at_a_socket_of_ipv6_is_written_as_such(no_leaks):
-    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
-        with socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as one:
-            other, (host, *_) = listener.accept()
-            assert host == "::ffff:127.0.0.1"
-            assert address(other.fileno()) == address(one.fileno()) == "127.0.0.1"
-            other.close()
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as one,
+    ):
+        other, (host, *_) = listener.accept()
+        assert host == "::ffff:127.0.0.1"
+        assert address(other.fileno()) == address(one.fileno()) == "127.0.0.1"
+        other.close()
 
 
 def test_a_pair_has_no_address(no_leaks):
