@@ -44,6 +44,7 @@ from tlspool_common.settings import Settings
 T = TypeVar("T")
 Fail = Callable[[Session, PoolError], None]
 Relay = Callable[[Session, OwnedFd, Happening], None]
+Granted = Callable[["Admission | None", "PoolError | None"], None]
 
 _REFUSED = {
     Access.REJECTED: Code.RADIUS_REJECTED,
@@ -91,7 +92,7 @@ class Admitting:
         try:
             accepted = self._judging.done(session, facts)
             session.remoteid = policy.judge_remote(session.plan, facts, accepted=accepted)
-            access = session.access = self._rules.admission(session, session.remoteid)
+            access = session.access = self._rules.admission(session)
         except PoolError as error:
             if error.code is Code.INTERNAL:
                 raise
@@ -139,7 +140,7 @@ class Admitting:
             if not number:
                 self._told(session, purpose, None)
         if not purposes:
-            self._granted(session, access)
+            self._granted(session)
 
     def _bound(self, session: Session) -> None:
         """Bound the wait for servers, and for the helper itself if it starts only now."""
@@ -168,7 +169,7 @@ class Admitting:
         if told is not None and told.access is Access.ACCEPTED:
             access = session.access = merged(access, purpose, told)
         if not pending.questions:
-            self._granted(session, access)
+            self._granted(session)
 
     def _note(self, session: Session, access: Admission, heard: Heard, *, let_in: bool) -> None:
         if heard.access is Access.ACCEPTED:
@@ -193,11 +194,10 @@ class Admitting:
 
     # --- accounting -----------------------------------------------------------------------------------
 
-    def _granted(self, session: Session, access: Admission) -> None:
+    def _granted(self, session: Session) -> None:
         """Everybody who was asked has let it in: accounting begins."""
         pending = session.pending
-        if not access.accounts or pending is None:
-            self._let_in(session, Happening.ADMITTED)
+        if pending is None:
             return
         pending.starts = session.accounted = True
         self._bound(session)
@@ -243,10 +243,11 @@ class Admitting:
 
     # --- again ----------------------------------------------------------------------------------------
 
-    def again(self, session: Session, remoteid: str, done: Callable[[PoolError | None], None]) -> None:
+    def again(self, session: Session, done: Callable[[PoolError | None], None], *, remoteid: str | None = None) -> None:
         """Ask once more about a session that relays; ``done`` hears once whether it may go on, while it relays.
 
-        With new times and tags, ``Session.access`` is another one then.  It has the Acct-Session-Id of the first.
+        ``remoteid`` is who its remote has become; None: it is who it was.  With new times and tags, ``Session.access``
+        is another one then, with the Acct-Session-Id of the first; one that had none is accounted for from now on.
         The helper's deadline is the bound: who cannot rely on a helper that hangs has a timer of his own.
         """
         try:
@@ -259,28 +260,46 @@ class Admitting:
             done(None)
             return
         fresh = replace(fresh, acct_id=known.acct_id if known else fresh.acct_id, state=known.state if known else b"")
-        Again(self._out, self._settings, self._radius, session, fresh, done).ask()
+
+        def answered(granted: Admission | None, error: PoolError | None) -> None:
+            if error is not None:
+                done(error)
+            else:
+                self._goes_on(session, granted or (fresh if session.access is None else None), done)
+
+        Again(self._settings, self._radius, session, fresh, answered).ask()
+
+    def _goes_on(self, session: Session, granted: Admission | None, done: Callable[[PoolError | None], None]) -> None:
+        """Let a session have what is granted to it now; None: nobody has answered, and it keeps what it has."""
+        known = session.access
+        if granted is None:
+            done(None)
+        elif known is not None and session.accounted:
+            session.access = replace(granted, accounts=known.accounts)
+            self._accounting.changed(session)
+            done(None)
+        else:
+            session.access, session.accounted = granted, True
+
+            def started(error: PoolError | None) -> None:
+                if error is not None:
+                    session.access, session.accounted = None, False
+                done(error)
+
+            self._accounting.start(session, started)
 
 
 class Again:
     """One session that relays, and is asked about once more; the helper's deadline bounds it."""
 
-    def __init__(
-        self,
-        out: Out,
-        settings: Settings,
-        radius: Radius,
-        session: Session,
-        access: Admission,
-        done: Callable[[PoolError | None], None],
-    ) -> None:
-        self._out = out
+    def __init__(self, settings: Settings, radius: Radius, session: Session, access: Admission, done: Granted) -> None:
+        """``done`` hears what is granted (None: nobody has answered), or why it is refused."""
         self._radius = radius
         self._wait_ms = int(settings.radius_wait_s * 1000)
         self._session = session
         self._asked = access
         self._access = access
-        self._done: Callable[[PoolError | None], None] | None = done
+        self._done: Granted | None = done
         self._open = set(_purposes(access))
 
     def ask(self) -> None:
@@ -302,15 +321,13 @@ class Again:
         code = _REFUSED.get(heard.access)
         if code is not None and not (code is Code.RADIUS_UNANSWERED and self._asked.accepts_unkept):
             self._done = None
-            done(PoolError(code, heard.message if code is Code.RADIUS_REJECTED else heard.detail))
+            done(None, PoolError(code, heard.message if code is Code.RADIUS_REJECTED else heard.detail))
             return
         if told is not None and told.access is Access.ACCEPTED:
             self._access = merged(self._access, purpose, told)
         if not self._open:
             self._done = None
-            if self._access is not self._asked:  # else nobody has answered, and what was granted goes on
-                session.access = replace(self._access, accounts=session.accounted)
-            done(None)
+            done(self._access if self._access is not self._asked else None, None)
 
 
 def _purposes(access: Admission) -> list[Purpose]:

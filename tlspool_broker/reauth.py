@@ -198,7 +198,7 @@ class Reauth:
             admitted(None)
         else:
             session.readmits = True
-            self._admitting.again(session, remoteid, admitted)
+            self._admitting.again(session, admitted, remoteid=remoteid)
 
     def _is_now(self, session: Session, remoteid: str, error: PoolError | None, code: int, detail: str) -> None:
         """Let a remote be somebody, or nobody."""

@@ -289,6 +289,7 @@ def describe(session: Session, now_ms: int) -> Answer:
         "subject": facts.remote_subject if facts else "",
         "certificate_sha256": facts.remote_sha256.hex() if facts else "",
         "names": list(facts.remote_names) if facts else [],
+        **(dict(session.meter.describe(session.access, now_ms)) if session.meter and session.access else {}),
         "generation": session.generation,
         "policy": session.terms.crypto.name if session.terms else "",
         "remote_address": session.remote_address,

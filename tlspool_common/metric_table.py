@@ -104,6 +104,8 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     "helper": ("online", "radius"),
     "purpose": ("authenticate", "authorize"),
     "access": ("accepted", "rejected", "unanswered", "unasked", "not_asked"),
+    "aaa": ("accepted", "rejected", "unanswered"),
+    "account": ("started", "ended"),
     "reload": ("done", "refused"),
     "event": (*sorted(PROVOKED),),
 }  # fmt: skip
@@ -214,6 +216,14 @@ TABLE: tuple[Metric, ...] = (
     Metric("tlspool_helper_open", _G, "B", "questions to the helper that have no answer yet"),
     Metric("tlspool_helper_lost", _C, "B", "times that a helper has ended without being told to", ("helper",),
            sources=_of({"helper": "helper"}, "helper.lost")),
+    # --- the AAA of applications ------------------------------------------------------------------------------
+    Metric("tlspool_application_questions", _C, "B", "questions of applications to RADIUS servers, by what came of "
+           "them", ("aaa",),
+           sources=tuple(Source(f"aaa.{said}", {"aaa": f"={said}"}) for said in DOMAINS["aaa"])),
+    Metric("tlspool_application_accounts", _C, "B", "what applications account for: how much began, and was over",
+           ("account",),
+           sources=tuple(Source(f"account.{said}", {"account": f"={said}"}) for said in DOMAINS["account"])),
+    Metric("tlspool_application_items", _G, "B", "what applications account for now"),
     # --- other daemons and workers ----------------------------------------------------------------------------
     Metric("tlspool_keyd_connected", _G, "B", "whether the broker has keyd"),
     Metric("tlspool_master_connected", _G, "B", "whether the broker has a worker master"),

@@ -186,14 +186,16 @@ class FakeRecords:
 class World:
     """The core, the time, and who is there."""
 
-    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None):
+    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None, shelf=None):
         self.now_ms = 1_000_000
         self.config = config
         self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
         self.records = records or FakeRecords()
         self._random = itertools.count()
-        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting, witness)
+        self.core = BrokerCore(
+            self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting, witness, shelf=shelf
+        )
         self.timers = {}
         self.effects = []
         self.notes = []
@@ -540,6 +542,7 @@ def kept_of(session_id, worker_id, **fields):
         "remoteid": "www.example.com",
         "started_ms": 1_000,
         "established_ms": 2_000,
+        "access": b"",
         **{name: value for name, value in DEFAULTS[HandshakeDone].items() if name != "sni"},
         "sni": "localhost",
     }

@@ -60,6 +60,8 @@ class Ledger:
     def start(self, session, done):
         self.told.append(("start", int(session.session_id)))
         self.done = done
+        if not session.access.accounts:
+            done(None)
 
     def failed(self, session, error):
         self.told.append(("failed", int(session.session_id), error.code))
@@ -72,6 +74,9 @@ class Ledger:
 
     def traffic(self, session, traffic):
         self.told.append(("traffic", int(session.session_id)))
+
+
+KEY = bytes(range(16))
 
 
 @pytest.fixture
@@ -565,7 +570,7 @@ def test_a_session_that_is_not_accounted_for_by_rule(make):
     session_id = shaken(world, world.app())
     world.radius_says()
     assert world.state(session_id) == "EXPECT_PLAINTEXT"
-    assert ledger.told == []
+    assert ledger.told == [("start", session_id)]  # which enforces times
 
 
 def test_a_callback_that_is_refused_after_the_start(make):
@@ -828,8 +833,6 @@ def test_a_reload_that_brings_the_first_server(make):
 
 # --- asked about again ----------------------------------------------------------------------------------
 
-KEY = bytes(range(16))
-
 
 def relaying(world, app, **fields):
     """Bring a session to where it relays: a server that asked its remote for nothing, unless told otherwise."""
@@ -875,6 +878,50 @@ def test_who_proves_later_who_it_is_is_asked_about_then(lax):
     assert lax.reply(app)[1].remoteid == "jane@example.com"
     assert lax.session(session_id).tags == ("late",)
     assert lax.noted("session.reauthenticated")[-1]["remoteid"] == "jane@example.com"
+
+
+def test_who_is_let_in_later_is_accounted_for_and_timed_from_then_on(make):
+    world = make(f"{AUTHZ}radius_acct 192.0.2.3\nradius all anonymous=accept\n")
+    ledger = Ledger(world)
+    app = world.app()
+    session_id = shaken(world, app, flags=SERVER | Flag.IGNORE_REMOTEID, ctlkey=KEY)
+    assert ledger.told == [("start", session_id)]  # nobody was asked about nobody
+    ledger.done(None)
+    world.effects = world.core._out.take()
+    world.answer(app, world.callback(app)[0])
+    changed = []
+    world.core.accounting.changed = changed.append
+    proves(world, app, session_id)
+    world.radius_says(session_timeout_s=60)
+    session = world.session(session_id)
+    assert changed == [session]
+    assert ledger.told == [("start", session_id)]
+    assert (session.access.accounts, session.access.session_timeout_s) == (True, 60)
+
+
+@pytest.mark.parametrize("error", [None, PoolError(Code.ACCOUNT_UNKEPT, "no space left")])
+def test_accounting_of_one_that_had_nothing_to_do_with_radius_begins_then(make, error):
+    world = make("", there=False)
+    ledger = Ledger(world)
+    app = world.app()
+    session_id = relaying(world, app)
+    reconfigure(world, f"{AUTHZ}radius_acct 192.0.2.3\n")
+    world.radius_comes()
+    proves(world, app, session_id)
+    world.radius_says()
+    assert ledger.told == [("start", session_id)]
+    assert world.frames() == []
+    ledger.done(error)
+    world.effects = world.core._out.take()
+    session = world.session(session_id)
+    if error is None:
+        assert world.reply(app)[1].remoteid == "jane@example.com"
+    else:
+        assert world.error(app)[1] == Code.ACCOUNT_UNKEPT
+        assert session.remoteid == ""
+    assert (session.access is None) == (error is not None)
+    world.say(session_id, SessionEnded)
+    assert [what for what, *_ in ledger.told] == ["start", "ended"] if error is None else ["start"]
 
 
 @pytest.mark.parametrize(
@@ -945,7 +992,7 @@ def test_when_its_time_is_over(world, app, said, code):
     session_id = relaying(world, app, flags=SERVER)
     heard = []
     session = world.session(session_id)
-    world.core.admitting.again(session, session.remoteid, heard.append)
+    world.core.admitting.again(session, heard.append)
     world.effects = world.happen(KillAsked(4711))  # whatever happens: the effects come out
     message, attributes = asked(world)
     assert (message.state, attributes["Acct-Session-Id"]) == (b"first", session.access.acct_id)
@@ -969,6 +1016,6 @@ def test_when_its_time_is_over_and_nobody_answers(make):
     session = world.session(session_id)
     access, heard = session.access, []
     world.radius_goes()
-    world.core.admitting.again(session, session.remoteid, heard.append)
+    world.core.admitting.again(session, heard.append)
     assert heard == [None]
     assert session.access is access  # what was granted goes on
