@@ -79,7 +79,7 @@ class Monkey(World):
         self.given = []
         self.apps, self.callbacks = [], []
         config += "max_sessions_per_caller 30\nmax_requests_per_connection 12\npin_services 3\nchoice_services 2\n"
-        if self.chance.random() < 0.5:
+        if self.chance.random() < 0.4:
             config += "radius_secret_file /x\nradius_authn 192.0.2.1\nradius_acct 192.0.2.1\nradius_wait_s 2\n"
             config += self.chance.choice(["", "radius_authz 192.0.2.2\n"])
             config += self.chance.choice(["", "radius lax anonymous=accept unanswered=accept\n", "radius a acct=no\n"])
@@ -167,7 +167,7 @@ class Monkey(World):
                 self.advise,
                 self.rules,
             ],
-            [30, 4, 8, 25, 6, 15, 15, 3, 1, 60, 8, 4, 1, 2, 6, 15],
+            [30, 4, 8, 25, 6, 15, 15, 5, 1, 70, 8, 4, 1, 2, 6, 30],
         )[0](session)
 
     def maybe_fd(self):
@@ -437,7 +437,7 @@ class Monkey(World):
             self.happen(KillAsked(SessionId(1 << 50)))  # nobody: what was done comes out
         elif not helper.ready and chance.random() < 0.8:
             self.happen(HelperSaid(self.radius, 0, RadiusHello(protocol=PROTOCOL + (chance.random() < 0.1), pid=1)))
-        elif chance.random() < 0.03:
+        elif chance.random() < 0.005:
             self.radius_goes()
         elif chance.random() < 0.05:
             self.happen(HelperSaid(self.radius, chance.randrange(9), DYNAMIC))
@@ -445,7 +445,7 @@ class Monkey(World):
             self.core.radius.account(RECORD, chance.choice([None, lambda _told: None]))
         elif open_ones := list(helper._open.items()):
             exchange, question = chance.choice(open_ones)
-            if chance.random() < 0.02:
+            if chance.random() < 0.005:
                 exchange = chance.randrange(1 << 32)
             if isinstance(question.message, Account):
                 told = Accounted(code=chance.choice([0, 0, 0, 807]), detail="")
