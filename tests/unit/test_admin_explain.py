@@ -13,18 +13,20 @@ def told(**radius):
 def test_who_has_accepted():
     assert told() == [
         "it was",
-        "  RADIUS, by rule mail, Acct-Session-Id AB12CD34-1A",
-        "    authorize    accepted   by 192.0.2.1:1812 in 3 ms",
+        "  what RADIUS had to do with it",
+        "    rule: mail",
+        "    Acct-Session-Id: AB12CD34-1A",
         "    tags: gold",
+        "    authorize: accepted by 192.0.2.1:1812 in 3 ms",
     ]
 
 
 def test_what_a_server_says():
     rejected = {**ASKED, "access": "rejected", "message": "not on a \x1b[1mSunday"}
     silent = {**ASKED, "access": "unanswered", "server": "", "detail": "the helper does not answer", "ms": 0}
-    assert told(asked=[rejected, silent], tags=[])[2:] == [
-        "    authorize    rejected   by 192.0.2.1:1812 in 3 ms: not on a \\x1b[1mSunday",
-        "    authorize    unanswered in 0 ms: the helper does not answer",
+    assert told(asked=[rejected, silent], tags=[])[4:] == [
+        "    authorize: rejected by 192.0.2.1:1812 in 3 ms: not on a \\x1b[1mSunday",
+        "    authorize: unanswered: the helper does not answer",
     ]
 
 

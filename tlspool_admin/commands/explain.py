@@ -128,29 +128,25 @@ def account(answer: Mapping[str, object]) -> str:
     if isinstance(remote, Mapping):
         lines.append("  the remote showed")
         lines += [f"    {word}: {clean(remote[name])}" for name, word in _FACTS if remote.get(name)]
+    if isinstance(radius := answer.get("radius"), Mapping):
+        lines += ["  what RADIUS had to do with it", *_radius(radius)]
     if trace := objects(answer.get("trace")):
         lines += ["  what was weighed", *_trace(trace)]
-    radius = answer.get("radius")
-    if isinstance(radius, Mapping):
-        lines += _radius(radius)
     return "\n".join(lines)
 
 
-_COLOURS = {"accepted": "green", "rejected": "red"}
+_ACCESS = {"accepted": "green", "rejected": "red"}
 
 
 def _radius(radius: Mapping[str, object]) -> list[str]:
-    """Return what RADIUS servers have said."""
-    lines = [f"  RADIUS, by rule {clean(radius.get('rule'))}, Acct-Session-Id {clean(radius.get('acct_id'))}"]
+    known = (("rule", "rule"), ("acct_id", "Acct-Session-Id"), ("tags", "tags"))
+    lines = [f"    {word}: {clean(radius[name])}" for name, word in known if radius.get(name)]
     for one in objects(radius.get("asked")):
         access = clean(one.get("access"))
-        server = f" by {clean(one.get('server'))}" if one.get("server") else ""
-        said = "; ".join(clean(one.get(name)) for name in ("message", "detail") if one.get(name))
-        word = paint(f"{access:<10}", _COLOURS.get(access, "yellow"))
-        time = f" in {clean(one.get('ms'))} ms"
-        lines.append(f"    {clean(one.get('purpose')):<12} {word}{server}{time}{f': {said}' if said else ''}")
-    if tags := texts(radius.get("tags")):
-        lines.append(f"    tags: {clean(tags)}")
+        by = f" by {clean(one.get('server'))} in {clean(one.get('ms'))} ms" if one.get("server") else ""
+        why = clean(one.get("message") or one.get("detail") or "")
+        line = f"    {clean(one.get('purpose'))}: {paint(access, _ACCESS.get(access, 'yellow'))}{by}"
+        lines.append(line + (f": {why}" if why else ""))
     return lines
 
 
