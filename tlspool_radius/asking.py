@@ -103,8 +103,9 @@ class Asker:
         return any(server.purpose is purpose for server in self.servers.values())
 
     def is_down(self, purpose: Purpose) -> bool:
-        """Whether all servers for that are dead."""
-        return all(one.dead_until_ms is not None for one in self.servers.values() if one.purpose is purpose)
+        """Whether all servers for that are dead, or cannot be asked."""
+        found = (one for one in self.servers.values() if one.purpose is purpose)
+        return all(one.dead_until_ms is not None or not one.secret for one in found)
 
     def patience_ms(self, purpose: Purpose) -> float:
         """Return how long it takes until all servers have had their tries."""

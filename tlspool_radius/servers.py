@@ -152,7 +152,7 @@ class Server:
     def failed(self, since_ms: float, until_ms: float) -> bool:
         """A question that was sent at ``since_ms`` got no answer; whether it is dead now, and was not before."""
         self.probe = 0
-        if self.answered_ms >= since_ms:
+        if self.answered_ms > since_ms:
             return False  # it answers others: this question is what it does not like
         was_dead = self.dead_until_ms is not None
         self.dead_until_ms = until_ms

@@ -9,7 +9,7 @@ hundreds of them in a second cost as few writes as the disk can do.  All of it i
 
 A START of what is open changes nothing, and so does anything about what is closed.  An update that is not newer than
 what is known changes nothing either; a newer one takes the place of one that still waits.  When too many wait, STARTs
-are refused, updates only change what is known, and STOPs are taken: their number is bounded by that of STARTs.
+are refused, updates only change what is known, and STOPs of what is open are taken: STARTs bound their number.
 
 The file is locked while it is open, so that there are never two helpers at it.
 """
@@ -194,6 +194,8 @@ class Spool:
             return self._start(keep.exchange, message)
         if message.status is Status.INTERIM:
             return self._update(keep.exchange, message)
+        if self._waiting >= self._most and self._known(message.acct_id) is None:
+            return self._full(keep.exchange)
         self._stop(message, keep.wall_ms)
         return Kept(keep.exchange, is_record=True)
 
