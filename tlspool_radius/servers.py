@@ -94,6 +94,8 @@ class Server:
     answered_ms: float = -1.0
     rtt_ms: float = 0.0
     trouble: str = ""
+    fault: str = ""
+    fault_ms: float = -1.0
     ports: dict[int, Port] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     last_port: int = 0
@@ -157,6 +159,12 @@ class Server:
         was_dead = self.dead_until_ms is not None
         self.dead_until_ms = until_ms
         return not was_dead
+
+    def sent_fault(self, counter: str, detail: str, now_ms: float) -> None:
+        """It, or somebody in its name, has sent what does not count."""
+        setattr(self.counters, counter, getattr(self.counters, counter) + 1)
+        self.fault, self.fault_ms = detail, now_ms
+        self.trouble = f"it sends what is no answer: {detail}"
 
     def line(self, now_ms: float) -> str:
         """Describe it in a line of key=value words."""

@@ -122,30 +122,39 @@ class Spool:
     def _prepare(self, database: sqlite3.Connection) -> None:
         # Before the first access: then the index of the log is in our memory, and nobody else can open it.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._judge(database)
         (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise SpoolError(f"radius_spool_dir: {self.path}: its journal is {mode}; use another file system")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN IMMEDIATE")
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if (application, version) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        if self._judge(database):
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 database.execute(statement)
             database.execute("INSERT INTO meta VALUES (?)", (secrets.token_hex(6),))
             database.execute(f"PRAGMA application_id = {APPLICATION}")
             database.execute(f"PRAGMA user_version = {VERSION}")
-        elif application != APPLICATION:
-            database.execute("ROLLBACK")
+        database.execute("COMMIT")
+        (self.id,) = database.execute("SELECT id FROM meta").fetchone()
+
+    def _judge(self, database: sqlite3.Connection) -> bool:
+        """Tell whether the file is a new one.
+
+        Raises:
+            SpoolError: it is something else; nothing in it was changed.
+        """
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if (application, version) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            return True
+        if application != APPLICATION:
             raise SpoolError(f"radius_spool_dir: {self.path} is the database of another program; move it aside")
-        elif version != VERSION:
-            database.execute("ROLLBACK")
+        if version != VERSION:
             raise SpoolError(
                 f"radius_spool_dir: {self.path} has version {version}, this helper knows {VERSION}; let the other "
                 "version of the pool send what is in it, or move it aside"
             )
-        database.execute("COMMIT")
-        (self.id,) = database.execute("SELECT id FROM meta").fetchone()
+        return False
 
     def close(self) -> None:
         """Close it."""
