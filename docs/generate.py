@@ -14,6 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from tlspool_common import (  # noqa: E402
     access,
+    account_rules,
     errors,
     event_table,
     messages,
@@ -130,6 +131,7 @@ def configuration_page() -> str:
         "| `pkcs11_token` | pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n"
     )
     out.append("| `access` | rule | | B | [access rules](#access-rules); may be repeated |\n")
+    out.append("| `account` | rule | | B | [account rules](#account-rules); may be repeated |\n")
     out.append("| `limit` | rule | | B | [limit rules](#limit-rules) for some callers; may be repeated |\n")
     out.append(
         "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
@@ -155,6 +157,7 @@ def configuration_page() -> str:
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
+    out.append(f"\n## Account rules\n\n{(account_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(
         f"\n## RADIUS rules\n\n{(radius_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n"
         "\nAttributes and words are listed in [RADIUS attributes](radius-attributes.md).\n"
@@ -264,6 +267,10 @@ def permissions_page() -> str:
         "token process": (sandbox_profiles.token(["local"], _MODULE), calls.leaf(pid, modules=True)),
         "broker": (_profile("broker"), calls.service(network=True, executes=True, owners=True)),
         "tlspool-online": (sandbox_profiles.online((), True, (80,)), calls.leaf(pid, network=True)),
+        "tlspool-radius": (
+            sandbox_profiles.radius(Path("/var/lib/tlspool/radius")),
+            calls.leaf(pid, network=True, writes=True),
+        ),
     }
     out = [
         _NOTE.format(source="tlspool_common/sandbox_profiles.py and sandbox_calls.py"),
@@ -309,7 +316,7 @@ def events_page() -> str:
         "Of events marked *bounded* at most 200 lines a second are written, as remotes or applications can make them happen at ",
         "will; `log.withheld` says how many more there were. The [metrics](metrics.md) count all of them.\n\n",
         "Events with *yes* are in the [audit trail](audit.md) as well, and those with *before* are there before what they speak ",
-        "of happens.\n\n`B` is the broker, `W` the worker, `K` keyd, `O` the helper `tlspool-online`.\n\n",
+        "of happens.\n\n`B` is the broker, `W` the worker, `K` keyd, `O` the helper `tlspool-online`, `R` the helper `tlspool-radius`.\n\n",
         "| event | of | audit | bounded | what it says |\n|---|---|---|---|---|\n",
     ]
     for name, event in event_table.TABLE.items():
@@ -424,7 +431,17 @@ def radius_page() -> str:
     return "".join(out)
 
 
+def radius_dictionary() -> str:
+    """The attributes of ours, for servers."""
+    return (
+        "# Attributes of the TLS pool, for FreeRADIUS.  Made by docs/generate.py from tlspool_common/radius_table.py;\n"
+        "# do not edit.  docs/radius-attributes.md says what each holds.\n"
+        f"{radius_table.dictionary((radius_table.VENDOR,))}"
+    )
+
+
 PAGES = {
+    "../examples/radius/dictionary.tlspool": radius_dictionary,
     "radius-attributes.md": radius_page,
     "permissions.md": permissions_page,
     "events.md": events_page,

@@ -51,6 +51,8 @@ docs/libstub.md has the rest.
 import importlib
 from typing import TYPE_CHECKING
 
+from libstub.aaa import Access
+from libstub.accounts import Account
 from libstub.errors import (
     AccessRejected,
     HandshakeFailed,
@@ -90,7 +92,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SOCKET",
     "NO_TIMEOUT",
+    "Access",
     "AccessRejected",
+    "Account",
     "HandshakeFailed",
     "KeyTrouble",
     "Misuse",

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from tlspool_broker.events import Caller
 from tlspool_broker.policy import Allowed
 from tlspool_common.access import NOBODY, AccessRule
+from tlspool_common.account_rules import AccountRule
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise
 from tlspool_common.messages import Side
@@ -86,7 +87,7 @@ def applies(
     )
 
 
-def covers(rule: AccessRule | LimitRule | RadiusRule, caller: Caller, *, uncertain: bool) -> bool:
+def covers(rule: AccessRule | AccountRule | LimitRule | RadiusRule, caller: Caller, *, uncertain: bool) -> bool:
     """Whether a rule is about this caller; ``uncertain`` is what counts where /proc does not say for sure."""
     return (
         _among({caller.socket}, rule.sockets)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
+from tlspool_broker.aaa import Aaa
 from tlspool_broker.access import Access
 from tlspool_broker.accounting import Accounting
 from tlspool_broker.admitting import Admitting
@@ -25,6 +26,7 @@ from tlspool_broker.apps import Apps
 from tlspool_broker.calls import Desk
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connections
+from tlspool_broker.describing import Describer
 from tlspool_broker.events import (
     AppConnected,
     AppFrame,
@@ -46,6 +48,7 @@ from tlspool_broker.events import (
     KillAsked,
     MasterLost,
     MasterSaid,
+    RadiusAsked,
     Reconfigured,
     SessionId,
     StopAsked,
@@ -55,6 +58,7 @@ from tlspool_broker.events import (
     WorkerSaid,
 )
 from tlspool_broker.explain import Explain
+from tlspool_broker.items import Items
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.lasting import Lasting, in_memory
@@ -65,9 +69,11 @@ from tlspool_broker.quotas import Quotas
 from tlspool_broker.radius import Radius
 from tlspool_broker.radius_dynamic import DynamicAuthorization
 from tlspool_broker.radius_policy import RadiusPolicy
+from tlspool_broker.radius_questions import pass_on
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
+from tlspool_broker.shelf import InMemory, Shelf
 from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
@@ -110,10 +116,11 @@ class BrokerCore:
         lasting: Lasting | None = None,
         witness: Witness | None = None,
         user_name: Callable[[int], str] = str,
+        shelf: Shelf | None = None,
     ) -> None:
         """Without what is ``lasting``, no other broker can go on with the sessions of this one.
 
-        ``user_name`` has the names of users, for RADIUS servers to read.
+        ``user_name`` has the names of users, for RADIUS servers to read; ``shelf`` what applications account for.
         """
         lasting = lasting or in_memory(random_bytes)
         self._out = Out(witness)
@@ -165,7 +172,25 @@ class BrokerCore:
         self.radius.on_dynamic = DynamicAuthorization(self._out, self.accounting, self.sessions.kill).asked
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
-            self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
+            self._out,
+            settings,
+            self.snapshots,
+            self.keyd,
+            self.sessions,
+            self.questions,
+            self.judging,
+            self.admitting,
+        )
+        self.items = Items(self._out, shelf or InMemory(), self.radius, unix_time_s)
+        self.aaa = Aaa(
+            self._out,
+            settings,
+            self.connections,
+            self.sessions.keys,
+            self.radius,
+            Describer(self.radius_policy),
+            self.items,
+            lambda: self.radius_policy.acct_id(lasting.number()),
         )
         desk = Desk(
             settings,
@@ -178,6 +203,7 @@ class BrokerCore:
             self.keyd,
             self.chooser,
             self.explain,
+            self.aaa,
         )
         self._apps = Apps(self._out, desk)
 
@@ -215,6 +241,8 @@ class BrokerCore:
                 self._helpers[helper.kind].lost(helper, reason)
             case KeyAsked(number, uri):
                 self.keyd.ask(number, uri)
+            case RadiusAsked():
+                pass_on(self._out, self.radius, event)
             case KillAsked(session_id):
                 session = self.sessions.get(session_id)
                 if session is not None:
@@ -232,6 +260,7 @@ class BrokerCore:
             case Began():
                 for one in self._helpers.values():
                     one.began()
+                self.items.began()
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()
@@ -353,6 +382,10 @@ class BrokerCore:
                 self.rejoin.timed_out(timer.number)
             case Clock.ACCOUNTING:
                 self.accounting.timed_out(timer.number)
+            case Clock.AAA:
+                self.aaa.timed_out(timer.number)
+            case Clock.ITEMS:
+                self.items.look()
             case Clock.QUESTION:
                 self.questions.timed_out(timer.number)
             case Clock.HELPER:

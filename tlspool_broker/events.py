@@ -21,6 +21,8 @@ from tlspool_broker.parties import PassedFd as PassedFd
 from tlspool_broker.parties import PeerId as PeerId
 from tlspool_broker.parties import SessionId as SessionId
 from tlspool_broker.parties import WorkerNumber as WorkerNumber
+from tlspool_broker.radius_asked import RadiusAsked as RadiusAsked
+from tlspool_broker.radius_asked import RadiusHeard as RadiusHeard
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
@@ -124,6 +126,8 @@ class Clock(Enum):
     CHOICE = "a program should have chosen an identity"
     ACCOUNTING = "there is something to do for a session that RADIUS has to do with"
     HELPER = "a helper should have said hello, or may be started again"
+    AAA = "what an application asked of RADIUS should have been answered"
+    ITEMS = "look for what applications account for and do not speak of any more"
 
 
 @record
@@ -305,6 +309,7 @@ Event = (
     | HelperLost
     | TimerFired
     | KeyAsked
+    | RadiusAsked
     | KillAsked
     | DrainAsked
     | FinishAsked
@@ -480,6 +485,7 @@ Effect = (
     | JoinKeyd
     | AskKeyd
     | KeyTold
+    | RadiusHeard
     | HandOver
     | SendMaster
     | ClosePeer

@@ -117,6 +117,16 @@ class Radius:
             self._drop_all()
 
     @property
+    def records(self) -> int:
+        """Records that the helper has not on its disk."""
+        return len(self._records)
+
+    @property
+    def open_questions(self) -> int:
+        """Questions about access, and about the servers, that have no answer yet."""
+        return len(self.helper) - len(self._sent)
+
+    @property
     def counters(self) -> Counters:
         """What has become of questions about access."""
         return self.helper.counters
@@ -133,7 +143,7 @@ class Radius:
         return {
             "state": self.helper.state,
             **{name: [f"{host}:{port}" for host, port in found] for name, found in servers.items()},
-            "questions": len(self.helper),
+            "questions": self.open_questions,
             "records": len(self._records),
             **asdict(self.counters),
         }
@@ -186,7 +196,7 @@ class Radius:
             access=access.name.lower(),
             server="" if told is None else told.server,
             detail="the helper has ended" if told is None else told.detail,
-            ms=0 if told is None else told.elapsed_ms,
+            **({} if told is None else {"ms": told.elapsed_ms}),
         )
 
     # --- accounting -----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tlspool_common.access import NOBODY
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise
 from tlspool_common.messages import Purpose, Side
-from tlspool_common.radius_rules import RadiusRule, check_value, fill
+from tlspool_common.radius_rules import WORDS, RadiusRule, check_value, fill
 from tlspool_common.radius_table import BY_NAME
 from tlspool_common.settings import Settings
 
@@ -79,8 +79,10 @@ class RadiusPolicy:
         """Return the Acct-Session-Id of a session."""
         return f"{self._acct_prefix}-{number:X}"
 
-    def admission(self, session: Session) -> Admission | None:
-        """Return what a session is to be asked about with, and accounted for; None: it has nothing to do with RADIUS.
+    def admission(self, session: Session, remoteid: str | None = None) -> Admission | None:
+        """Return what is asked about a session with, and what it is accounted for with; None: RADIUS is not concerned.
+
+        ``remoteid`` is who its remote has proved to be, if that is not settled yet.
 
         Raises:
             PoolError: RADIUS_ANONYMOUS, RADIUS_UNASKED.
@@ -93,7 +95,7 @@ class RadiusPolicy:
         authn = rule.authn and self._radius.serves(Purpose.AUTHENTICATE)
         authz = rule.authz and self._radius.serves(Purpose.AUTHORIZE)
         accounts = rule.acct and self._radius.accounts
-        remoteid = session.remoteid
+        remoteid = session.remoteid if remoteid is None else remoteid
         if not remoteid and (authn or authz):
             if rule.anonymous == "":
                 raise PoolError(Code.RADIUS_ANONYMOUS, f"rule {rule.name}" if rule.name else "")
@@ -118,24 +120,31 @@ class RadiusPolicy:
         caller, facts = session.caller, session.facts
         certificate = facts.remote_sha256.hex() if facts is not None and session.verified else ""
         return {
-            "remoteid": remoteid,
-            **_parts("remote", remoteid),
+            **self.words_of(caller, remoteid, session.localid, session.request.service),
             "remote.address": session.remote_address,
-            "localid": session.localid,
-            **_parts("local", session.localid),
-            "service": session.request.service,
             "role": session.plan.side.name.lower(),
-            "caller.uid": str(caller.uid),
-            "caller.user": self._user_name(caller.uid),
-            "caller.unit": caller.unit,
-            "caller.exe": caller.exe,
             "session": str(int(session.session_id)),
-            "host": self._host,
             "version": session.version,
             "cipher": "" if facts is None else facts.cipher,
             "group": "" if facts is None else facts.group,
             "certificate": certificate,
             "generation": str(session.generation),
+        }
+
+    def words_of(self, caller: Caller, remoteid: str, localid: str, service: str) -> dict[str, str]:
+        """Return what templates name where there is no session: what belongs to one is ''."""
+        return {
+            **dict.fromkeys(WORDS, ""),
+            "remoteid": remoteid,
+            **_parts("remote", remoteid),
+            "localid": localid,
+            **_parts("local", localid),
+            "service": service,
+            "caller.uid": str(caller.uid),
+            "caller.user": self._user_name(caller.uid),
+            "caller.unit": caller.unit,
+            "caller.exe": caller.exe,
+            "host": self._host,
         }
 
     def rows(self) -> list[dict[str, object]]:

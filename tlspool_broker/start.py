@@ -13,7 +13,7 @@ from tlspool_common import sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
-from tlspool_common.sandbox_landlock import READ
+from tlspool_common.sandbox_landlock import READ, WRITE
 from tlspool_common.settings import SettingError, Settings
 
 _MOST_FDS = 1_048_576
@@ -83,6 +83,19 @@ def hold(directory: Path, mode: int) -> OwnedFd:
     return fd
 
 
+def make_spool_dir(config: Settings) -> None:
+    """Make the directory where accounting records wait: the sandbox grants only what is there when it is entered.
+
+    Raises:
+        PoolError: SETTING_INVALID.
+    """
+    if config.radius_acct:
+        try:
+            config.radius_spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unfit(config.radius_spool_dir, error) from None
+
+
 def _unfit(directory: Path, error: OSError) -> PoolError:
     return PoolError(Code.SETTING_INVALID, f"{directory}: {error.strerror}")
 
@@ -102,7 +115,24 @@ def reload(path: Path) -> Settings:
         name = "online_ports" if "online_ports" in newer.given else "online"
         value = " ".join(map(str, newer.online_ports)) if name == "online_ports" else "yes"
         raise SettingError(name, value, restart)
+    if sandbox_profiles.uses_radius(newer):
+        _reaches_radius(newer, restart)
     return newer
+
+
+def _reaches_radius(newer: Settings, restart: str) -> None:
+    """See that the helper that speaks RADIUS would have what it needs.
+
+    Raises:
+        SettingError: it would not.
+    """
+    if not sandbox.reaches(sandbox_profiles.ports(True, ())):
+        name = next(name for name in newer.given if name.startswith("radius_"))
+        raise SettingError(name, "", restart)
+    if newer.radius_secret_file is not None and not sandbox.covers(newer.radius_secret_file, READ):
+        raise SettingError("radius_secret_file", str(newer.radius_secret_file), restart)
+    if newer.radius_acct and not sandbox.covers(newer.radius_spool_dir, WRITE):
+        raise SettingError("radius_acct", "", f"{newer.radius_spool_dir} is {restart}")
 
 
 def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:

@@ -24,8 +24,8 @@ class Recorded(Enum):
 class Event:
     """One row.
 
-    ``daemons`` has the letters of Part, and O for ``tlspool-online``.  ``provoked``: remotes or callers can make it
-    happen as often as they like, so that only so many lines a second are written.
+    ``daemons``: letters of Part, and O for ``tlspool-online``, R for ``tlspool-radius``.  ``provoked``: remotes or
+    callers can make it happen as often as they like, so that only so many lines a second are written.
     """
 
     daemons: str
@@ -44,16 +44,23 @@ TABLE: dict[str, Event] = {
     "session.failed": Event("B", "something else did: the remote, keyd, a token, the network", _YES, provoked=True),
     "session.kill": Event("B", "an operator ends a session", _YES),
     "sessions.kill": Event("B", "an operator ends several: those of a caller, a remote, a worker, or all", _YES),
+    "radius.test": Event("B", "an operator asks the RADIUS servers about a remote", _YES),
+    "radius.retry": Event("B", "an operator has accounting records sent now, to dead servers too", _YES),
     "session.resumed": Event("B", "a session of an earlier broker is under this one's control now", _YES),
     "session.not_kept": Event("B", "something of a session fits no record: no later broker will control it"),
     "session.reauthenticated": Event("B", "the remote of a session was asked once more who it is", _YES),
     "session.asked": Event(
         "B", "the remote of a client asks once more who we are; and whether it was told", _YES, True
     ),
+    "radius.answered": Event("B", "what has become of a question to RADIUS servers, and how long it took"),
+    "radius.rejected": Event("B", "a RADIUS server refuses a remote: which, and what it says", _YES, provoked=True),
+    "radius.unanswered": Event(
+        "B", "no RADIUS server has said anything about a remote; and whether its rule lets it in", _YES, provoked=True
+    ),
+    "radius.unkept": Event("B", "the helper cannot keep an accounting record, and says why", provoked=True),
     "session.renewed": Event("B", "a session timeout of RADIUS was over, and servers were asked again", _YES),
     "radius.disconnect": Event("B", "a RADIUS server ends a session (RFC 5176)", _YES),
     "radius.change": Event("B", "a RADIUS server changes timeouts or tags of a session (RFC 5176)", _YES),
-    "radius.dynamic": Event("B", "a RADIUS server wanted that; of so many sessions, or why of none"),
     "session.asks_online": Event("B", "a handshake waits for the network to say whether the remote is revoked"),
     "session.attached": Event("B", "a connection has taken control of a session"),
     "session.detached": Event("B", "a connection has given up control of a session"),
@@ -70,6 +77,14 @@ TABLE: dict[str, Event] = {
     "caller.refused": Event("B", "a user has too many connections", _YES, provoked=True),
     "caller.descriptors_lost": Event("B", "the kernel did not deliver all descriptors of a frame", provoked=True),
     "listener.paused": Event("B", "no connection can be taken for a moment: descriptors are used up", provoked=True),
+    # --- the AAA of applications ----------------------------------------------------------------------------
+    "aaa.accepted": Event("B", "a RADIUS server accepts whom an application has asked about", _YES, provoked=True),
+    "aaa.rejected": Event("B", "it does not: whom, what for, and what it says", _YES, provoked=True),
+    "aaa.unanswered": Event("B", "no server has answered an application, or none could be asked", _YES, provoked=True),
+    "account.started": Event("B", "an application begins to account for something: whose, what", _YES, provoked=True),
+    "account.ended": Event("B", "that is over: how many items, and why", _YES, provoked=True),
+    "account.resumed": Event("B", "what applications account for is known from an earlier broker: how many items"),
+    "account.unreadable": Event("B", "a file about such an item cannot be read, and stays where it is"),
     # --- services for people ------------------------------------------------------------------------------
     "choice.service_registered": Event("B", "a program that lets a user choose identities is there", _YES),
     "choice.service_gone": Event("B", "it is gone"),
@@ -167,9 +182,9 @@ TABLE: dict[str, Event] = {
     "pool.draining": Event("B", "new sessions are refused from now on"),
     "pool.resumed": Event("B", "new sessions are taken again"),
     "master.started": Event("W", "a worker master has started, and what confines it"),
-    "sandbox.on": Event("BWKO", "a process has entered its sandbox"),
-    "sandbox.off": Event("BWKO", "it has none, as the configuration says", _YES),
-    "sandbox.missing": Event("BWKO", "a layer of the sandbox cannot be had; the process goes on without it", _YES),
+    "sandbox.on": Event("BWKOR", "a process has entered its sandbox"),
+    "sandbox.off": Event("BWKOR", "it has none, as the configuration says", _YES),
+    "sandbox.missing": Event("BWKOR", "a layer of the sandbox cannot be had; the process goes on without it", _YES),
     "worker.condemned": Event("B", "a worker is ended, because it said what it has no business to say", _YES),
     "worker.unknown": Event("B", "a master introduced a worker out of turn"),
     "worker.joined": Event("K", "a worker may ask for signatures"),
@@ -187,10 +202,10 @@ TABLE: dict[str, Event] = {
     "reauth.failed": Event("W", "a remote that was asked once more did not prove who it is", provoked=True),
     "message.received": Event("W", "a message from the broker"),
     "message.sent": Event("W", "a message to the broker"),
-    # --- the helper that asks the network -------------------------------------------------------------------
-    "helper.connected": Event("B", "the helper is there"),
-    "helper.lost": Event("B", "the helper is gone; another is started when it is needed"),
-    "helper.gone": Event("B", "the helper's process has ended"),
+    # --- the helpers: one asks the network, one speaks RADIUS -----------------------------------------------
+    "helper.connected": Event("B", "a helper is there"),
+    "helper.lost": Event("B", "a helper is gone; another is started when it is needed"),
+    "helper.gone": Event("B", "a helper's process has ended"),
     "staple.fetched": Event("B", "there is an OCSP response for a certificate of ours"),
     "staple.absent": Event("B", "there is none"),
     "online.counters": Event("O", "what the helper has done"),
@@ -200,6 +215,20 @@ TABLE: dict[str, Event] = {
     "online.internal": Event("O", "a bug in the helper"),
     "online.broker_broken": Event("O", "the broker broke the table of messages"),
     "online.refuses_to_start": Event("O", "its command line is wrong"),
+    # --- the helper that speaks RADIUS ------------------------------------------------------------------------
+    "radius.counters": Event("R", "what the helper has done"),
+    "radius.server_dead": Event("R", "a server has not answered; others are asked first for a while"),
+    "radius.server_back": Event("R", "it answers again"),
+    "radius.bad_answer": Event("R", "a server has sent what is no answer, or somebody in its name"),
+    "radius.no_secret": Event("R", "a server has no line in radius_secret_file, and is not asked"),
+    "radius.secret_short": Event("R", "a shared secret can be guessed"),
+    "radius.spool_open": Event("R", "the spool is open; so many records wait, so many sessions and items are open"),
+    "radius.spool_unusable": Event("R", "it cannot be used, and nothing can be accounted for"),
+    "radius.dynamic": Event("BR", "a server wants sessions ended or changed; of so many, or why of none"),
+    "radius.dynamic_dropped": Event("R", "what came where such requests come in is none that counts"),
+    "radius.internal": Event("R", "a bug in the helper"),
+    "radius.broker_broken": Event("R", "the broker broke the table of messages"),
+    "radius.refuses_to_start": Event("R", "command line, file with secrets or address to listen at cannot be used"),
     # --- these readers themselves ---------------------------------------------------------------------------
     "log.withheld": Event("BWK", "so many lines of an event were not written, in one second that had too many"),
     "audit.lost": Event("BK", "the audit trail cannot be written, since when and why; repeated while that lasts"),

@@ -176,3 +176,18 @@ RADIUS_LISTED = 50
 
 RADIUS_LINE_B = 700
 """A line about a server or a record."""
+
+RADIUS_ITEMS = 10_000
+"""Items of applications that are accounted for at a time; with 2 KiB each, some 20 MiB."""
+
+RADIUS_ITEMS_PER_CALLER = 1_000
+"""Of one user: what a busy service has under way at a time, and a tenth of all."""
+
+RADIUS_ITEM_S = 7 * 86_400
+"""For an application to speak of an item again: a week, after which it has forgotten it."""
+
+RADIUS_ASKED_PER_CALLER = 64
+"""Questions of one user's applications that are open at a time: a quarter of what the helper takes."""
+
+RADIUS_SUBJECTS = 64
+"""Of a connection: who was named, and not asked about yet; and verdicts whose tags are told."""

@@ -214,15 +214,18 @@ def service(
     ]
 
 
-def leaf(pid: int, *, network: bool = False, modules: bool = False) -> list[Rule]:
-    """Return the rules of a process without children: a token process with its module, or who asks the network."""
+def leaf(pid: int, *, network: bool = False, modules: bool = False, writes: bool = False) -> list[Rule]:
+    """Return the rules of a process without children: a token process with its module, or who asks the network.
+
+    ``writes``: it has files of its own; Landlock says where.
+    """
     return [
         *_files_and_memory(),
         *allow("socket", equal(0, socket.AF_UNIX), masked(1, _KIND, socket.SOCK_STREAM), why="pcscd, nscd, resolved"),
         *allow("tgkill", equal(0, pid), why="abort(3)"),
         *allow("prlimit64", equal(0, 0), equal(2, 0), why="limits are read, not set"),
         *forbid(f"{EXECUTING} {WITHOUT_CHILDREN}"),
-        *(allow(CHANGES) if modules else []),
+        *(allow(CHANGES) if modules or writes else []),
         *(_modules(network) if modules else _options()),
         *(_network() if network else []),
     ]

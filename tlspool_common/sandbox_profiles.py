@@ -21,7 +21,7 @@ from tlspool_common.sandbox_landlock import LIST, READ, RUN, SOCKETS, WRITE, Acc
 from tlspool_common.settings import Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("tlspool_common", "tlspool_broker", "tlspool_worker", "tlspool_keyd", "tlspool_online")
+_PACKAGES = ("tlspool_common", "tlspool_broker", "tlspool_worker", "tlspool_keyd", "tlspool_online", "tlspool_radius")
 _DNS = 53
 
 _RESOLVERS = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
@@ -222,11 +222,11 @@ def token_directory(configuration: Path) -> Path | None:
 
 
 def broker(settings: Settings, path: Path) -> Profile:
-    """The broker; its helper inherits this, so what it asks the network for is in it."""
+    """The broker; its helpers inherit this, so what they need of network and files is in it."""
     places = {settings.run_dir, settings.private_socket.parent, *(one.path.parent for one in settings.sockets)}
     return Profile(
         "broker",
-        tuple(calls.service(network=settings.online, executes=True, owners=True)),
+        tuple(calls.service(network=settings.online or uses_radius(settings), executes=True, owners=True)),
         (
             *libraries(),
             *interpreter(),
@@ -236,9 +236,10 @@ def broker(settings: Settings, path: Path) -> Profile:
             Grant(settings.private_socket.parent, WRITE, "what the next broker goes on with (lasting.py)"),
             Grant(settings.dbenv_dir, WRITE, "the databases and their history"),
             *_audit(settings),
-            *_network(settings.crl_file, settings.online),
+            *_network(settings.crl_file, settings.online or uses_radius(settings)),
+            *_of_radius(settings),
         ),
-        connect=ports(settings.online, settings.online_ports),
+        connect=ports(settings.online, settings.online_ports) or ((_DNS,) if uses_radius(settings) else ()),
         abstract=_supervised(),
     )
 
@@ -254,6 +255,36 @@ def online(crl_files: Iterable[Path], ask: bool, allowed: tuple[int, ...]) -> Pr
     )
 
 
+def uses_radius(settings: Settings) -> bool:
+    """Whether the helper that speaks RADIUS may be started."""
+    return bool(settings.radius_authn or settings.radius_authz or settings.radius_acct or settings.radius_dynamic)
+
+
+def _of_radius(settings: Settings) -> list[Grant]:
+    """Return what the broker has for that helper only."""
+    file = settings.radius_secret_file
+    secrets = [Grant(_place(file), READ, "shared secrets, which the helper reads when it starts")] if file else []
+    return secrets + _spool(settings.radius_spool_dir if settings.radius_acct else None)
+
+
+def radius(spool_dir: Path | None) -> Profile:
+    """The helper that speaks RADIUS: UDP, name servers, and the spool.
+
+    Secrets are read before it is entered: nothing in here may read them again.
+    """
+    return Profile(
+        "radius",
+        tuple(calls.leaf(os.getpid(), network=True, writes=spool_dir is not None)),
+        (*libraries(), _ETC, *_resolvers(True), *_spool(spool_dir)),
+        connect=(_DNS,),
+        capabilities=False,
+    )
+
+
+def _spool(directory: Path | None) -> list[Grant]:
+    return [Grant(directory, WRITE, "accounting records that wait for their server")] if directory else []
+
+
 def ports(ask: bool, allowed: Iterable[int]) -> tuple[int, ...]:
     """Return the TCP ports that the helper connects to."""
     return tuple(sorted({*allowed, _DNS})) if ask else ()
@@ -261,4 +292,8 @@ def ports(ask: bool, allowed: Iterable[int]) -> tuple[int, ...]:
 
 def _network(crl_files: Iterable[Path], ask: bool) -> list[Grant]:
     files = [Grant(_place(path), READ, "revocation lists are read again when they change") for path in crl_files]
-    return files + [Grant(Path(name), READ, "name servers") for name in _RESOLVERS if ask]
+    return files + _resolvers(ask)
+
+
+def _resolvers(ask: bool) -> list[Grant]:
+    return [Grant(Path(name), READ, "name servers") for name in _RESOLVERS if ask]

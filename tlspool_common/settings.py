@@ -202,6 +202,7 @@ class _Reader:
             pkcs11=tuple(self.modules),
             sockets=tuple(self.sockets),
             access=tuple(self.rules["access"].values()),
+            accounts=tuple(self.rules["account"].values()),
             quotas=tuple(self.rules["limit"].values()),
             radius=tuple(self.rules["radius"].values()),
             signature_wait_s=values["pkcs11_timeout_s"] + (values["pin_wait_s"] if asked else 0),

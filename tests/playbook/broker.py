@@ -31,6 +31,7 @@ from tlspool_broker.events import (
     Note,
     PassedFd,
     PeerId,
+    Reconfigured,
     SendApp,
     SendHelper,
     SendMaster,
@@ -74,7 +75,7 @@ from tlspool_common.messages import (
     SpawnWorkers,
     WorkerBorn,
 )
-from tlspool_common.settings import parse_untrusted
+from tlspool_common.settings import Part, parse_untrusted
 
 GRANT_SECRET = b"s" * 32
 SERVER, CLIENT = 0x6, 0x9
@@ -185,13 +186,16 @@ class FakeRecords:
 class World:
     """The core, the time, and who is there."""
 
-    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None):
+    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None, shelf=None):
         self.now_ms = 1_000_000
+        self.config = config
         self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
         self.records = records or FakeRecords()
         self._random = itertools.count()
-        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting, witness)
+        self.core = BrokerCore(
+            self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting, witness, shelf=shelf
+        )
         self.timers = {}
         self.effects = []
         self.notes = []
@@ -321,6 +325,12 @@ class World:
         exchange = self.questions[-1].exchange if exchange is None else exchange
         return self.happen(HelperSaid(self.helper, exchange, RevocationTold(crl=crl, ocsp=ocsp, detail=detail)))
 
+    def use_radius(self, config="radius_authz 192.0.2.1\n"):
+        """Read a configuration again that has servers besides, and have the helper there."""
+        config = f"{self.config}radius_secret_file /etc/tlspool/radius.secrets\n{config}"
+        self.happen(Reconfigured(parse_untrusted(config, Part.BROKER)))
+        return self.radius_comes()
+
     def radius_comes(self):
         """The helper that speaks RADIUS says hello."""
         return self.happen(HelperSaid(self.radius, 0, RadiusHello(protocol=PROTOCOL, pid=55)))
@@ -332,7 +342,7 @@ class World:
         """The helper answers the last question about access, or another one."""
         if exchange is None:
             exchange = self.access_asked()[-1].exchange
-        told = AccessTold(access=access, **{**DEFAULTS[AccessTold], **fields})
+        told = AccessTold(access=access, **{**ACCEPTS, **fields})
         return self.happen(HelperSaid(self.radius, exchange, told))
 
     def radius_keeps(self, code=0, detail=""):
@@ -447,21 +457,23 @@ class World:
             fd.close()
 
 
+ACCEPTS = {
+    "detail": "",
+    "message": "",
+    "user_name": "",
+    "classes": (),
+    "tags": (),
+    "state": b"",
+    "session_timeout_s": 0,
+    "idle_timeout_s": 0,
+    "interim_s": 0,
+    "terminate": 0,
+    "server": "192.0.2.1:1812",
+    "elapsed_ms": 3,
+}
+"""AccessTold, but for ``access``."""
+
 DEFAULTS = {
-    AccessTold: {
-        "detail": "",
-        "message": "",
-        "user_name": "",
-        "classes": (),
-        "tags": (),
-        "state": b"",
-        "session_timeout_s": 0,
-        "idle_timeout_s": 0,
-        "interim_s": 0,
-        "terminate": 0,
-        "server": "192.0.2.1:1812",
-        "elapsed_ms": 3,
-    },
     ClientHelloSeen: {"sni": "localhost", "alpn": b""},
     HandshakeDone: {
         "tls_version": 0x0304,

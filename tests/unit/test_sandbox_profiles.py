@@ -42,6 +42,7 @@ def everybody(text=""):
         "token": profiles.token(["local"], "/usr/lib/softhsm/libsofthsm2.so"),
         "broker": profiles.broker(settings(text, Part.BROKER), CONFIG),
         "online": profiles.online((), True, (80,)),
+        "radius": profiles.radius(Path("/var/p/radius")),
     }
 
 
@@ -96,7 +97,9 @@ def test_who_writes_what():
     found = {name: paths(profile, Access.WRITE_FILE) - {"/dev/null"} for name, profile in everybody().items()}
     tokens = found.pop("token")
     lasting = {"/var/p/db", "/run/p/private"}
-    assert found == {"worker": set(), "master": set(), "keyd": tokens, "broker": lasting, "online": set()}
+    assert found == {"worker": set(), "master": set(), "keyd": tokens, "broker": lasting, "online": set()} | {
+        "radius": {"/var/p/radius"}
+    }
     assert tokens <= {"/var/lib/softhsm/tokens", "/var/lib/softhsm/tokens/"}
 
 
@@ -110,7 +113,7 @@ def test_who_executes_what():
     assert found["keyd"] == found["broker"]
     assert sys.executable in found["keyd"]
     assert len(found["keyd"]) == 2
-    assert not any(found[name] for name in ("worker", "master", "token", "online"))
+    assert not any(found[name] for name in ("worker", "master", "token", "online", "radius"))
 
 
 def test_the_linker_is_the_one_of_this_program():
@@ -133,13 +136,35 @@ def test_who_has_a_network():
         "token": {socket.AF_UNIX},
         "broker": {socket.AF_UNIX} | inet,  # for its helper
         "online": {socket.AF_UNIX} | inet,
+        "radius": {socket.AF_UNIX} | inet,
     }
     ports = {name: one.connect for name, one in everyone.items() if one.connect}
-    assert ports == {"broker": (53, 80), "online": (53, 80)}
+    assert ports == {"broker": (53, 80), "online": (53, 80), "radius": (53,)}
     off = everybody("online no\n")["broker"]
     assert families(off) == {socket.AF_UNIX}
     assert off.connect == ()
     assert families(profiles.online((), False, (80,))) == {socket.AF_UNIX}
+
+
+RADIUS = """\
+online no
+radius_authz 127.0.0.1
+radius_secret_file /etc/tlspool/radius.secrets
+"""
+
+
+def test_the_broker_has_what_its_helper_for_radius_needs():
+    broker = everybody(RADIUS)["broker"]
+    assert {rule.conditions[0].value for rule in allowed(broker, "socket")} > {socket.AF_INET, socket.AF_INET6}
+    assert broker.connect == (53,)
+    assert "/etc/tlspool" in paths(broker, READ)
+    assert "/var/lib/tlspool/radius" not in paths(broker, Access.WRITE_FILE)
+    broker = everybody(RADIUS + "radius_acct 127.0.0.1\nradius_spool_dir /var/p/spool\n")["broker"]
+    assert "/var/p/spool" in paths(broker, Access.WRITE_FILE)
+    helper = profiles.radius(None)
+    assert not allowed(helper, "unlink")
+    assert not allowed(helper, "bind")
+    assert not paths(helper, Access.WRITE_FILE) - {"/dev/null"}
 
 
 def test_a_module_may_need_the_network():
@@ -154,7 +179,7 @@ def test_a_module_may_need_the_network():
     assert "/opt/hsm/lib" in paths(token, READ)
 
 
-@pytest.mark.parametrize("name", ["master", "keyd", "token", "broker", "online", "worker"])
+@pytest.mark.parametrize("name", ["master", "keyd", "token", "broker", "online", "radius", "worker"])
 def test_attacks_kill(name):
     killed = {rule.call for rule in everybody()[name].calls if rule.verdict is Verdict.KILL}
     assert set(calls.KILLED.split()) <= killed
@@ -168,7 +193,7 @@ def test_the_pin(text, monkeypatch):
     found = everybody(text)
     assert ("/etc/tlspool" in paths(found["keyd"], READ)) == bool(text)
     assert "/run/credentials/tlspool-keyd.service" in paths(found["keyd"], READ)
-    for name in ("master", "token", "broker", "online", "worker"):
+    for name in ("master", "token", "broker", "online", "radius", "worker"):
         assert not paths(found[name], READ) & {"/etc/tlspool", "/run/credentials/tlspool-keyd.service"}
 
 
