@@ -11,7 +11,13 @@ from tlspool_common.event_table import AFTER, BEFORE, PROVOKED, TABLE, Recorded
 from tlspool_common.metric_table import TABLE as METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
-LETTERS = {"tlspool_broker": "B", "tlspool_worker": "W", "tlspool_keyd": "K", "tlspool_online": "O", "tlspool_radius": "R"}
+LETTERS = {
+    "tlspool_broker": "B",
+    "tlspool_worker": "W",
+    "tlspool_keyd": "K",
+    "tlspool_online": "O",
+    "tlspool_radius": "R",
+}
 SHARED = {
     "tlspool_common/reloading.py": "BWK",
     "tlspool_common/line.py": "B",
