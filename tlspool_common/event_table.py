@@ -24,8 +24,8 @@ class Recorded(Enum):
 class Event:
     """One row.
 
-    ``daemons`` has the letters of Part, O for ``tlspool-online`` and R for ``tlspool-radius``.  ``provoked``: remotes or callers can make it
-    happen as often as they like, so that only so many lines a second are written.
+    ``daemons`` has the letters of Part, O for ``tlspool-online`` and R for ``tlspool-radius``.  ``provoked``: remotes or
+    callers can make it happen as often as they like, so that only so many lines a second are written.
     """
 
     daemons: str
