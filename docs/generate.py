@@ -431,7 +431,17 @@ def radius_page() -> str:
     return "".join(out)
 
 
+def radius_dictionary() -> str:
+    """The attributes of ours, for servers."""
+    return (
+        "# Attributes of the TLS pool, for FreeRADIUS.  Made by docs/generate.py from tlspool_common/radius_table.py;\n"
+        "# do not edit.  docs/radius-attributes.md says what each holds.\n"
+        f"{radius_table.dictionary((radius_table.VENDOR,))}"
+    )
+
+
 PAGES = {
+    "../examples/radius/dictionary.tlspool": radius_dictionary,
     "radius-attributes.md": radius_page,
     "permissions.md": permissions_page,
     "events.md": events_page,

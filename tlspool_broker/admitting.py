@@ -139,7 +139,7 @@ class Admitting:
             if not number:
                 self._told(session, purpose, None)
         if not purposes:
-            self._granted(session, access)
+            self._granted(session)
 
     def _bound(self, session: Session) -> None:
         """Bound the wait for servers, and for the helper itself if it starts only now."""
@@ -168,7 +168,7 @@ class Admitting:
         if told is not None and told.access is Access.ACCEPTED:
             access = session.access = merged(access, purpose, told)
         if not pending.questions:
-            self._granted(session, access)
+            self._granted(session)
 
     def _note(self, session: Session, access: Admission, heard: Heard, *, let_in: bool) -> None:
         if heard.access is Access.ACCEPTED:
@@ -193,11 +193,10 @@ class Admitting:
 
     # --- accounting -----------------------------------------------------------------------------------
 
-    def _granted(self, session: Session, access: Admission) -> None:
+    def _granted(self, session: Session) -> None:
         """Everybody who was asked has let it in: accounting begins."""
         pending = session.pending
-        if not access.accounts or pending is None:
-            self._let_in(session, Happening.ADMITTED)
+        if pending is None:
             return
         pending.starts = session.accounted = True
         self._bound(session)
@@ -307,8 +306,9 @@ class Again:
             self._access = merged(self._access, purpose, told)
         if not self._open:
             self._done = None
+            known = session.access
             if self._access is not self._asked:  # else nobody has answered, and what was granted goes on
-                session.access = replace(self._access, accounts=session.accounted)
+                session.access = replace(self._access, accounts=known is not None and known.accounts)
             done(None)
 
 

@@ -48,6 +48,7 @@ from tlspool_broker.events import (
     KillAsked,
     MasterLost,
     MasterSaid,
+    RadiusAsked,
     Reconfigured,
     SessionId,
     StopAsked,
@@ -66,7 +67,9 @@ from tlspool_broker.out import Out
 from tlspool_broker.questions import Questions
 from tlspool_broker.quotas import Quotas
 from tlspool_broker.radius import Radius
+from tlspool_broker.radius_dynamic import DynamicAuthorization
 from tlspool_broker.radius_policy import RadiusPolicy
+from tlspool_broker.radius_questions import pass_on
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
@@ -132,7 +135,7 @@ class BrokerCore:
         self.online = Online(self._out, settings, unix_time_s)
         self.radius = Radius(self._out, settings, unix_time_s)
         self._helpers = {HelperKind.ONLINE: self.online.helper, HelperKind.RADIUS: self.radius.helper}
-        self.accounting = Accounting()
+        self.accounting = Accounting(self._out, settings, self.radius, unix_time_s)
         self.judging = Judging(self._out, settings, self.online, unix_time_s)
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
@@ -162,7 +165,11 @@ class BrokerCore:
             self.explain,
             self.quotas,
         )
-        self.rejoin = Rejoin(self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes)
+        self.rejoin = Rejoin(
+            self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes, self.accounting
+        )
+        self.accounting.bind(self.sessions.kill, self.sessions.keep, self.admitting.again)
+        self.radius.on_dynamic = DynamicAuthorization(self._out, self.accounting, self.sessions.kill).asked
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
             self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
@@ -227,6 +234,8 @@ class BrokerCore:
                 self._helpers[helper.kind].lost(helper, reason)
             case KeyAsked(number, uri):
                 self.keyd.ask(number, uri)
+            case RadiusAsked():
+                pass_on(self._out, self.radius, event)
             case KillAsked(session_id):
                 session = self.sessions.get(session_id)
                 if session is not None:
@@ -357,12 +366,15 @@ class BrokerCore:
                 self.chooser.timed_out(timer.number)
             case Clock.SPAWN:
                 self.workers.look_for_missing()
+                self.rejoin.look_whether_all()
             case Clock.IDLE:
                 self.workers.look_for_idle()
             case Clock.LEFT:
                 self.workers.look_for_master()
             case Clock.TELLING:
                 self.rejoin.timed_out(timer.number)
+            case Clock.ACCOUNTING:
+                self.accounting.timed_out(timer.number)
             case Clock.AAA:
                 self.aaa.timed_out(timer.number)
             case Clock.ITEMS:

@@ -21,6 +21,8 @@ from tlspool_broker.parties import PassedFd as PassedFd
 from tlspool_broker.parties import PeerId as PeerId
 from tlspool_broker.parties import SessionId as SessionId
 from tlspool_broker.parties import WorkerNumber as WorkerNumber
+from tlspool_broker.radius_asked import RadiusAsked as RadiusAsked
+from tlspool_broker.radius_asked import RadiusHeard as RadiusHeard
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
@@ -41,6 +43,7 @@ from tlspool_common.messages import (
     ClientHelloSeen,
     DynamicAsked,
     DynamicTold,
+    EndKept,
     EndSession,
     HandshakeDone,
     HandshakeFailed,
@@ -100,6 +103,7 @@ ToWorker = (
     | AskFact
     | AskRemote
     | AskTraffic
+    | EndKept
 )
 
 FromHelper = (
@@ -120,6 +124,7 @@ class Clock(Enum):
     TELLING = "a worker that an earlier broker had should have told its sessions"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
+    ACCOUNTING = "there is something to do for a session that RADIUS has to do with"
     HELPER = "a helper should have said hello, or may be started again"
     AAA = "what an application asked of RADIUS should have been answered"
     ITEMS = "look for what applications account for and do not speak of any more"
@@ -304,6 +309,7 @@ Event = (
     | HelperLost
     | TimerFired
     | KeyAsked
+    | RadiusAsked
     | KillAsked
     | DrainAsked
     | FinishAsked
@@ -479,6 +485,7 @@ Effect = (
     | JoinKeyd
     | AskKeyd
     | KeyTold
+    | RadiusHeard
     | HandOver
     | SendMaster
     | ClosePeer

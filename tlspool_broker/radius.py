@@ -21,7 +21,7 @@ broker's start on where any server is configured, or may send requests of its ow
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -77,6 +77,7 @@ class _Record:
 
     message: Account
     told: AccountHeard | None
+    kept: Callable[[], None] | None = None
 
 
 class Radius:
@@ -90,6 +91,7 @@ class Radius:
         self.on_ready: Callable[[], None] = lambda: None
         self.helper = Helper(out, HelperKind.RADIUS, QUESTIONS, asks_again=True, greeted=self._greeted)
         self._configure()
+        self.kept: Counter[tuple[str, str]] = Counter()
         self._last_record = 0
         self._records: dict[int, _Record] = {}
         self._unsent: deque[int] = deque()
@@ -115,6 +117,16 @@ class Radius:
             self._drop_all()
 
     @property
+    def records(self) -> int:
+        """Records that the helper has not on its disk."""
+        return len(self._records)
+
+    @property
+    def open_questions(self) -> int:
+        """Questions about access, and about the servers, that have no answer yet."""
+        return len(self.helper) - len(self._sent)
+
+    @property
     def counters(self) -> Counters:
         """What has become of questions about access."""
         return self.helper.counters
@@ -131,7 +143,7 @@ class Radius:
         return {
             "state": self.helper.state,
             **{name: [f"{host}:{port}" for host, port in found] for name, found in servers.items()},
-            "questions": len(self.helper),
+            "questions": self.open_questions,
             "records": len(self._records),
             **asdict(self.counters),
         }
@@ -184,14 +196,17 @@ class Radius:
             access=access.name.lower(),
             server="" if told is None else told.server,
             detail="the helper has ended" if told is None else told.detail,
-            ms=0 if told is None else told.elapsed_ms,
+            **({} if told is None else {"ms": told.elapsed_ms}),
         )
 
     # --- accounting -----------------------------------------------------------------------------------
 
-    def account(self, message: Account, told: AccountHeard | None = None) -> None:
+    def account(
+        self, message: Account, told: AccountHeard | None = None, *, kept: Callable[[], None] | None = None
+    ) -> None:
         """Have a record kept; ``told`` hears when it is, or why it cannot be; None: there is nobody to keep any.
 
+        ``kept`` is for who does not wait for it, and is called when it is on the disk, however long that takes.
         A record that somebody waits for may be refused here (ACCOUNT_SPOOL_FULL) when too many wait for the helper.
         """
         if not self.helper.used:
@@ -208,7 +223,7 @@ class Radius:
             self._records[earlier].message = message
             return
         self._last_record += 1
-        self._records[self._last_record] = _Record(message, told)
+        self._records[self._last_record] = _Record(message, told, kept)
         self._unsent.append(self._last_record)
         if is_update:
             self._updates[message.acct_id] = self._last_record
@@ -249,6 +264,9 @@ class Radius:
             return
         self._sent.discard(serial)
         record = self._records[serial]
+        self.kept[record.message.status.name.lower(), "refused" if answer.code else "kept"] += 1
+        if record.kept is not None and not answer.code:
+            record.kept()
         if answer.code and record.told is None and record.message.status is Status.STOP:
             self._unkept.append(serial)
             self._again_ms = self._out.now_ms + AGAIN_MS

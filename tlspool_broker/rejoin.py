@@ -12,6 +12,7 @@
   as is one that does not answer in time.  It finishes its sessions by itself, and nobody controls it any more.
 * A session of which the application's connection has gone with the broker stays, FORK or not: that was our fault.  Its
   user may reattach it by its control key.  What can be read of the generation that has admitted it, is.
+* When a master has come, and what it has introduced has told everything, there is nothing else (``all_told``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tlspool_broker import kept
+from tlspool_broker.accounting import Accounting
 from tlspool_broker.events import Arm, Clock, Disarm, FromWorker, SendWorker, SessionId, Timer, WorkerNumber
 from tlspool_broker.lasting import Lasting
 from tlspool_broker.out import Out
@@ -46,6 +48,7 @@ class Rejoin:
         snapshots: Snapshots,
         lasting: Lasting,
         random_bytes: Callable[[int], bytes],
+        accounting: Accounting,
     ) -> None:
         self._out = out
         self._workers = workers
@@ -53,6 +56,8 @@ class Rejoin:
         self._snapshots = snapshots
         self._lasting = lasting
         self._random_bytes = random_bytes
+        self._accounting = accounting
+        self._is_over = False
 
     def ask(self, worker: Worker) -> None:
         """Begin: ask a worker for its first sessions."""
@@ -105,6 +110,7 @@ class Rejoin:
         worker.nonce = 0
         self._out.note("info", "worker.rejoined", worker=worker.worker_id, sessions=len(worker.sessions))
         self._workers.let_go_if_idle(worker)
+        self.look_whether_all()
 
     def _here(self, worker: Worker, message: SessionHere) -> None:
         session_id = message.session_id
@@ -127,6 +133,7 @@ class Rejoin:
                 credentials = ()  # that generation is forgotten: then we are nobody
             session.plan = replace(session.plan, credentials=credentials)
         self._sessions.resume(session, worker)
+        self._accounting.resume(session)
 
     def timed_out(self, number: int) -> None:
         """A worker has not answered."""
@@ -139,6 +146,14 @@ class Rejoin:
         if worker.nonce:
             worker.nonce = 0
             self._out(Disarm(_timer(worker)))
+            self.look_whether_all()
+
+    def look_whether_all(self) -> None:
+        """Say once that all workers of an earlier broker have told what they have, when they have."""
+        if self._is_over or not self._workers.settled or any(worker.nonce for worker in self._workers):
+            return
+        self._is_over = True
+        self._accounting.all_told()
 
     def _let_go(self, worker: Worker, why: str) -> None:
         self.lost(worker)

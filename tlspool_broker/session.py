@@ -23,7 +23,7 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
   After a Verdict that refuses (``refusal``) a handshake cannot succeed any more.
 * In EXPECT_RADIUS servers are asked about the remote that has proved who it is, and then accounting begins
   (admitting.py): what is open is ``pending``, what was said ``heard``, and what was granted ``access``.  ``accounted``:
-  a START was given to be kept, so an end must follow.
+  accounting.py was told of it, and is to hear of its end; ``meter`` is what it knows.
 * Up to EXPECT_WORKER the session's socket is here (``crypt``); from then on the worker has it.  What ends a
   session after that point is a word of the worker (HandshakeFailed, SessionEnded), or the worker's death.
 * To end a session ourselves we tell the application (ERROR, unless it is gone or the request id was used
@@ -53,6 +53,7 @@ from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, DropFd, Note, SessionId
+from tlspool_broker.meter import Meter
 from tlspool_broker.out import Out
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
 from tlspool_broker.radius_grant import Admission, Heard, Pending
@@ -286,6 +287,7 @@ class Session:
     heard: tuple[Heard, ...] = ()
     access: Admission | None = None
     accounted: bool = False
+    meter: Meter | None = None
     on_end: Callable[[Session], None] | None = None
     watch: Callable[[Session], None] | None = None
 

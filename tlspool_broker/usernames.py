@@ -25,14 +25,14 @@ class UserNames:
             found = self._path.stat()
             seen = found.st_mtime_ns, found.st_size, found.st_ino
             if seen != self._seen:
-                self._names = dict(_names_untrusted(self._path.read_bytes()))
+                self._names = dict(_names_in(self._path.read_bytes()))
                 self._seen = seen
         except OSError:
             pass  # what was read last is as good as anything
         return self._names.get(uid, str(uid))
 
 
-def _names_untrusted(content: bytes) -> list[tuple[int, str]]:
+def _names_in(content: bytes) -> list[tuple[int, str]]:
     """Return numbers and names (passwd(5)); of two names for a number the first comes last, and so counts."""
     found = []
     for line in content.decode("utf-8", "replace").splitlines():

@@ -159,6 +159,11 @@ class Workers:
         """Whether more workers can be had."""
         return self._master is not None
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is a master, and it has had the time to introduce the workers that it has."""
+        return self._master is not None and not self._settling
+
     # --- sessions -------------------------------------------------------------------------------------
 
     def _owner_of(self, uid: int) -> int:

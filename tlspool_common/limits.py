@@ -81,8 +81,9 @@ KEY_LINE_B = KEY_URI_B + 48
 TOLD_B = 350
 """What is told of a session that relays: the buffer of PIOC_PRNG, which is a little larger than that of PIOC_INFO."""
 
-RECORD_B = 8192
-"""What a worker keeps of a session for the broker: usually below 1 KiB; the names of a certificate may be long."""
+RECORD_B = 16384
+"""What a worker keeps of a session for the broker: usually 1 KiB; the names of a certificate may be long, and so may be
+what RADIUS servers want sent back."""
 
 GRANT_LIFE_S = 300
 """Longest life of a grant.  The broker takes the handshake's deadline where that is nearer."""

@@ -44,6 +44,7 @@ from tlspool_common.messages_radius import RadiusHello as RadiusHello
 from tlspool_common.messages_radius import RadiusTold as RadiusTold
 from tlspool_common.messages_radius import Status as Status
 from tlspool_common.messages_rejoining import BrokerAway as BrokerAway
+from tlspool_common.messages_rejoining import EndKept as EndKept
 from tlspool_common.messages_rejoining import KeepChannel as KeepChannel
 from tlspool_common.messages_rejoining import KeepRecord as KeepRecord
 from tlspool_common.messages_rejoining import MasterLeaves as MasterLeaves
@@ -486,6 +487,7 @@ TABLE: tuple[Row, ...] = (
     Row(0x8A, SessionsTold, _W, _B),
     Row(0x8C, AskTraffic, _B, _W),
     Row(0x8E, Traffic, _W, _B),
+    Row(0x9E, EndKept, _B, _W),
     Row(0x90, OnlineHello, _O, _B, first=True),
     Row(0x92, AskRevocation, _B, _O, answer=RevocationTold),
     Row(0x93, RevocationTold, _O, _B),

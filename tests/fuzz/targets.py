@@ -29,6 +29,7 @@ from tests.fuzz import (
     targets_online,
     targets_operate,
     targets_play,
+    targets_radius_control,
     targets_tls,
     targets_wire,
 )
@@ -44,6 +45,7 @@ TARGETS: tuple[Target, ...] = (
     *targets_operate.TARGETS,
     *targets_audit.TARGETS,
     *targets_admin.TARGETS,
+    *targets_radius_control.TARGETS,
 )
 BY_NAME = {target.name: target for target in TARGETS}
 

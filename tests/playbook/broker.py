@@ -31,6 +31,7 @@ from tlspool_broker.events import (
     Note,
     PassedFd,
     PeerId,
+    Reconfigured,
     SendApp,
     SendHelper,
     SendMaster,
@@ -74,7 +75,7 @@ from tlspool_common.messages import (
     SpawnWorkers,
     WorkerBorn,
 )
-from tlspool_common.settings import parse_untrusted
+from tlspool_common.settings import Part, parse_untrusted
 
 GRANT_SECRET = b"s" * 32
 SERVER, CLIENT = 0x6, 0x9
@@ -187,6 +188,7 @@ class World:
 
     def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None, shelf=None):
         self.now_ms = 1_000_000
+        self.config = config
         self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
         self.records = records or FakeRecords()
@@ -322,6 +324,12 @@ class World:
         """The helper answers the last question."""
         exchange = self.questions[-1].exchange if exchange is None else exchange
         return self.happen(HelperSaid(self.helper, exchange, RevocationTold(crl=crl, ocsp=ocsp, detail=detail)))
+
+    def use_radius(self, config="radius_authz 192.0.2.1\n"):
+        """Read a configuration again that has servers besides, and have the helper there."""
+        config = f"{self.config}radius_secret_file /etc/tlspool/radius.secrets\n{config}"
+        self.happen(Reconfigured(parse_untrusted(config, Part.BROKER)))
+        return self.radius_comes()
 
     def radius_comes(self):
         """The helper that speaks RADIUS says hello."""
@@ -532,6 +540,7 @@ def kept_of(session_id, worker_id, **fields):
         "remoteid": "www.example.com",
         "started_ms": 1_000,
         "established_ms": 2_000,
+        "access": b"",
         **{name: value for name, value in DEFAULTS[HandshakeDone].items() if name != "sni"},
         "sni": "localhost",
     }

@@ -78,6 +78,7 @@ DO = {
     H.HELLO_SEEN: lambda world, session_id: world.say(session_id, ClientHelloSeen),
     H.HANDSHAKE_DONE: lambda world, session_id: world.say(session_id, HandshakeDone),
     H.HANDSHAKE_FAILED: lambda world, session_id: world.say(session_id, HandshakeFailed),
+    H.ADMITTED: lambda world, session_id: world.radius_says(),
     H.PLAIN_GIVEN: do_plain_given,
     H.ENDED: lambda world, session_id: world.say(session_id, SessionEnded),
     H.WORKER_LOST: lambda world, session_id: world.worker_goes(world.session(session_id).worker.number),
@@ -136,6 +137,15 @@ def prepare(world, state, happening, end):
             session_id = bring(world, "EXPECT_LOCALID with a worker", app)
             frame, _ = world.callback(app, Cmd.STARTTLS_LOCALID)
             world.answer(app, frame)
+            return session_id
+        case S.EXPECT_HANDSHAKE, H.HANDSHAKE_DONE, S.EXPECT_RADIUS:
+            world.use_radius()
+            return bring(world, "EXPECT_HANDSHAKE", app)
+        case S.EXPECT_RADIUS, H.ADMITTED, S.RELAYING:
+            world.use_radius()
+            session_id = bring(world, "EXPECT_LOCALID with a worker", app)
+            world.answer(app, world.callback(app, Cmd.STARTTLS_LOCALID)[0])
+            world.say(session_id, HandshakeDone)
             return session_id
         case S.EXPECT_HANDSHAKE, H.HELLO_SEEN, _:
             return peer(world, app, end)
