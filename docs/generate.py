@@ -390,7 +390,7 @@ def metrics_page() -> str:
 
 
 _OFTEN = (201, 202, 204, 208, 210, 302, 303, 306, 307, 401, 402, 404, 406, 409, 411, 412, 414, 501, 505, 506, 508, 510)
-_OFTEN += (518, 601, 602, 603, 604, 701)
+_OFTEN += (518, 601, 602, 603, 604, 701, 801, 802, 804, 806, 810)
 """Refusals that an operator meets most, in the order of their numbers."""
 
 _REFUSALS = ("<!-- refusals -->\n", "<!-- end of refusals -->\n")
