@@ -355,7 +355,7 @@ Counters begin at 0 when a daemon starts.
 **What is not counted.** Bytes of a session are counted when it ends: the worker that relays them is not asked before. A worker process that was
 taken over can say of its own sessions what it likes, within the labels. `tlspool_key_token_seconds` is measured by keyd: up to
 four requests more than `pkcs11_sessions` are sent ahead, and what those wait in the token process's channel counts as the
-token's time. RADIUS has no numbers yet, as there is no RADIUS.
+token's time. What waits for a RADIUS server is known to the helper only: `tlspool radius status` and `spool` ask it.
 """
 
 
