@@ -22,6 +22,7 @@ another kind of test, ELSEWHERE has it.  Order: as long runs go through them, wh
 from __future__ import annotations
 
 from tests.fuzz import (
+    targets_aaa,
     targets_admin,
     targets_audit,
     targets_broker,
@@ -38,6 +39,7 @@ TARGETS: tuple[Target, ...] = (
     *targets_tls.TARGETS,
     *targets_play.TARGETS,
     *targets_wire.TARGETS,
+    *targets_aaa.TARGETS,
     *targets_online.TARGETS,
     *targets_broker.TARGETS,
     *targets_operate.TARGETS,
