@@ -44,6 +44,7 @@ from tlspool_common.settings import Settings
 T = TypeVar("T")
 Fail = Callable[[Session, PoolError], None]
 Relay = Callable[[Session, OwnedFd, Happening], None]
+Granted = Callable[["Admission | None", "PoolError | None"], None]
 
 _REFUSED = {
     Access.REJECTED: Code.RADIUS_REJECTED,
@@ -242,13 +243,15 @@ class Admitting:
 
     # --- again ----------------------------------------------------------------------------------------
 
-    def again(self, session: Session, done: Callable[[PoolError | None], None]) -> None:
-        """Ask once more about a session that relays, as its remote is now; ``done`` hears once whether it may go on.
+    def again(self, session: Session, done: Callable[[PoolError | None], None], *, remoteid: str | None = None) -> None:
+        """Ask once more about a session that relays; ``done`` hears once whether it may go on, while it relays.
 
-        With new times and tags, ``Session.access`` is another one then.  It has the Acct-Session-Id of the first.
+        ``remoteid`` is who its remote has become; None: it is who it was.  With new times and tags, ``Session.access``
+        is another one then, with the Acct-Session-Id of the first; one that had none is accounted for from now on.
+        The helper's deadline is the bound: who cannot rely on a helper that hangs has a timer of his own.
         """
         try:
-            fresh = self._rules.admission(session)
+            fresh = self._rules.admission(session, remoteid)
         except PoolError as error:
             done(error)
             return
@@ -257,35 +260,53 @@ class Admitting:
             done(None)
             return
         fresh = replace(fresh, acct_id=known.acct_id if known else fresh.acct_id, state=known.state if known else b"")
-        Again(self._out, self._settings, self._radius, session, fresh, done).ask()
+
+        def answered(granted: Admission | None, error: PoolError | None) -> None:
+            if error is not None:
+                done(error)
+            else:
+                self._goes_on(session, granted or (fresh if session.access is None else None), done)
+
+        Again(self._settings, self._radius, session, fresh, answered).ask()
+
+    def _goes_on(self, session: Session, granted: Admission | None, done: Callable[[PoolError | None], None]) -> None:
+        """Let a session have what is granted to it now; None: nobody has answered, and it keeps what it has."""
+        known = session.access
+        if granted is None:
+            done(None)
+        elif known is not None and session.accounted:
+            session.access = replace(granted, accounts=known.accounts)
+            self._accounting.changed(session)
+            done(None)
+        else:
+            session.access, session.accounted = granted, True
+
+            def started(error: PoolError | None) -> None:
+                if error is not None:
+                    session.access, session.accounted = None, False
+                done(error)
+
+            self._accounting.start(session, started)
 
 
 class Again:
     """One session that relays, and is asked about once more; the helper's deadline bounds it."""
 
-    def __init__(
-        self,
-        out: Out,
-        settings: Settings,
-        radius: Radius,
-        session: Session,
-        access: Admission,
-        done: Callable[[PoolError | None], None],
-    ) -> None:
-        self._out = out
+    def __init__(self, settings: Settings, radius: Radius, session: Session, access: Admission, done: Granted) -> None:
+        """``done`` hears what is granted (None: nobody has answered), or why it is refused."""
         self._radius = radius
         self._wait_ms = int(settings.radius_wait_s * 1000)
         self._session = session
         self._asked = access
         self._access = access
-        self._done: Callable[[PoolError | None], None] | None = done
+        self._done: Granted | None = done
         self._open = set(_purposes(access))
 
     def ask(self) -> None:
         """Begin."""
         for purpose in _purposes(self._asked):
             message = _message(self._asked, purpose, self._wait_ms)
-            if not self._radius.ask(message, self._hears(purpose)):
+            if self._done is not None and not self._radius.ask(message, self._hears(purpose)):
                 self._told(purpose, None)
 
     def _hears(self, purpose: Purpose) -> Callable[[AccessTold | None], None]:
@@ -300,16 +321,13 @@ class Again:
         code = _REFUSED.get(heard.access)
         if code is not None and not (code is Code.RADIUS_UNANSWERED and self._asked.accepts_unkept):
             self._done = None
-            done(PoolError(code, heard.message if code is Code.RADIUS_REJECTED else heard.detail))
+            done(None, PoolError(code, heard.message if code is Code.RADIUS_REJECTED else heard.detail))
             return
         if told is not None and told.access is Access.ACCEPTED:
             self._access = merged(self._access, purpose, told)
         if not self._open:
             self._done = None
-            known = session.access
-            if self._access is not self._asked:  # else nobody has answered, and what was granted goes on
-                session.access = replace(self._access, accounts=known is not None and known.accounts)
-            done(None)
+            done(self._access if self._access is not self._asked else None, None)
 
 
 def _purposes(access: Admission) -> list[Purpose]:
@@ -347,7 +365,7 @@ def merged(access: Admission, purpose: Purpose, told: AccessTold) -> Admission:
     sooner = _is_sooner(told.session_timeout_s, access.session_timeout_s)
     name = printable(told.user_name)
     attributes = access.attributes
-    if name and (decides or not access.authn):
+    if name and decides:
         attributes = tuple(f"User-Name={name}" if one.startswith("User-Name=") else one for one in attributes)
     return replace(
         access,
@@ -357,10 +375,14 @@ def merged(access: Admission, purpose: Purpose, told: AccessTold) -> Admission:
         state=told.state if decides else access.state,
         session_timeout_s=told.session_timeout_s if sooner else access.session_timeout_s,
         terminate=told.terminate if sooner else access.terminate,
-        idle_timeout_s=min(filter(None, (told.idle_timeout_s, access.idle_timeout_s)), default=0),
-        interim_s=told.interim_s or access.interim_s,
+        idle_timeout_s=_shorter(told.idle_timeout_s, access.idle_timeout_s),
+        interim_s=_shorter(told.interim_s, access.interim_s),
         servers=_together(access.servers, (printable(told.server),), len(Purpose)),
     )
+
+
+def _shorter(*times_s: int) -> int:
+    return min(filter(None, times_s), default=0)
 
 
 def _is_sooner(new_s: int, old_s: int) -> bool:

@@ -172,7 +172,14 @@ class BrokerCore:
         self.radius.on_dynamic = DynamicAuthorization(self._out, self.accounting, self.sessions.kill).asked
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
-            self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
+            self._out,
+            settings,
+            self.snapshots,
+            self.keyd,
+            self.sessions,
+            self.questions,
+            self.judging,
+            self.admitting,
         )
         self.items = Items(self._out, shelf or InMemory(), self.radius, unix_time_s)
         self.aaa = Aaa(

@@ -29,6 +29,9 @@ PURPOSES = {"authn": Purpose.AUTHENTICATE, "authz": Purpose.AUTHORIZE}
 _TEXTS = {"server", "acct_id", "user", "user_name", "status", "detail", "state", "purpose"}
 """Words of lines that are never numbers, whatever they look like."""
 
+_OTHERS = ("dynamic", "spool")
+"""What has a line among those of servers, and is none: requests of RFC 5176, and a spool that cannot be used."""
+
 _WORST = (Access.REJECTED, Access.UNASKED, Access.UNANSWERED, Access.ACCEPTED)
 
 
@@ -76,6 +79,8 @@ class RadiusControl:
         if not isinstance(told, RadiusTold):
             why = f"the helper does not answer; it is {helper['state']}: look for helper. in the broker's log"
             return {"helper": helper, "warnings": [why]}
+        rows = [_row_untrusted(line) for line in told.servers]
+        others = {str(row.get("purpose")): row for row in rows if row.get("purpose") in _OTHERS}
         return {
             "helper": self._core.radius.describe(),
             "waiting": told.waiting,
@@ -83,7 +88,8 @@ class RadiusControl:
             "open": told.open,
             "sent": told.sent,
             "refused": told.refused,
-            "servers": [_row_untrusted(line) for line in told.servers],
+            "servers": [row for row in rows if row.get("purpose") not in _OTHERS],
+            **others,
             "records": [_row_untrusted(line) for line in told.records],
         }
 

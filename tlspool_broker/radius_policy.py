@@ -79,8 +79,10 @@ class RadiusPolicy:
         """Return the Acct-Session-Id of a session."""
         return f"{self._acct_prefix}-{number:X}"
 
-    def admission(self, session: Session) -> Admission | None:
-        """Return what a session is to be asked about with, and accounted for; None: it has nothing to do with RADIUS.
+    def admission(self, session: Session, remoteid: str | None = None) -> Admission | None:
+        """Return what is asked about a session with, and what it is accounted for with; None: RADIUS is not concerned.
+
+        ``remoteid`` is who its remote has proved to be, if that is not settled yet.
 
         Raises:
             PoolError: RADIUS_ANONYMOUS, RADIUS_UNASKED.
@@ -93,7 +95,7 @@ class RadiusPolicy:
         authn = rule.authn and self._radius.serves(Purpose.AUTHENTICATE)
         authz = rule.authz and self._radius.serves(Purpose.AUTHORIZE)
         accounts = rule.acct and self._radius.accounts
-        remoteid = session.remoteid
+        remoteid = session.remoteid if remoteid is None else remoteid
         if not remoteid and (authn or authz):
             if rule.anonymous == "":
                 raise PoolError(Code.RADIUS_ANONYMOUS, f"rule {rule.name}" if rule.name else "")

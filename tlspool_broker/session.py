@@ -34,7 +34,7 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
   it and ends with it, unless FORK or DETACH said otherwise.
 * A peer, which may have either role, is set up as a client; ``as_server`` is what it does when its remote speaks
   first.  A remote that relays may be asked who it is once more (reauth.py): ``asked`` is what it must
-  prove then, and by which databases.
+  prove then, and by which databases.  While it ``readmits``, RADIUS is asked about who it is now.
 * A session of an earlier broker is made of the record that its worker has kept (kept.py), and begins in RELAYING.
   ``control`` is the keyed hash of its control key, which is not known; ``localid_was`` who we are in it.
 * keyd may go away at any time: a session that gets to its credentials then goes back to EXPECT_KEYD, and has a
@@ -279,6 +279,7 @@ class Session:
     established_ms: int = 0
     ended_by: str = ""
     asked: tuple[Plan, Records] | None = None
+    readmits: bool = False
     rationed_until_ms: int = 0
     control: bytes = b""
     localid_was: str | None = None

@@ -342,7 +342,7 @@ class World:
         """The helper answers the last question about access, or another one."""
         if exchange is None:
             exchange = self.access_asked()[-1].exchange
-        told = AccessTold(access=access, **{**DEFAULTS[AccessTold], **fields})
+        told = AccessTold(access=access, **{**ACCEPTS, **fields})
         return self.happen(HelperSaid(self.radius, exchange, told))
 
     def radius_keeps(self, code=0, detail=""):
@@ -457,21 +457,23 @@ class World:
             fd.close()
 
 
+ACCEPTS = {
+    "detail": "",
+    "message": "",
+    "user_name": "",
+    "classes": (),
+    "tags": (),
+    "state": b"",
+    "session_timeout_s": 0,
+    "idle_timeout_s": 0,
+    "interim_s": 0,
+    "terminate": 0,
+    "server": "192.0.2.1:1812",
+    "elapsed_ms": 3,
+}
+"""AccessTold, but for ``access``."""
+
 DEFAULTS = {
-    AccessTold: {
-        "detail": "",
-        "message": "",
-        "user_name": "",
-        "classes": (),
-        "tags": (),
-        "state": b"",
-        "session_timeout_s": 0,
-        "idle_timeout_s": 0,
-        "interim_s": 0,
-        "terminate": 0,
-        "server": "192.0.2.1:1812",
-        "elapsed_ms": 3,
-    },
     ClientHelloSeen: {"sni": "localhost", "alpn": b""},
     HandshakeDone: {
         "tls_version": 0x0304,

@@ -9,6 +9,7 @@ from tlspool_broker.events import (
     HelperNumber,
     HelperSaid,
     KillAsked,
+    Note,
     Reconfigured,
     SendHelper,
     StartHelper,
@@ -20,13 +21,14 @@ from tlspool_broker.judging import GRACE_MS
 from tlspool_broker.lasting import Lasting
 from tlspool_broker.radius import QUESTIONS
 from tlspool_broker.radius_grant import Admission
-from tlspool_common.appwire import Flag
+from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
     PROTOCOL,
     Access,
     Accounted,
     AskAccess,
+    AskRemote,
     ClientHelloSeen,
     EndReason,
     EndSession,
@@ -35,6 +37,7 @@ from tlspool_common.messages import (
     PlainConnected,
     Purpose,
     RadiusHello,
+    RemoteTold,
     SessionEnded,
 )
 from tlspool_common.settings import Part, parse_untrusted
@@ -71,6 +74,9 @@ class Ledger:
 
     def traffic(self, session, traffic):
         self.told.append(("traffic", int(session.session_id)))
+
+
+KEY = bytes(range(16))
 
 
 @pytest.fixture
@@ -823,3 +829,193 @@ def test_a_reload_that_brings_the_first_server(make):
     world.radius_comes()
     session_id = shaken(world, world.app())
     assert world.state(session_id) == "EXPECT_RADIUS"
+
+
+# --- asked about again ----------------------------------------------------------------------------------
+
+
+def relaying(world, app, **fields):
+    """Bring a session to where it relays: a server that asked its remote for nothing, unless told otherwise."""
+    session_id = world.starttls(app, **{"ctlkey": KEY, "flags": SERVER | Flag.IGNORE_REMOTEID, **fields})
+    world.say(session_id, ClientHelloSeen)
+    world.say(session_id, HandshakeDone, remote_names=("email:john@example.com",))
+    if world.state(session_id) == "EXPECT_RADIUS":
+        world.radius_says(session_timeout_s=60, terminate=1, state=b"first")
+    frame, _ = world.callback(app)
+    world.answer(app, frame)
+    assert world.state(session_id) == "RELAYING"
+    world.asked.clear()
+    return session_id
+
+
+def proves(world, app, session_id, *, names=("email:jane@example.com",), code=0):
+    """Ask the remote again; it proves who it is."""
+    request = Starttls(flags=SERVER | Flag.RENEGOTIATE, ctlkey=KEY)
+    world.send(app, Cmd.STARTTLS, request.to_payload(), reqid=5)
+    [question] = world.to_worker(AskRemote)
+    answer = RemoteTold(
+        session_id=session_id, question=question.question, asked=True, code=code, detail="", remote_verified=not code,
+        remote_names=() if code else names, remote_subject="", remote_sha256=b"h" * 32,
+    )  # fmt: skip
+    world.say(session_id, answer)
+
+
+@pytest.fixture
+def lax(make):
+    """A pool that lets in whoever has no identity, without asking."""
+    return make(f"{AUTHZ}radius all anonymous=accept\n")
+
+
+def test_who_proves_later_who_it_is_is_asked_about_then(lax):
+    app = lax.app()
+    session_id = relaying(lax, app)
+    assert lax.session(session_id).access is None
+    proves(lax, app, session_id)
+    assert lax.frames() == []
+    assert lax.session(session_id).remoteid == ""
+    assert asked(lax)[1]["User-Name"] == "jane@example.com"
+    lax.radius_says(tags=("late",))
+    assert lax.reply(app)[1].remoteid == "jane@example.com"
+    assert lax.session(session_id).tags == ("late",)
+    assert lax.noted("session.reauthenticated")[-1]["remoteid"] == "jane@example.com"
+
+
+def test_who_is_let_in_later_is_accounted_for_and_timed_from_then_on(make):
+    world = make(f"{AUTHZ}radius_acct 192.0.2.3\nradius all anonymous=accept\n")
+    ledger = Ledger(world)
+    app = world.app()
+    session_id = shaken(world, app, flags=SERVER | Flag.IGNORE_REMOTEID, ctlkey=KEY)
+    assert ledger.told == [("start", session_id)]  # nobody was asked about nobody
+    ledger.done(None)
+    world.effects = world.core._out.take()
+    world.answer(app, world.callback(app)[0])
+    changed = []
+    world.core.accounting.changed = changed.append
+    proves(world, app, session_id)
+    world.radius_says(session_timeout_s=60)
+    session = world.session(session_id)
+    assert changed == [session]
+    assert ledger.told == [("start", session_id)]
+    assert (session.access.accounts, session.access.session_timeout_s) == (True, 60)
+
+
+@pytest.mark.parametrize("error", [None, PoolError(Code.ACCOUNT_UNKEPT, "no space left")])
+def test_accounting_of_one_that_had_nothing_to_do_with_radius_begins_then(make, error):
+    world = make("", there=False)
+    ledger = Ledger(world)
+    app = world.app()
+    session_id = relaying(world, app)
+    reconfigure(world, f"{AUTHZ}radius_acct 192.0.2.3\n")
+    world.radius_comes()
+    proves(world, app, session_id)
+    world.radius_says()
+    assert ledger.told == [("start", session_id)]
+    assert world.frames() == []
+    ledger.done(error)
+    world.effects = world.core._out.take()
+    session = world.session(session_id)
+    if error is None:
+        assert world.reply(app)[1].remoteid == "jane@example.com"
+    else:
+        assert world.error(app)[1] == Code.ACCOUNT_UNKEPT
+        assert session.remoteid == ""
+    assert (session.access is None) == (error is not None)
+    world.say(session_id, SessionEnded)
+    assert [what for what, *_ in ledger.told] == ["start", "ended"] if error is None else ["start"]
+
+
+@pytest.mark.parametrize(
+    ("access", "code"), [(Access.REJECTED, Code.RADIUS_REJECTED), (Access.UNANSWERED, Code.RADIUS_UNANSWERED)]
+)
+def test_whom_radius_refuses_then_is_nobody(lax, access, code):
+    app = lax.app()
+    session_id = relaying(lax, app)
+    proves(lax, app, session_id)
+    lax.radius_says(access, message="no")
+    assert lax.error(app)[:2] == (5, code)
+    assert lax.state(session_id) == "RELAYING"
+    assert lax.session(session_id).remoteid == ""
+    assert not lax.session(session_id).verified
+    assert lax.noted("session.reauthenticated")[-1]["code"] == code
+
+
+def test_nobody_is_asked_about_one_that_did_not_prove_who_it_is(lax):
+    app = lax.app()
+    session_id = relaying(lax, app)
+    proves(lax, app, session_id, code=Code.CHAIN_UNTRUSTED)
+    assert lax.error(app)[1] == Code.CHAIN_UNTRUSTED
+    assert lax.asked == []
+
+
+def test_one_question_at_a_time(lax):
+    app = lax.app()
+    session_id = relaying(lax, app)
+    proves(lax, app, session_id)
+    request = Starttls(flags=SERVER | Flag.RENEGOTIATE, ctlkey=KEY)
+    lax.send(app, Cmd.STARTTLS, request.to_payload(), reqid=6)
+    assert lax.error(app)[:2] == (6, Code.REAUTH_BUSY)
+    lax.radius_says()
+    assert lax.reply(app)[0].reqid == 5
+
+
+def test_whoever_was_accepted_is_not_asked_about_twice(world, app):
+    session_id = relaying(world, app, flags=SERVER)
+    access = world.session(session_id).access
+    proves(world, app, session_id, names=("email:john@example.com",))
+    assert world.reply(app)[1].remoteid == "john@example.com"
+    assert world.asked == []
+    assert world.session(session_id).access is access
+
+
+def test_a_session_that_ends_meanwhile(lax):
+    app = lax.app()
+    session_id = relaying(lax, app)
+    proves(lax, app, session_id)
+    lax.say(session_id, SessionEnded)
+    assert lax.error(app)[:2] == (5, Code.CTLKEY_UNKNOWN)
+    assert not [one for one in lax.radius_says() if not isinstance(one, Note)]
+
+
+def test_the_helper_goes_meanwhile(lax):
+    app = lax.app()
+    session_id = relaying(lax, app)
+    proves(lax, app, session_id)
+    lax.radius_goes()
+    assert lax.error(app)[1] == Code.RADIUS_UNANSWERED
+    proves(lax, app, session_id)  # and there is none now
+    assert lax.error(app)[1] == Code.RADIUS_UNANSWERED
+
+
+@pytest.mark.parametrize(("said", "code"), [(Access.ACCEPTED, None), (Access.REJECTED, Code.RADIUS_REJECTED)])
+def test_when_its_time_is_over(world, app, said, code):
+    """With the State of the answer that asked for it, and new times if there are any."""
+    session_id = relaying(world, app, flags=SERVER)
+    heard = []
+    session = world.session(session_id)
+    world.core.admitting.again(session, heard.append)
+    world.effects = world.happen(KillAsked(4711))  # whatever happens: the effects come out
+    message, attributes = asked(world)
+    assert (message.state, attributes["Acct-Session-Id"]) == (b"first", session.access.acct_id)
+    world.radius_says(said, session_timeout_s=90)
+    [error] = heard
+    if code is None:
+        assert error is None
+        assert (session.access.session_timeout_s, session.access.terminate) == (90, 0)
+    else:
+        assert error.code is code
+        assert session.access.session_timeout_s == 60
+
+
+def test_when_its_time_is_over_and_nobody_answers(make):
+    world = make(f"{BOTH}radius lax unanswered=accept\n")
+    app = world.app()
+    session_id = shaken(world, app)
+    for question in world.access_asked():
+        world.radius_says(exchange=question.exchange, session_timeout_s=60)
+    world.answer(app, world.callback(app)[0])
+    session = world.session(session_id)
+    access, heard = session.access, []
+    world.radius_goes()
+    world.core.admitting.again(session, heard.append)
+    assert heard == [None]
+    assert session.access is access  # what was granted goes on

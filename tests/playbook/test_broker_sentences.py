@@ -82,6 +82,8 @@ def test_accepted_by_radius(world, config, said, words):
     world.say(session_id, HandshakeDone)
     if said is not None:
         world.radius_says(said)
+    else:
+        world.radius_keeps()
     world.answer(app, world.callback(app)[0])
     assert last(world).endswith(f"and its name is right; {words}")
 

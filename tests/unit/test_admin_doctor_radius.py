@@ -20,6 +20,7 @@ def row(purpose, state, server="192.0.2.1:1812"):
         ({"servers": [row("authz", "up"), row("acct", "up")]}, [OK, OK]),
         ({"servers": [row("authz", "dead"), row("authz", "up")]}, [WARNING, OK]),
         ({"servers": [row("authz", "dead"), row("acct", "up")]}, [ERROR, OK]),
+        ({"servers": [], "spool": {"state": "unusable", "trouble": "no database"}}, [ERROR]),
         ({"servers": [], "oldest_s": 3600, "waiting": 1}, []),
         ({"servers": [], "oldest_s": 3601, "waiting": 9}, [WARNING]),
     ],

@@ -95,6 +95,15 @@ def test_a_purpose_without_a_server_is_an_exit_code(broker, servers, code):
     assert main(["radius", "status"]) == code
 
 
+def test_a_spool_that_cannot_be_used_and_requests(broker, capsys):
+    spool = {"purpose": "spool", "state": "unusable", "trouble": "no database"}
+    broker.answers = [{**STATUS, "spool": spool, "dynamic": {"purpose": "dynamic", "asked": 4}}]
+    assert main(["radius", "status"]) == 1
+    told = capsys.readouterr()
+    assert "accounting: the spool is unusable: no database" in told.err
+    assert "requests of RFC 5176:\n  purpose: dynamic\n  asked: 4" in told.out
+
+
 def test_a_helper_that_does_not_answer(broker, capsys):
     broker.answers = [{"ok": True, "helper": {"state": "starting"}, "warnings": ["the helper does not answer"]}]
     for words in (["status"], ["spool"]):

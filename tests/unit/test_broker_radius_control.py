@@ -20,7 +20,11 @@ TOLD = RadiusTold(
     open=1,
     sent=4,
     refused=0,
-    servers=('purpose=authz server=127.0.0.1:1812 state=up rtt_ms=0.4 asked=7 detail="a b"', "\x00 no line"),
+    servers=(
+        'purpose=authz server=127.0.0.1:1812 state=up rtt_ms=0.4 asked=7 detail="a b"',
+        "\x00 no line",
+        "purpose=dynamic asked=3",
+    ),
     records=("number=17 status=start acct_id=0017 at_s=5",),
 )
 SECRETS = "radius_secret_file /nowhere\n"
@@ -91,6 +95,8 @@ def test_servers_and_records(make):
         "detail": "a b",
     }
     assert answer["servers"] == [server, {"line": "\x00 no line"}]
+    assert answer["dynamic"] == {"purpose": "dynamic", "asked": 3}
+    assert "spool" not in answer
     assert (answer["waiting"], answer["oldest_s"], answer["open"], answer["sent"]) == (2, 9, 1, 4)
     assert helper.asked == [AskRadius(after=0, count=0, retry=False)]
     answer = ask(control, "radius.spool", after=5, count=3, retry=True, author="jane")

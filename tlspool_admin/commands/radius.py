@@ -83,8 +83,13 @@ def run_status(args: argparse.Namespace) -> int:
     print_warnings(answer)
     servers = objects(answer.get("servers"))
     print(table(_brief(servers), _FIRST) if servers else "nothing is known of the servers")
+    spool = answer.get("spool")
+    if isinstance(spool, Mapping):
+        warn(f"the spool is {clean(spool.get('state'))}: {clean(spool.get('trouble'))}", "accounting")
     helper = answer.get("helper")
     print(show({"helper": helper if isinstance(helper, Mapping) else "absent"}))
+    if isinstance(answer.get("dynamic"), Mapping):
+        print(show({"requests of RFC 5176": answer["dynamic"]}))
     if "waiting" in answer:
         print(_spooled(answer))
     return 0 if well else 1
@@ -98,8 +103,8 @@ def _brief(servers: list[Mapping[str, object]]) -> list[dict[str, object]]:
 
 
 def _is_well(answer: Mapping[str, object]) -> bool:
-    """Whether each purpose has a server that is not dead, and there is somebody to ask it."""
-    if "servers" not in answer:
+    """Whether each purpose has a server that is not dead, there is somebody to ask it, and a spool for records."""
+    if "servers" not in answer or "spool" in answer:
         return False
     states: dict[object, list[object]] = {}
     for row in objects(answer.get("servers")):

@@ -47,6 +47,10 @@ def servers(answer: Mapping[str, object] | str) -> list[Finding]:
         else:
             text = f"is {row.get('state')}, and there is no other: {row.get('trouble') or 'nothing is known of why'}"
             found.append(Finding(ERROR, CHECK, subject, text, _LOOK))
+    spool = answer.get("spool")
+    if isinstance(spool, Mapping):
+        text = f"is {spool.get('state')}: {spool.get('trouble')}"
+        found.append(Finding(ERROR, CHECK, "spool", text, "see radius_spool_dir, and radius.spool in the broker's log"))
     oldest, waiting = answer.get("oldest_s"), answer.get("waiting")
     if isinstance(oldest, int) and oldest > OLD_S:
         text = f"{waiting} accounting records wait, the oldest for {oldest} s"
