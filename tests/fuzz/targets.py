@@ -28,6 +28,7 @@ from tests.fuzz import (
     targets_online,
     targets_operate,
     targets_play,
+    targets_radius,
     targets_tls,
     targets_wire,
 )
@@ -38,6 +39,7 @@ TARGETS: tuple[Target, ...] = (
     *targets_play.TARGETS,
     *targets_wire.TARGETS,
     *targets_online.TARGETS,
+    *targets_radius.TARGETS,
     *targets_broker.TARGETS,
     *targets_operate.TARGETS,
     *targets_audit.TARGETS,
