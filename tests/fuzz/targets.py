@@ -30,6 +30,7 @@ from tests.fuzz import (
     targets_operate,
     targets_play,
     targets_radius_control,
+    targets_radius,
     targets_tls,
     targets_wire,
 )
@@ -41,6 +42,7 @@ TARGETS: tuple[Target, ...] = (
     *targets_wire.TARGETS,
     *targets_aaa.TARGETS,
     *targets_online.TARGETS,
+    *targets_radius.TARGETS,
     *targets_broker.TARGETS,
     *targets_operate.TARGETS,
     *targets_audit.TARGETS,
