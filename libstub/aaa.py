@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from libstub.errors import AccessRejected, Misuse, PoolError, ProtocolError
 from tlspool_common.aaawire import (
     KEY_B,
+    TAGS_AT_MOST,
     AccountCount,
     AccountKept,
     AccountStart,
@@ -116,6 +117,8 @@ def count(cmd: Cmd, kind: str, instance: str, items: int | None, at_s: float | N
 def more_tags(key: bytes, tags: tuple[str, ...], total: int) -> Talk[tuple[str, ...]]:
     """Ask for the tags that are missing."""
     while len(tags) < total:
+        if total > TAGS_AT_MOST:
+            raise ProtocolError(f"the pool has {total} tags where at most {TAGS_AT_MOST} make sense")
         payload = yield Command(Cmd.LOCAL_TAGS, Tags(key, len(tags)).to_payload(), Cmd.LOCAL_TAGS)
         try:
             told = Tags.from_payload_untrusted(payload)

@@ -60,7 +60,7 @@ from libstub.events import (
     Ticket,
     TimePassed,
 )
-from tlspool_common.aaawire import Tags
+from tlspool_common.aaawire import TAGS_AT_MOST, Tags
 from tlspool_common.appwire import (
     FRAME_B,
     BadPayload,
@@ -379,7 +379,7 @@ class ClientCore:
 
     def _tags_untrusted(self, exchange: _Exchange, established: Established, payload: bytes, now_s: float) -> None:
         told = Tags.from_payload_untrusted(payload)
-        if told.key != exchange.ctlkey or told.first != len(established.tags):
+        if told.key != exchange.ctlkey or told.first != len(established.tags) or told.total > TAGS_AT_MOST:
             raise BadPayload("it is about other tags")
         exchange.established = replace(established, tags=(*established.tags, *told.tags))
         if told.tags and told.first + len(told.tags) < told.total:

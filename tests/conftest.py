@@ -1,5 +1,6 @@
 """What all tests share: nothing leaks from a test into the next."""
 
+import contextlib
 import gc
 import os
 from pathlib import Path
@@ -20,7 +21,11 @@ if "CI" not in os.environ:
 
 def children():
     """Return the processes that this one has to wait for."""
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def pytest_collection_finish():

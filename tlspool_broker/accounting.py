@@ -288,7 +288,7 @@ class Accounting:
 
     def _renew(self, session: Session, meter: Meter, access: Admission) -> None:
         """Ask servers about a session whose time is over."""
-        wait_ms = self._settings.radius_wait_s * 1000 + self._radius.start_left_ms + LATE_MS
+        wait_ms = int(self._settings.radius_wait_s * 1000) + self._radius.start_left_ms + LATE_MS
         meter.renews_until_ms = self._out.now_ms + wait_ms
         self._arm(session, meter, access)
         self._again(session, lambda error: self._renewed(session, meter, error))
@@ -307,10 +307,12 @@ class Accounting:
             code=int(error.code) if error is not None else 0,
             detail=error.detail if error is not None else "",
         )
-        if error is None:
-            self.changed(session)
-        else:
+        if error is not None:
             self._end(session, SESSION_TIMEOUT)
+        elif meter.timed_ms != self._out.now_ms:
+            self.changed(session)  # nobody has answered: what was granted holds once more
+        elif session.access is not None:
+            self._arm(session, meter, session.access)
 
 
 def _timer(session: Session) -> Timer:

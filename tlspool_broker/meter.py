@@ -76,25 +76,25 @@ class Meter:
     timed_ms: int
     active_ms: int
     told: Traffic | None = None
-    update_ms: float | None = None
+    update_ms: int | None = None
     updates: int = 0
     interval_s: float = 0
     asked_ms: int | None = None
     open: int = 0
-    renews_until_ms: float | None = None
+    renews_until_ms: int | None = None
     waits: bool = False
 
-    def timeout_ms(self, access: Admission) -> float | None:
+    def timeout_ms(self, access: Admission) -> int | None:
         """Return when the session timeout is over, or the wait for servers that are asked about that; None: never."""
         if self.renews_until_ms is not None:
             return self.renews_until_ms
         return self.timed_ms + access.session_timeout_s * 1000 if access.session_timeout_s else None
 
-    def idle_ms(self, access: Admission) -> float | None:
+    def idle_ms(self, access: Admission) -> int | None:
         """Return when the idle timeout is over, if nothing is moved until then; None: never."""
         return self.active_ms + access.idle_timeout_s * 1000 if access.idle_timeout_s else None
 
-    def look_ms(self, access: Admission) -> float | None:
+    def look_ms(self, access: Admission) -> int | None:
         """Return when there is something to do; None: never."""
         traffic = [one for one in (self.update_ms, self.idle_ms(access)) if one is not None]
         if self.asked_ms is not None:
@@ -111,7 +111,7 @@ class Meter:
             return
         chance = ((number * 2_654_435_761 + self.updates * 40_503_003) & 0xFFFFFFFF) / 2**32
         share = chance if found else 1 - SPREAD / 2 + SPREAD * chance
-        self.update_ms = now_ms + max(interval_s, INTERIM_LEAST_S) * 1000 * share
+        self.update_ms = now_ms + int(max(interval_s, INTERIM_LEAST_S) * 1000 * share)
 
     def describe(self, access: Admission, now_ms: int) -> Iterator[tuple[str, object]]:
         """Yield what an operator sees: names and values."""

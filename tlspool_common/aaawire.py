@@ -25,6 +25,9 @@ KIND_B, INSTANCE_B = 64, 128
 PASSWORD_B = limits.RADIUS_PASSWORD_B
 MESSAGE_B = 128
 
+TAGS_AT_MOST = 256
+"""Of one identity: a pool has some dozen; this is where whoever reads them stops to ask for more."""
+
 AT_MOST_MS = (1 << 53) - 1
 """The latest time of an event: in the year 287396, and exact in languages whose only numbers are doubles."""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from tlspool_radius import bounds
 from tlspool_radius.events import Arm, Clock, ClosePort, Effect, Note, Now, Timer, Transmit
-from tlspool_radius.packets import BadAttribute, BadPacket, Fault, Packet, Request, answer_untrusted
+from tlspool_radius.packets import BadAttribute, BadPacket, Fault, Packet, Request, answer_untrusted, split_untrusted
 from tlspool_radius.servers import Port, Purpose, Server
 
 Make = Callable[[Server, int, Now], Request]
@@ -103,8 +103,9 @@ class Asker:
         return any(server.purpose is purpose for server in self.servers.values())
 
     def is_down(self, purpose: Purpose) -> bool:
-        """Whether all servers for that are dead."""
-        return all(one.dead_until_ms is not None for one in self.servers.values() if one.purpose is purpose)
+        """Whether all servers for that are dead, or cannot be asked."""
+        found = (one for one in self.servers.values() if one.purpose is purpose)
+        return all(one.dead_until_ms is not None or not one.secret for one in found)
 
     def patience_ms(self, purpose: Purpose) -> float:
         """Return how long it takes until all servers have had their tries."""
@@ -217,7 +218,10 @@ class Asker:
         assert question.server is not None  # noqa: S101
         tries = f"{question.tries} {'try' if question.tries == 1 else 'tries'}"
         if not question.faults:
-            return f"{question.server.name} has not answered in {tries}"
+            text = f"{question.server.name} has not answered in {tries}"
+            if question.server.fault_ms >= question.first_ms:
+                text += f", and has sent what is no answer to anything: {question.server.fault}"
+            return text
         found = "; ".join(f"{text} ({count})" if count > 1 else text for text, count in question.faults.items())
         return f"{question.server.name} has sent what is no answer in {tries}: {found}"
 
@@ -259,7 +263,7 @@ class Asker:
         number = port.asked.get(identifier, 0)
         question = self._questions.get(number)
         if question is None or question.request is None:
-            self._unexpected(server, port.before.get(identifier), data)
+            self._unexpected(server, port.before.get(identifier), data, now)
             return
         try:
             found = answer_untrusted(
@@ -272,7 +276,7 @@ class Asker:
             if error.fault is Fault.AUTHENTICATOR and self._is_late(port.before.get(identifier), data):
                 server.counters.late += 1
                 return
-            self._count_fault(server, error)
+            self._count_fault(server, error, now)
             if len(question.faults) < 4 or str(error) in question.faults:
                 question.faults[str(error)] = question.faults.get(str(error), 0) + 1
             return
@@ -292,22 +296,20 @@ class Asker:
             return False
         return True
 
-    def _unexpected(self, server: Server, before: Request | None, data: bytes) -> None:
+    def _unexpected(self, server: Server, before: Request | None, data: bytes, now: Now) -> None:
         """Count a datagram that nobody waits for."""
-        if before is None:
-            server.counters.malformed += 1
-            return
         try:
+            if before is None:
+                split_untrusted(data)
+                raise BadPacket(Fault.MALFORMED, "nothing was asked under its identifier")
             answer_untrusted(before, data, needs_signature=False)
         except BadPacket as error:
-            self._count_fault(server, error)
+            self._count_fault(server, error, now)
         else:
             server.counters.late += 1
 
-    def _count_fault(self, server: Server, error: BadPacket) -> None:
-        name = error.fault.value
-        setattr(server.counters, name, getattr(server.counters, name) + 1)
-        server.trouble = f"it sends what is no answer: {error}"
+    def _count_fault(self, server: Server, error: BadPacket, now: Now) -> None:
+        server.sent_fault(error.fault.value, str(error), now.ms)
         self._note("warning", "radius.bad_answer", server, detail=str(error))
 
     def unreachable(self, server_number: int, port_number: int, detail: str, now: Now) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 PACKET_B = 4096
 """A packet (RFC 2865 section 3)."""
 
+STOP_B = 128
+"""What the last record of a session has more than its first one: figures, their second halves, a cause."""
+
 RECEIVED_B = PACKET_B + 1
 """What is read of a datagram: one byte more shows that it is too long."""
 
@@ -27,9 +30,6 @@ QUESTION_MS = 120_000
 JITTER = 0.1
 """RFC 5080 section 2.2.1 has waiting times differ by a tenth either way, so that who lost packets together does not
 repeat them together.  Here it is a tenth less at most: `radius_wait_s` is a multiple of `radius_timeout_s`."""
-
-RECEIVE_B = 1024 * 1024
-"""Receive buffer of a socket: 256 answers of 4 KiB; the kernel gives what it allows (net.core.rmem_max)."""
 
 DATAGRAMS_AT_ONCE = 64
 """Datagrams taken from one socket before others get their turn."""
@@ -70,7 +70,7 @@ CLOSED_S = 3600
 CLOSED = 100_000
 """Of these at most."""
 
-SPOOL_WAIT_S = 10.0
+SPOOL_WAIT_S = 5.0
 """For an earlier helper to let go of the spool: it is killed when its broker ends, in milliseconds."""
 
 SPOOL_AGAIN_MS = 10_000

@@ -182,12 +182,12 @@ def record(message: Account, secret: bytes, number: int, record_id: str, delay_s
 
 
 def check_record(message: Account) -> None:
-    """Tell whether a record can be sent as it is.
+    """Tell whether a record can be sent as it is, and the last one of its session after it.
 
     Raises:
         BadAttribute: it cannot.
     """
-    size_b = HEAD_B
+    size_b = HEAD_B + bounds.STOP_B
     for key, raw in [*map(encoded, message.attributes), *_figures(message, "0" * 40, 0)]:
         size_b += 2 + len(raw) + (6 if isinstance(key, tuple) else 0)
     if size_b > bounds.PACKET_B:

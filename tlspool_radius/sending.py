@@ -111,16 +111,28 @@ class Sender:
 
     def _fill_up(self, now: Now) -> None:
         ready = 0
-        for number in list(self._order):
+        for number in [self._probe()] if self._failures else list(self._order):
             if len(self._flying) >= (1 if self._failures else bounds.FLYING) or now.ms < self._quiet_until_ms:
                 break
-            one = self._held[number]
-            if not self._is_held_up(one, now.ms):
+            one = self._held.get(number)
+            if one is not None and (self._failures or not self._is_held_up(one, now.ms)):
                 ready += 1
                 self._send(one, now)
         if self._has_more and not self._is_loading and ready < bounds.FLYING and len(self._held) < bounds.HELD:
             self._is_loading = True
             self._asker.out.append(Load(self._loaded_to, bounds.LOADED))
+
+    def _probe(self) -> int:
+        """Return the record that is tried while servers are down: one that was not yet, or not for longest."""
+        firsts: dict[str, int] = {}
+        for number in self._order:
+            firsts.setdefault(self._held[number].message.acct_id, number)
+        waits = {
+            number: trouble.until_ms if (trouble := self._troubles.get(acct_id)) else 0.0
+            for acct_id, number in firsts.items()
+            if acct_id not in self._flying
+        }
+        return min(waits, key=waits.__getitem__, default=0)
 
     def _is_held_up(self, one: Waiting, now_ms: float) -> bool:
         acct_id = one.message.acct_id
@@ -184,7 +196,8 @@ class Sender:
             del self._troubles[acct_id]
 
     def _wake(self, delay_ms: float) -> None:
-        self._asker.out.append(Arm(Timer(Clock.DRAIN), delay_ms))
+        # A timer that is a little early would find nothing to do, and there is no other.
+        self._asker.out.append(Arm(Timer(Clock.DRAIN), delay_ms + 1))
 
 
 def _acknowledged(_answer: Packet) -> bool:

@@ -94,6 +94,8 @@ class Server:
     answered_ms: float = -1.0
     rtt_ms: float = 0.0
     trouble: str = ""
+    fault: str = ""
+    fault_ms: float = -1.0
     ports: dict[int, Port] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     last_port: int = 0
@@ -152,11 +154,17 @@ class Server:
     def failed(self, since_ms: float, until_ms: float) -> bool:
         """A question that was sent at ``since_ms`` got no answer; whether it is dead now, and was not before."""
         self.probe = 0
-        if self.answered_ms >= since_ms:
+        if self.answered_ms > since_ms:
             return False  # it answers others: this question is what it does not like
         was_dead = self.dead_until_ms is not None
         self.dead_until_ms = until_ms
         return not was_dead
+
+    def sent_fault(self, counter: str, detail: str, now_ms: float) -> None:
+        """It, or somebody in its name, has sent what does not count."""
+        setattr(self.counters, counter, getattr(self.counters, counter) + 1)
+        self.fault, self.fault_ms = detail, now_ms
+        self.trouble = f"it sends what is no answer: {detail}"
 
     def line(self, now_ms: float) -> str:
         """Describe it in a line of key=value words."""

@@ -38,6 +38,7 @@ class Sockets:
         self._tell = tell
         self._ports: dict[Key, _Port] = {}
         self._names = ThreadPoolExecutor(bounds.NAMES_AT_ONCE, "names")
+        self._looking: set[asyncio.Task[None]] = set()
 
     def transmit(self, order: Transmit) -> None:
         """Send a datagram; a socket that is not there is opened."""
@@ -48,7 +49,9 @@ class Sockets:
             if _is_address(order.address[0]):
                 self._connect(key, port, [order.address])
             else:
-                self._loop.create_task(self._look_up(key, port, order.address))
+                task = self._loop.create_task(self._look_up(key, port, order.address))
+                self._looking.add(task)
+                task.add_done_callback(self._looked_up)
         if port.sock is None:
             port.waiting = [*port.waiting, order.data][-_WAITING:]
         else:
@@ -67,13 +70,19 @@ class Sockets:
             self.close_port(server, number)
         self._names.shutdown(wait=False, cancel_futures=True)
 
+    def _looked_up(self, task: asyncio.Task[None]) -> None:
+        self._looking.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a name", "exception": error})
+
     async def _look_up(self, key: Key, port: _Port, address: Address) -> None:
         try:
             found = await self._loop.run_in_executor(self._names, _addresses, *address)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: what looks like a name and cannot be one
             if self._ports.get(key) is port:
                 del self._ports[key]
-                self._tell(Unreachable(*key, f"its name cannot be looked up: {error.strerror}"))
+                detail = error.strerror if isinstance(error, OSError) else "it is none"
+                self._tell(Unreachable(*key, f"its name cannot be looked up: {detail}"))
             return
         if self._ports.get(key) is port:
             self._connect(key, port, found)

@@ -84,11 +84,6 @@ class Wishes(Protocol):
         """Least level that is logged."""
 
 
-def is_used(wishes: Wishes) -> bool:
-    """Whether there is anything to do for a helper."""
-    return bool(wishes.radius_authn or wishes.radius_authz or wishes.radius_acct or wishes.radius_dynamic)
-
-
 def arguments(wishes: Wishes) -> list[str]:
     """Return the helper's arguments for these settings."""
     found: list[str] = []

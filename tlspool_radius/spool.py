@@ -9,7 +9,7 @@ hundreds of them in a second cost as few writes as the disk can do.  All of it i
 
 A START of what is open changes nothing, and so does anything about what is closed.  An update that is not newer than
 what is known changes nothing either; a newer one takes the place of one that still waits.  When too many wait, STARTs
-are refused, updates only change what is known, and STOPs are taken: their number is bounded by that of STARTs.
+are refused, updates only change what is known, and STOPs of what is open are taken: STARTs bound their number.
 
 The file is locked while it is open, so that there are never two helpers at it.
 """
@@ -122,30 +122,39 @@ class Spool:
     def _prepare(self, database: sqlite3.Connection) -> None:
         # Before the first access: then the index of the log is in our memory, and nobody else can open it.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._judge(database)
         (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise SpoolError(f"radius_spool_dir: {self.path}: its journal is {mode}; use another file system")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN IMMEDIATE")
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if (application, version) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        if self._judge(database):
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 database.execute(statement)
             database.execute("INSERT INTO meta VALUES (?)", (secrets.token_hex(6),))
             database.execute(f"PRAGMA application_id = {APPLICATION}")
             database.execute(f"PRAGMA user_version = {VERSION}")
-        elif application != APPLICATION:
-            database.execute("ROLLBACK")
+        database.execute("COMMIT")
+        (self.id,) = database.execute("SELECT id FROM meta").fetchone()
+
+    def _judge(self, database: sqlite3.Connection) -> bool:
+        """Tell whether the file is a new one.
+
+        Raises:
+            SpoolError: it is something else; nothing in it was changed.
+        """
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if (application, version) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            return True
+        if application != APPLICATION:
             raise SpoolError(f"radius_spool_dir: {self.path} is the database of another program; move it aside")
-        elif version != VERSION:
-            database.execute("ROLLBACK")
+        if version != VERSION:
             raise SpoolError(
                 f"radius_spool_dir: {self.path} has version {version}, this helper knows {VERSION}; let the other "
                 "version of the pool send what is in it, or move it aside"
             )
-        database.execute("COMMIT")
-        (self.id,) = database.execute("SELECT id FROM meta").fetchone()
+        return False
 
     def close(self) -> None:
         """Close it."""
@@ -194,6 +203,8 @@ class Spool:
             return self._start(keep.exchange, message)
         if message.status is Status.INTERIM:
             return self._update(keep.exchange, message)
+        if self._waiting >= self._most and self._known(message.acct_id) is None:
+            return self._full(keep.exchange)
         self._stop(message, keep.wall_ms)
         return Kept(keep.exchange, is_record=True)
 

@@ -61,7 +61,7 @@ class Spooler:
     def stop(self) -> None:
         """Finish what was put, close the file, and end."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(bounds.SPOOL_WAIT_S)
 
     def _run(self) -> None:
         while True:

@@ -23,6 +23,7 @@ with atheris.instrument_imports(
         "tlspool_worker",
         "tlspool_keyd",
         "tlspool_online",
+        "tlspool_radius",
         "tlspool_admin",
         "libstub",
     ]
