@@ -29,8 +29,8 @@ from tests.fuzz import (
     targets_online,
     targets_operate,
     targets_play,
-    targets_radius_control,
     targets_radius,
+    targets_radius_control,
     targets_tls,
     targets_wire,
 )
