@@ -261,7 +261,7 @@ class BrokerCore:
             case Began():
                 for one in self._helpers.values():
                     one.began()
-                self.items.began()
+                self._look_for_items()
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()
@@ -343,6 +343,11 @@ class BrokerCore:
             self.online.reconfigured(self._settings)
         if set(changed) & _OF_RADIUS:
             self.radius.reconfigured()
+            self._look_for_items()
+
+    def _look_for_items(self) -> None:
+        if self._settings.radius_acct:
+            self.items.began()
 
     def _master_said(self, event: MasterSaid) -> None:
         message = event.message
