@@ -7,6 +7,7 @@
     workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
     judging.py     whom we believe               snapshot.py, validation/: by which records, by what logic
     online.py      what the network knows        explain.py: why sessions were accepted and refused
+    aaa.py         what applications ask RADIUS  items.py: what they have accounted for
     radius.py      what RADIUS servers say        helper.py: the processes behind the two; admitting.py: who is let in
     connections.py request and callback ids      events.py: both vocabularies
 
