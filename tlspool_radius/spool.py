@@ -127,6 +127,7 @@ class Spool:
         if mode != "wal":
             raise SpoolError(f"radius_spool_dir: {self.path}: its journal is {mode}; use another file system")
         database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA temp_store = MEMORY")  # no other directory can be written to
         database.execute("BEGIN IMMEDIATE")
         if self._judge(database):
             for statement in filter(str.strip, _SCHEMA.split(";")):

@@ -85,6 +85,21 @@ def test_a_reload_gets_sessions_out_that_wait_for_a_silent_server(tmp_path, peop
             assert "event=helper.lost" not in world.log()
 
 
+def test_a_secret_that_is_another_one_from_now_on(tmp_path, people):
+    """The file alone has changed: a reload has it read again."""
+    lines = ("radius_timeout_s 0.3", "radius_tries 1")
+    with RadiusWorld(tmp_path, people, *lines, secret="a wrong secret", purposes=("authz",)) as world:
+        with world.echo() as server:
+            with contextlib.suppress(OSError), world.remote(ALICE, server.port) as tls:
+                tls.recv(1)
+            assert server.await_error().code == Code.RADIUS_UNANSWERED
+        secrets = world.directory / "secrets"
+        secrets.write_text(secrets.read_text().replace("a wrong secret", world.server.secret))
+        assert world.control("reload")["ok"] is True
+        with world.echo() as server, world.remote(ALICE, server.port) as tls:
+            talk(tls, b"let in")
+
+
 def test_a_reload_that_cannot_be_gone_by_changes_nothing(tmp_path, people):
     with RadiusWorld(tmp_path, people) as world, world.echo() as server:
         with pytest.raises(Exception, match="radius_authz"):
