@@ -236,12 +236,12 @@ class Aaa:
         begun_ms: int,
         why: str = "",
     ) -> None:
-        name = purpose.name.lower()
-        said = why or ("accepted" if answer is not None and answer.access is Access.ACCEPTED else "rejected")
+        accepted = answer is not None and answer.access is Access.ACCEPTED
         self._out.note(
             "warning" if why else "info",
-            "aaa.unanswered" if why else f"aaa.{said}",
-            purpose=name,
+            "aaa.unanswered" if why else "aaa.accepted" if accepted else "aaa.rejected",
+            purpose=purpose.name.lower(),
+            why=why,
             caller=caller.label,
             unit=caller.unit,
             uid=caller.uid,
