@@ -355,7 +355,7 @@ Counters begin at 0 when a daemon starts.
 **What is not counted.** Bytes of a session are counted when it ends: the worker that relays them is not asked before. A worker process that was
 taken over can say of its own sessions what it likes, within the labels. `tlspool_key_token_seconds` is measured by keyd: up to
 four requests more than `pkcs11_sessions` are sent ahead, and what those wait in the token process's channel counts as the
-token's time. RADIUS has no numbers yet, as there is no RADIUS.
+token's time. What waits for a RADIUS server is known to the helper only: `tlspool radius status` and `spool` ask it.
 """
 
 
@@ -390,7 +390,7 @@ def metrics_page() -> str:
 
 
 _OFTEN = (201, 202, 204, 208, 210, 302, 303, 306, 307, 401, 402, 404, 406, 409, 411, 412, 414, 501, 505, 506, 508, 510)
-_OFTEN += (518, 601, 602, 603, 604, 701)
+_OFTEN += (518, 601, 602, 603, 604, 701, 801, 802, 804, 806, 810)
 """Refusals that an operator meets most, in the order of their numbers."""
 
 _REFUSALS = ("<!-- refusals -->\n", "<!-- end of refusals -->\n")

@@ -141,7 +141,12 @@ async def _serve(
     loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    reloading = Reloading(path, config, log, lambda newer: shell.happened(Reconfigured(newer)), start.reload)
+    radius_secrets = start.Secrets(config)
+
+    def adopt(newer: Settings) -> None:
+        shell.happened(Reconfigured(newer, radius_secrets.changed(newer)))
+
+    reloading = Reloading(path, config, log, adopt, start.reload)
     loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"

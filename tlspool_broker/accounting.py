@@ -307,10 +307,12 @@ class Accounting:
             code=int(error.code) if error is not None else 0,
             detail=error.detail if error is not None else "",
         )
-        if error is None:
-            self.changed(session)
-        else:
+        if error is not None:
             self._end(session, SESSION_TIMEOUT)
+        elif meter.timed_ms != self._out.now_ms:
+            self.changed(session)  # nobody has answered: what was granted holds once more
+        elif session.access is not None:
+            self._arm(session, meter, session.access)
 
 
 def _timer(session: Session) -> Timer:

@@ -134,11 +134,11 @@ class Admitting:
             number = self._radius.ask(
                 _message(access, purpose, deadline_ms), self._hears(session, purpose), lambda: self._bound(session)
             )
-            if purpose not in pending.questions or session.pending is not pending:
-                return  # it was told already, and that was all
             pending.questions[purpose] = number
             if not number:
                 self._told(session, purpose, None)
+            if session.pending is not pending:
+                return  # that was reason enough to refuse it
         if not purposes:
             self._granted(session)
 

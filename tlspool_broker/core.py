@@ -257,8 +257,8 @@ class BrokerCore:
                 if finishing is not None:
                     self.workers.let_finish(finishing)
                     self.workers.replenish()
-            case Reconfigured(newer):
-                self._reconfigured(newer)
+            case Reconfigured(newer, secrets_changed):
+                self._reconfigured(newer, secrets_changed)
             case Began():
                 for one in self._helpers.values():
                     one.began()
@@ -333,7 +333,7 @@ class BrokerCore:
         self.questions.worker_lost(worker)
         self.sessions.worker_lost(worker, event.reason)
 
-    def _reconfigured(self, newer: Settings) -> None:
+    def _reconfigured(self, newer: Settings, secrets_changed: bool) -> None:
         """Go by other settings, in whatever begins from now on."""
         changed, _ = self._settings.changes(newer)
         self._settings.adopt(newer)
@@ -342,7 +342,7 @@ class BrokerCore:
         self.workers.replenish()
         if set(changed) & _OF_HELPER:
             self.online.reconfigured(self._settings)
-        if set(changed) & _OF_RADIUS:
+        if secrets_changed or set(changed) & _OF_RADIUS:
             self.radius.reconfigured()
             self._look_for_items()
 

@@ -23,93 +23,28 @@ from tlspool_broker.parties import SessionId as SessionId
 from tlspool_broker.parties import WorkerNumber as WorkerNumber
 from tlspool_broker.radius_asked import RadiusAsked as RadiusAsked
 from tlspool_broker.radius_asked import RadiusHeard as RadiusHeard
+from tlspool_broker.said import FromHelper as FromHelper
+from tlspool_broker.said import FromWorker as FromWorker
+from tlspool_broker.said import OfSession as OfSession
+from tlspool_broker.said import ToHelper as ToHelper
+from tlspool_broker.said import ToWorker as ToWorker
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
 from tlspool_common.messages import (
-    AccessTold,
-    Account,
-    Accounted,
-    AccountSettled,
-    AskAccess,
-    AskedByRemote,
-    AskExport,
-    AskFact,
-    AskRadius,
-    AskRemote,
-    AskRevocation,
-    AskStaple,
-    AskTraffic,
-    ClientHelloSeen,
-    DynamicAsked,
-    DynamicTold,
-    EndKept,
-    EndSession,
-    HandshakeDone,
-    HandshakeFailed,
-    KeepRecord,
     KeyAnswer,
     KeydHello,
     KeyQuestion,
     MasterHello,
     MasterLeaves,
-    OnlineHello,
     PinService,
-    PlainConnected,
-    Proceed,
-    RadiusHello,
-    RadiusTold,
-    RemoteShown,
-    RemoteTold,
     RetireWorker,
-    RevocationTold,
-    SessionEnded,
-    SessionHere,
-    SessionsTold,
     SpawnWorkers,
-    StapleTold,
-    StartSession,
-    TellSessions,
-    Told,
-    Traffic,
-    TrustAnchor,
-    TrustBegin,
-    UseCredential,
-    Verdict,
     WorkerBorn,
     WorkerGone,
-    WorkerOwner,
 )
 from tlspool_common.record import record
 from tlspool_common.settings import Settings
-
-OfSession = ClientHelloSeen | RemoteShown | HandshakeDone | HandshakeFailed | SessionEnded
-"""What a worker says of the course of a session."""
-
-FromWorker = OfSession | Told | RemoteTold | AskedByRemote | SessionHere | SessionsTold | Traffic
-ToWorker = (
-    TrustBegin
-    | TrustAnchor
-    | WorkerOwner
-    | StartSession
-    | UseCredential
-    | Proceed
-    | Verdict
-    | KeepRecord
-    | TellSessions
-    | PlainConnected
-    | EndSession
-    | AskExport
-    | AskFact
-    | AskRemote
-    | AskTraffic
-    | EndKept
-)
-
-FromHelper = (
-    OnlineHello | RevocationTold | StapleTold | RadiusHello | AccessTold | Accounted | RadiusTold | DynamicAsked
-)
-ToHelper = AskRevocation | AskStaple | AskAccess | Account | AccountSettled | AskRadius | DynamicTold
 
 
 class Clock(Enum):
@@ -279,9 +214,10 @@ class FinishAsked:
 
 @record
 class Reconfigured:
-    """The configuration was read again, and all of it is right."""
+    """The configuration was read again, and all of it is right; ``secrets_changed``: those of RADIUS servers, too."""
 
     settings: Settings
+    secrets_changed: bool = False
 
 
 @record

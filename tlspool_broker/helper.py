@@ -138,8 +138,12 @@ class Helper:
         self._used, self._always = used, always
 
     def reconfigured(self) -> None:
-        """Go by other settings; the helper has those that it was started with."""
+        """Go by other settings; the helper has those that it was started with.
+
+        What kept the last one from starting may have been wrong in the old ones: there is no pause any more.
+        """
         self._outdated = self._number is not None
+        self._failures, self.quiet_until_ms = 0, self._out.now_ms
         self._replace_outdated()
         self._look_whether_wanted()
 

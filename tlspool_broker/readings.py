@@ -29,6 +29,11 @@ def readings(core: BrokerCore, databases: Databases) -> list[Reading]:
         ("tlspool_radius_connected", {}, core.radius.helper.ready),
         ("tlspool_radius_open", {}, core.radius.open_questions),
         ("tlspool_radius_records", {}, core.radius.records),
+        *(
+            ("tlspool_radius_records_told", {"status": status, "kept": kept}, count)
+            for (status, kept), count in sorted(core.radius.kept.items())
+        ),
+        ("tlspool_radius_sessions", {}, len(core.accounting)),
         ("tlspool_application_items", {}, len(core.items)),
         ("tlspool_keyd_connected", {}, core.keyd.present),
         ("tlspool_master_connected", {}, core.workers.has_master),

@@ -1,7 +1,7 @@
 """Workers that an earlier broker had: they tell which sessions relay, and these are ours from then on.
 
     master --WorkerBorn(again) + channel--> broker --TellSessions(nonce, after)--> worker
-    worker --whatever it said to the broker that died--> dropped; SessionEnded is logged
+    worker --whatever it said to the broker that died--> dropped; SessionEnded is logged, unless it is told once more
     worker --SessionHere(nonce, record) ...--> a session in RELAYING, which no connection controls
     worker --SessionsTold(nonce, last, more)--> the next question, or that was all
 
@@ -58,6 +58,7 @@ class Rejoin:
         self._random_bytes = random_bytes
         self._accounting = accounting
         self._is_over = False
+        self._early: dict[WorkerNumber, dict[int, SessionEnded]] = {}  # said to an earlier broker
 
     def ask(self, worker: Worker) -> None:
         """Begin: ask a worker for its first sessions."""
@@ -85,6 +86,11 @@ class Rejoin:
         if not worker.nonce or worker.answered:
             return False
         if isinstance(message, SessionEnded):
+            self._early.setdefault(worker.number, {})[message.session_id] = message
+        return True
+
+    def _note_early(self, worker: Worker) -> None:
+        for message in self._early.pop(worker.number, {}).values():
             self._out.note(
                 "info",
                 "session.end",
@@ -95,7 +101,6 @@ class Rejoin:
                 reason=message.reason.name.lower(),
                 detail="said to an earlier broker, which did not hear it",
             )
-        return True
 
     def _told(self, worker: Worker, message: SessionHere | SessionsTold) -> None:
         if isinstance(message, SessionHere):
@@ -108,6 +113,7 @@ class Rejoin:
             return
         self._out(Disarm(_timer(worker)))
         worker.nonce = 0
+        self._note_early(worker)
         self._out.note("info", "worker.rejoined", worker=worker.worker_id, sessions=len(worker.sessions))
         self._workers.let_go_if_idle(worker)
         self.look_whether_all()
@@ -117,6 +123,7 @@ class Rejoin:
         if session_id <= worker.told_to or self._sessions.get(SessionId(session_id)) is not None:
             raise PoolError(Code.INTERNAL, f"session {session_id} is told twice")
         worker.told_to = session_id
+        self._early.get(worker.number, {}).pop(session_id, None)  # its end follows: it is accounted for
         key = self._lasting.key("records")
         found = kept.unseal_untrusted(key, message.record, session_id, worker.worker_id)
         if found is None:
@@ -146,6 +153,7 @@ class Rejoin:
         if worker.nonce:
             worker.nonce = 0
             self._out(Disarm(_timer(worker)))
+            self._note_early(worker)
             self.look_whether_all()
 
     def look_whether_all(self) -> None:

@@ -120,6 +120,27 @@ def reload(path: Path) -> Settings:
     return newer
 
 
+class Secrets:
+    """The file with the secrets of RADIUS servers: which only their helper reads, when it starts."""
+
+    def __init__(self, config: Settings) -> None:
+        self._seen = _look(config.radius_secret_file)
+
+    def changed(self, newer: Settings) -> bool:
+        """Whether it is another one than at the last reload, or the start."""
+        seen, self._seen = self._seen, _look(newer.radius_secret_file)
+        return seen != self._seen
+
+
+def _look(path: Path | None) -> tuple[int, int, int] | None:
+    """Return what shows that a file has changed."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
 def _reaches_radius(newer: Settings, restart: str) -> None:
     """See that the helper that speaks RADIUS would have what it needs.
 
@@ -127,12 +148,12 @@ def _reaches_radius(newer: Settings, restart: str) -> None:
         SettingError: it would not.
     """
     if not sandbox.reaches(sandbox_profiles.ports(True, ())):
-        name = next(name for name in newer.given if name.startswith("radius_"))
-        raise SettingError(name, "", restart)
+        names = ("radius_authn", "radius_authz", "radius_acct", "radius_dynamic")
+        raise SettingError(next(name for name in names if getattr(newer, name)), None, restart)
     if newer.radius_secret_file is not None and not sandbox.covers(newer.radius_secret_file, READ):
         raise SettingError("radius_secret_file", str(newer.radius_secret_file), restart)
     if newer.radius_acct and not sandbox.covers(newer.radius_spool_dir, WRITE):
-        raise SettingError("radius_acct", "", f"{newer.radius_spool_dir} is {restart}")
+        raise SettingError("radius_acct", None, f"{newer.radius_spool_dir} is {restart}")
 
 
 def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:

@@ -106,6 +106,8 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     "access": ("accepted", "rejected", "unanswered", "unasked", "not_asked"),
     "aaa": ("accepted", "rejected", "unanswered"),
     "account": ("started", "ended"),
+    "status": ("start", "stop", "interim"),
+    "kept": ("kept", "refused"),
     "reload": ("done", "refused"),
     "event": (*sorted(PROVOKED),),
 }  # fmt: skip
@@ -208,6 +210,9 @@ TABLE: tuple[Metric, ...] = (
            "server is configured"),
     Metric("tlspool_radius_open", _G, "B", "questions to RADIUS servers that have no answer yet"),
     Metric("tlspool_radius_records", _G, "B", "accounting records that the helper has not on its disk yet"),
+    Metric("tlspool_radius_records_told", _C, "B", "accounting records that the helper has on its disk (`kept`), or "
+           "could not keep (`refused`), by what they say", ("status", "kept")),
+    Metric("tlspool_radius_sessions", _G, "B", "sessions that RADIUS servers have let in, or are accounted for"),
     Metric("tlspool_radius_records_unkept", _C, "B", "accounting records that it could not keep, and nobody waited for",
            sources=_of({}, "radius.unkept")),
     # --- the helpers ----------------------------------------------------------------------------------------

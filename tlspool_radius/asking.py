@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -92,7 +93,7 @@ class Asker:
         self._chance = chance
         self._questions: dict[int, _Question] = {}
         self._last = 0
-        self._notes = 0
+        self._notes: Counter[str] = Counter()
         self.out: list[Effect] = []
 
     def __len__(self) -> int:
@@ -333,11 +334,11 @@ class Asker:
 
     def sweep(self, now: Now) -> None:
         """Close sockets that have nothing to do."""
-        self._notes = 0
+        self._notes.clear()
         for server in self.servers.values():
             self.out += [ClosePort(server.number, port.number) for port in server.idle(now.ms)]
 
     def _note(self, level: str, event: str, server: Server, **fields: str) -> None:
-        self._notes += 1
-        if self._notes <= bounds.NOTES_A_MINUTE:
+        self._notes[event] += 1
+        if self._notes[event] <= bounds.NOTES_A_MINUTE:
             self.out.append(Note(level, event, {"server": server.name, "purpose": server.purpose.value, **fields}))

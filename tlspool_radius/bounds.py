@@ -99,4 +99,4 @@ SWEEP_MS = 60_000
 """Between two lines of counters in the log, and two looks at what is old."""
 
 NOTES_A_MINUTE = 30
-"""Troubles written to the log in a minute; how many more there were is in the counters."""
+"""Lines of one kind of trouble in the log in a minute; how many more there were is in the counters."""

@@ -327,7 +327,7 @@ class RadiusCore:
 
     def _listed(self, exchange: int, records: Sequence[Waiting], figures: Figures | None, now: Now) -> None:
         self._figures = figures = figures or self._figures
-        servers = [one.line(now.ms) for one in self._asker.servers.values()]
+        servers = [one.line(now.ms) for one in self._asker.servers.values()][: limits.RADIUS_SERVERS - 2]
         if self._requests.is_used:
             servers.append(self._requests.line())
         if self._spool_trouble:
@@ -340,7 +340,7 @@ class RadiusCore:
                     open=figures.open,
                     sent=self._sender.sent,
                     refused=self._refused,
-                    servers=tuple(map(_cut, servers[: limits.RADIUS_SERVERS])),
+                    servers=tuple(map(_cut, servers)),
                     records=tuple(_cut(self._line(one, now)) for one in records),
                 ),
                 exchange,

@@ -13,6 +13,7 @@ sessions that have nothing to do with it: it is dropped, too (RFC 5176 section 6
 
 from __future__ import annotations
 
+import collections
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -91,7 +92,7 @@ class Requests:
         self._asked: dict[int, _Asked] = {}
         self._last = 0
         self._answers: OrderedDict[tuple[Address, int, bytes], tuple[float, bytes]] = OrderedDict()
-        self._notes = 0
+        self._notes: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -154,7 +155,7 @@ class Requests:
 
     def sweep(self, now: Now) -> None:
         """Forget answers that nobody will ask for again."""
-        self._notes = 0
+        self._notes.clear()
         while self._answers and next(iter(self._answers.values()))[0] <= now.ms:
             self._answers.popitem(last=False)
 
@@ -189,8 +190,8 @@ class Requests:
         self._note("warning", "radius.dynamic_dropped", server=_shown(source), detail=detail)
 
     def _note(self, level: str, event: str, **fields: str | int) -> None:
-        self._notes += 1
-        if self._notes <= bounds.NOTES_A_MINUTE:
+        self._notes[event] += 1
+        if self._notes[event] <= bounds.NOTES_A_MINUTE:
             self.out.append(Note(level, event, dict(fields)))
 
 

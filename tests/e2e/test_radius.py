@@ -2,11 +2,14 @@
 
 import base64
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -55,12 +58,23 @@ def long_session(world):
     """A session that is there for all of these tests, so that there are updates of it."""
     with world.echo() as server, world.remote(ALICE, server.port) as tls:
         session = server.await_session()
+        talk(tls, bytes(4321))
         yield world, tls, session
 
 
 @pytest.fixture(autouse=True)
 def _long(long_session):
     """It begins with the first test."""
+
+
+def helper_of(world):
+    """Return the process id of the helper: a child of the broker with its name."""
+    broker = world.pool.running()["broker"]
+    children = [
+        int(pid) for task in Path(f"/proc/{broker}/task").iterdir() for pid in (task / "children").read_text().split()
+    ]
+    (found,) = [pid for pid in children if b"radius" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found
 
 
 def until(condition, seconds=20.0):
@@ -409,6 +423,25 @@ def test_answers_that_are_not_signed(tmp_path, people):
         talk(tls, b"taken as it is")
 
 
+def test_a_helper_that_is_killed(world):
+    """Sessions go on; once another one is there, the next is asked about, and what was there is accounted for, once."""
+
+    before = len(world.log())
+    with world.echo() as server, world.remote(ALICE, server.port) as tls:
+        server.await_session()
+        acct_id = last_of(world, ALICE)["acct_id"]
+        os.kill(helper_of(world), signal.SIGKILL)
+        talk(tls, b"it goes on")
+        until(lambda: "helper.lost" in world.log()[before:])
+        until(lambda: world.control("radius")["helper"]["state"] == "ready")
+        with world.remote(ALICE, server.port) as other:
+            talk(other, b"and so does the next one")
+        tls.unwrap()
+    records = until(lambda: world.server.records(Acct_Session_Id=acct_id, Acct_Status_Type="Stop"))
+    assert len(records) == 1
+    assert records[0]["Acct-Input-Octets"] == ["10"]
+
+
 # --- when we are killed -----------------------------------------------------------------------------------
 
 
@@ -501,12 +534,13 @@ def test_updates_of_a_session_that_lasts(long_session):
     shown = [world.control("session", args=[str(row["session"])]) for row in
              world.control("sessions", remote=ALICE, limit=1000)["sessions"]]  # fmt: skip
     acct_id = min(shown, key=lambda one: one["session"])["acct_id"]
-    talk(tls, bytes(4321))
     (update, *_) = until(lambda: world.server.records(Acct_Session_Id=acct_id, Acct_Status_Type="Interim-Update"), 90)[
         -1:
     ]
     assert int(update["Acct-Session-Time"][0]) >= 30
-    assert update["Acct-Input-Octets"][0] in ("0", "4321")
+    assert (update["Acct-Input-Octets"], update["Acct-Output-Octets"]) == (["4321"], ["4321"])
+    assert update["Class"] == [GOLD]
+    talk(tls, b"and it goes on")
 
 
 def test_the_certificate_is_told(world):

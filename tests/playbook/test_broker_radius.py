@@ -812,6 +812,13 @@ def test_a_reload_of_rules_needs_no_other_helper(world, app):
     assert world.timer(session_id) == 3000
 
 
+def test_a_reload_with_other_secrets_replaces_the_helper(world):
+    first = world.radius
+    world.happen(Reconfigured(parse_untrusted(AUTHZ, Part.BROKER), secrets_changed=True))
+    assert world.of(StopHelper) == [StopHelper(first)]
+    assert world.of(StartHelper)
+
+
 def test_a_reload_that_takes_all_servers_away(world, app):
     session_id = shaken(world, app)
     reconfigure(world, "")

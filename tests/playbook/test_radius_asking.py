@@ -462,7 +462,11 @@ def test_troubles_are_not_logged_without_end():
     world = World(authz=1)
     world.server(1).behave = lambda packet: [world.manners.answer(packet, 2, secret=b"other")] * 100
     world.ask()
-    assert len(world.notes) <= bounds.NOTES_A_MINUTE
+    assert len(world.said("radius.bad_answer")) == bounds.NOTES_A_MINUTE
+    assert len(world.said("radius.server_dead")) == 1  # that is said all the same
+    world.advance(bounds.SWEEP_MS)
+    world.ask()
+    assert len(world.said("radius.bad_answer")) == 2 * bounds.NOTES_A_MINUTE
 
 
 def test_what_an_operator_sees():

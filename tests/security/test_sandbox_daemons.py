@@ -12,6 +12,7 @@ import pytest
 from tests import report
 from tests.fixtures.attempts import INTO_USER_NAMESPACE, has_user_namespaces
 from tests.fixtures.attempts_system import REFUSED
+from tests.fixtures.intruder import IN_SPOOL, OF_SECRETS, UDP
 from tests.fixtures.intrusion import Aims, Intrusion
 from tests.fixtures.keyd_world import PIN, KeydWorld
 from tests.fixtures.slowtoken import SOFTHSM
@@ -28,6 +29,7 @@ TITLES = {
     "broker": "a broker",
     "looker": "a broker's looker",
     "online": "tlspool-online",
+    "radius": "tlspool-radius",
 }
 REFUSALS = ("EPERM", "EACCES", "ENOSYS")
 
@@ -76,6 +78,17 @@ class World:
             stack += [channel, theirs]
             words = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--port", "80", "--sandbox", mode]
             return words, (theirs.fileno(),)
+        if role == "radius":
+            channel, theirs = pair(Party.BROKER, Party.RADIUS)
+            stack += [channel, theirs]
+            (self.directory / "spool").mkdir(exist_ok=True)
+            (self.directory / "etc").mkdir(exist_ok=True)
+            secrets = self.directory / "etc" / "secrets"
+            secrets.write_text("127.0.0.1 a secret of the tests\n")
+            secrets.chmod(0o600)
+            words = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--sandbox", mode]
+            words += ["--acct", "127.0.0.1:1813", "--spool-dir", str(self.directory / "spool")]
+            return [*words, "--secret-file", str(secrets)], (theirs.fileno(),)
         channel, theirs = pair(Party.KEYD, Party.TOKEN)
         stack += [channel, theirs]
         opening = TokenOpen(
@@ -161,6 +174,7 @@ MAY = {
     "broker": DAEMON,
     "looker": {"readlink(2) of /proc/self/exe"},
     "online": READS | ETC | UNIX | USES | INTERNET,
+    "radius": READS | ETC | UNIX | USES | INTERNET,
 }
 OF_ROOT = {
     "/proc/self/environ",
@@ -189,7 +203,7 @@ def test_attempts(world, role):
     title = f"{TITLES[role]} that was taken over: attempts (inside its sandbox; outside)"
     for one in REFUSED:
         report.row(title, one.name, inside[one.name], outside[one.name])
-    through = {name for name, outcome in inside.items() if outcome.split()[0] not in REFUSALS} - {NOBODYS}
+    through = {name for name, outcome in inside.items() if outcome.split()[0] not in REFUSALS} - {NOBODYS, IN_SPOOL}
     if os.getuid() == 0:
         through -= OF_ROOT
     assert through == MAY[role]
@@ -199,7 +213,7 @@ def test_attempts(world, role):
             assert outside[one.name].split()[0] not in REFUSALS, "it fails without a sandbox, too, and shows nothing"
 
 
-@pytest.mark.parametrize("role", ["master", "keyd", "token", "broker", "online"])
+@pytest.mark.parametrize("role", ["master", "keyd", "token", "broker", "online", "radius"])
 def test_who_traces_is_gone(world, role):
     """test_sandbox_worker.py has the whole list; it is one list for all."""
     code = world.run(role, True, kill=TRACE)
@@ -207,3 +221,9 @@ def test_who_traces_is_gone(world, role):
         f"{TITLES[role]} that was taken over: attempts (inside its sandbox; outside)", TRACE, "killed (SIGSYS)", ""
     )
     assert code == -signal.SIGSYS
+
+
+def test_the_spool_is_all_that_tlspool_radius_has(world):
+    inside, outside = world.run("radius", True), world.run("radius", False)
+    assert [inside[name].split()[0] for name in (IN_SPOOL, OF_SECRETS, UDP)] == ["done", "EACCES", "EPERM"]
+    assert [outside[name] for name in (IN_SPOOL, OF_SECRETS, UDP)] == ["done"] * 3

@@ -327,3 +327,13 @@ def test_answers_fit_their_questions():
     told = RadiusTold(waiting=0, oldest_s=0, open=0, sent=0, refused=0, servers=(), records=())
     world.say(told, number)
     assert world.heard == [told]
+
+
+def test_other_settings_end_the_pause(world):
+    world.ask()
+    world.helper.lost(one(1), "it cannot be started")
+    assert world.ask() == 0
+    world.helper.reconfigured()
+    assert world.take(StartHelper) == [StartHelper(one(2))]
+    world.helper.lost(one(2), "neither can this")
+    assert world.take(Note)[0].fields["pause_ms"] == PAUSE_MS[0]
