@@ -1,7 +1,7 @@
 """The broker's mind: events in, effects out.  No socket, clock, file or OpenSSL here or in what it is made of.
 
     apps.py        frames of applications        -> calls/, one file a command
-    sessions.py    the life of each session      session.py: record and table of states
+    sessions.py    the life of each session      session.py: record; states.py: table of states
     questions.py   what is asked of sessions      reauth.py: remotes that are asked again, and that ask
     policy.py      what is allowed, and how      briefing.py: what a worker is told
     workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
