@@ -124,7 +124,7 @@ async def _serve(
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     lasting = in_directory(config.private_socket.parent)
-    shelf = InDirectory(config.private_socket.parent)
+    shelf = InDirectory(config.radius_spool_dir)
     core = BrokerCore(
         config,
         databases,

@@ -115,7 +115,7 @@ class Aaa:
         self._by_reqid: dict[tuple[Connection, int], int] = {}
         self._by_uid: Counter[int] = Counter()
         self._last_number = 0
-        self.asked: Counter[tuple[str, str]] = Counter()
+        self._used: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -159,11 +159,21 @@ class Aaa:
                 and _matches(who.localid, rule.localids)
                 and (not rule.services or who.service in rule.services)
             ):
+                self._used[rule.name] += 1
                 if rule.allow:
                     return
                 raise PoolError(Code.ACCOUNT_FOREIGN, f"account rule {rule.name}")
+        self._used[""] += 1
         if who.session is None:
             raise PoolError(Code.ACCOUNT_FOREIGN, who.remoteid)
+
+    def describe(self) -> dict[str, object]:
+        """Return what an operator sees: what waits, what is accounted for, and how often each rule has decided."""
+        rows: list[dict[str, object]] = [
+            {"rule": rule.name, "does": str(rule), "used": self._used[rule.name]} for rule in self._settings.accounts
+        ]
+        rows.append({"rule": "-", "does": "allow remotes of sessions of the same user", "used": self._used[""]})
+        return {"waiting": len(self), "items": len(self.items), "rules": rows}
 
     # --- questions ------------------------------------------------------------------------------------
 
@@ -236,12 +246,12 @@ class Aaa:
         begun_ms: int,
         why: str = "",
     ) -> None:
-        name = purpose.name.lower()
-        said = why or ("accepted" if answer is not None and answer.access is Access.ACCEPTED else "rejected")
+        accepted = answer is not None and answer.access is Access.ACCEPTED
         self._out.note(
             "warning" if why else "info",
-            "aaa.unanswered" if why else f"aaa.{said}",
-            purpose=name,
+            "aaa.unanswered" if why else "aaa.accepted" if accepted else "aaa.rejected",
+            purpose=purpose.name.lower(),
+            why=why,
             caller=caller.label,
             unit=caller.unit,
             uid=caller.uid,

@@ -144,6 +144,7 @@ class Control:
             "quotas": self._core.quotas.callers(),
             "helper": self._core.online.describe(),
             "radius": {**self._core.radius.describe(), "rules": self._core.radius_policy.rows()},
+            "aaa": self._core.aaa.describe(),
             "sessions": len(self._core.sessions),
             "draining": self._core.sessions.room.draining,
             "states": {state.name.lower(): number for state, number in counts.items()},

@@ -1,12 +1,13 @@
 """The broker's mind: events in, effects out.  No socket, clock, file or OpenSSL here or in what it is made of.
 
     apps.py        frames of applications        -> calls/, one file a command
-    sessions.py    the life of each session      session.py: record and table of states
+    sessions.py    the life of each session      session.py: record; states.py: table of states
     questions.py   what is asked of sessions      reauth.py: remotes that are asked again, and that ask
     policy.py      what is allowed, and how      briefing.py: what a worker is told
     workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
     judging.py     whom we believe               snapshot.py, validation/: by which records, by what logic
     online.py      what the network knows        explain.py: why sessions were accepted and refused
+    aaa.py         what applications ask RADIUS  items.py: what they have accounted for
     radius.py      what RADIUS servers say        helper.py: the processes behind the two; admitting.py: who is let in
     connections.py request and callback ids      events.py: both vocabularies
 
@@ -261,7 +262,7 @@ class BrokerCore:
             case Began():
                 for one in self._helpers.values():
                     one.began()
-                self.items.began()
+                self._look_for_items()
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()
@@ -343,6 +344,11 @@ class BrokerCore:
             self.online.reconfigured(self._settings)
         if secrets_changed or set(changed) & _OF_RADIUS:
             self.radius.reconfigured()
+            self._look_for_items()
+
+    def _look_for_items(self) -> None:
+        if self._settings.radius_acct:
+            self.items.began()
 
     def _master_said(self, event: MasterSaid) -> None:
         message = event.message

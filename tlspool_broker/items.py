@@ -122,6 +122,7 @@ class Items:
         self._unix_time_s = unix_time_s
         self._by_key: dict[tuple[int, str, str], Item] = {}
         self._by_uid: Counter[int] = Counter()
+        self._begun = False
         self._ending: dict[str, list[Done]] = {}  # whose STOP has been said and is not acknowledged: who waits for that
 
     def __len__(self) -> int:
@@ -136,12 +137,16 @@ class Items:
         return int(self._unix_time_s() * 1000)
 
     def began(self) -> None:
-        """The broker has started: go on with the items of an earlier one.
-
-        Raises:
-            PoolError: SETTING_INVALID.
-        """
-        for name, content in self._shelf.load().items():
+        """There are servers for accounting from now on: go on with the items of an earlier broker, once."""
+        if self._begun:
+            return
+        self._begun = True
+        try:
+            found = self._shelf.load()
+        except PoolError as error:  # there may be open ones; who ends one is told that it is unknown
+            self._out.note("error", "account.unreadable", acct="", detail=error.detail)
+            found = {}
+        for name, content in found.items():
             try:
                 item = from_bytes_untrusted(content)
             except BadFrame as bad:

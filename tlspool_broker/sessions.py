@@ -1,4 +1,4 @@
-"""The life of all sessions: what is done in each state of session.py's table, and what is kept for later.
+"""The life of all sessions: what is done in each state of states.py's table, and what is kept for later.
 
 Nothing here looks at a frame or a control message: applications arrive through apps.py and calls/, workers
 through ``worker_said``, operators through core.py.

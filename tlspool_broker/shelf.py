@@ -1,6 +1,7 @@
 """Where the broker writes down what applications account for, so that it is known after the broker was killed.
 
-One small file for each item, in a directory of the private directory: it is written whole or not at all.
+One small file for each item, in a directory beside the spool of records (`radius_spool_dir`), as it must last as long
+as that: it is written whole or not at all.
 
 XXX No fsync, which would hold up everybody: a machine that loses its power may forget the items of the last seconds.
 Their start is in the helper's spool, which does wait for the disk; their end is then said by nobody.
@@ -52,16 +53,16 @@ class InMemory:
 
 
 class InDirectory:
-    """A shelf that lasts as long as a directory, which is made when something is to be kept for the first time."""
+    """A shelf that lasts as long as a directory; ours in it is made when something is to be kept for the first time."""
 
-    def __init__(self, private: Path) -> None:
-        self._directory = private / DIRECTORY
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / DIRECTORY
 
     def load(self) -> dict[str, bytes]:
         """Return everything; what was being written when an earlier broker was killed is thrown away.
 
         Raises:
-            PoolError: SETTING_INVALID, the directory cannot be read.
+            PoolError: ACCOUNT_UNKEPT, the directory cannot be read.
         """
         found: dict[str, bytes] = {}
         try:
@@ -73,7 +74,7 @@ class InDirectory:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise PoolError(Code.SETTING_INVALID, f"{self._directory}: {error.strerror}") from None
+            raise PoolError(Code.ACCOUNT_UNKEPT, f"{self._directory}: {error.strerror}") from None
         return found
 
     def put(self, name: str, content: bytes) -> None:

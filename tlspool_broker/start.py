@@ -148,12 +148,12 @@ def _reaches_radius(newer: Settings, restart: str) -> None:
         SettingError: it would not.
     """
     if not sandbox.reaches(sandbox_profiles.ports(True, ())):
-        name = next(name for name in newer.given if name.startswith("radius_"))
-        raise SettingError(name, "", restart)
+        names = ("radius_authn", "radius_authz", "radius_acct", "radius_dynamic")
+        raise SettingError(next(name for name in names if getattr(newer, name)), None, restart)
     if newer.radius_secret_file is not None and not sandbox.covers(newer.radius_secret_file, READ):
         raise SettingError("radius_secret_file", str(newer.radius_secret_file), restart)
     if newer.radius_acct and not sandbox.covers(newer.radius_spool_dir, WRITE):
-        raise SettingError("radius_acct", "", f"{newer.radius_spool_dir} is {restart}")
+        raise SettingError("radius_acct", None, f"{newer.radius_spool_dir} is {restart}")
 
 
 def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:

@@ -131,12 +131,12 @@ def text_field(name: str, value: str, size_b: int) -> bytes:
 
 @record
 class Frame:
-    """A frame whose payload is not interpreted yet."""
+    """A frame whose payload is not interpreted yet, and not shown: a PIN or a password may be in it."""
 
     reqid: int
     cbid: int
     cmd: int
-    payload: bytes = b""
+    payload: bytes = field(default=b"", repr=False)
 
     def to_bytes(self) -> bytes:
         """Return the 388 bytes."""

@@ -194,7 +194,7 @@ class Spool:
 
     def _keep(self, keep: Keep) -> Kept:
         if isinstance(keep.message, AccountSettled):
-            self._settle(keep.wall_ms)
+            self._settle()
             return Kept(keep.exchange, is_record=False)
         message = keep.message
         self._named.add(message.acct_id)
@@ -206,7 +206,8 @@ class Spool:
             return self._update(keep.exchange, message)
         if self._waiting >= self._most and self._known(message.acct_id) is None:
             return self._full(keep.exchange)
-        self._stop(message, keep.wall_ms)
+        self._stop(message)
+        self._database.execute("INSERT OR REPLACE INTO closed VALUES (?, ?)", (message.acct_id, keep.wall_ms))
         return Kept(keep.exchange, is_record=True)
 
     def _full(self, exchange: int) -> Kept:
@@ -247,19 +248,19 @@ class Spool:
         row = self._database.execute("SELECT status FROM open WHERE acct_id = ?", (acct_id,)).fetchone()
         return row is not None and row[0] == Status.INTERIM
 
-    def _stop(self, message: Account, wall_ms: int) -> None:
+    def _stop(self, message: Account) -> None:
         self._open -= self._database.execute("DELETE FROM open WHERE acct_id = ?", (message.acct_id,)).rowcount
         self._named.discard(message.acct_id)
         self._record(message)
-        self._database.execute("INSERT OR REPLACE INTO closed VALUES (?, ?)", (message.acct_id, wall_ms))
 
-    def _settle(self, wall_ms: int) -> None:
+    def _settle(self) -> None:
         rows = self._database.execute(f"SELECT acct_id, {', '.join(_COLUMNS)} FROM open WHERE NOT is_item").fetchall()  # noqa: S608
         for acct_id, *columns in rows:
             if acct_id not in self._named:
                 last = _message(acct_id, columns)
                 # When it ended nobody knows: it is known to have lived until then, and that is what it is billed for.
-                self._stop(replace(last, status=Status.STOP, cause=NAS_REBOOT), wall_ms)
+                # It is not closed: should it be found after all, it begins once more, and its own end counts.
+                self._stop(replace(last, status=Status.STOP, cause=NAS_REBOOT))
 
     def _remember(self, message: Account) -> None:
         marks = ", ".join("?" * (len(_COLUMNS) + 2))

@@ -2,11 +2,14 @@
 
 import base64
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +65,16 @@ def long_session(world):
 @pytest.fixture(autouse=True)
 def _long(long_session):
     """It begins with the first test."""
+
+
+def helper_of(world):
+    """Return the process id of the helper: a child of the broker with its name."""
+    broker = world.pool.running()["broker"]
+    children = [
+        int(pid) for task in Path(f"/proc/{broker}/task").iterdir() for pid in (task / "children").read_text().split()
+    ]
+    (found,) = [pid for pid in children if b"radius" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found
 
 
 def until(condition, seconds=20.0):
@@ -408,6 +421,25 @@ def test_answers_that_are_not_signed(tmp_path, people):
         world.remote(ALICE, server.port) as tls,
     ):
         talk(tls, b"taken as it is")
+
+
+def test_a_helper_that_is_killed(world):
+    """Sessions go on; once another one is there, the next is asked about, and what was there is accounted for, once."""
+
+    before = len(world.log())
+    with world.echo() as server, world.remote(ALICE, server.port) as tls:
+        server.await_session()
+        acct_id = last_of(world, ALICE)["acct_id"]
+        os.kill(helper_of(world), signal.SIGKILL)
+        talk(tls, b"it goes on")
+        until(lambda: "helper.lost" in world.log()[before:])
+        until(lambda: world.control("radius")["helper"]["state"] == "ready")
+        with world.remote(ALICE, server.port) as other:
+            talk(other, b"and so does the next one")
+        tls.unwrap()
+    records = until(lambda: world.server.records(Acct_Session_Id=acct_id, Acct_Status_Type="Stop"))
+    assert len(records) == 1
+    assert records[0]["Acct-Input-Octets"] == ["10"]
 
 
 # --- when we are killed -----------------------------------------------------------------------------------

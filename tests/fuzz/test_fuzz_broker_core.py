@@ -15,6 +15,7 @@ from tests.unit.test_broker_radius import DYNAMIC, record
 from tlspool_broker import kept
 from tlspool_broker.events import (
     AdoptWorker,
+    Clock,
     DrainAsked,
     FdKind,
     FinishAsked,
@@ -29,6 +30,7 @@ from tlspool_broker.events import (
     WorkerSaid,
 )
 from tlspool_broker.lasting import BLOCK, Lasting
+from tlspool_common.aaawire import AccountCount, AccountStart, Authenticate, Authorize, Subject, Tags
 from tlspool_common.appwire import Cmd, Control, Flag, Info, Prng, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
@@ -82,6 +84,8 @@ class Monkey(World):
         if self.chance.random() < 0.4:
             config += "radius_secret_file /x\nradius_authn 192.0.2.1\nradius_acct 192.0.2.1\nradius_wait_s 2\n"
             config += self.chance.choice(["", "radius_authz 192.0.2.2\n"])
+            allow = "account a allow remoteid=@example.org\n"
+            config += self.chance.choice(["", allow, allow, f"account b deny service=smtp\n{allow}"])
             config += self.chance.choice(["", "radius lax anonymous=accept unanswered=accept\n", "radius a acct=no\n"])
         super().__init__(config, lasting=Lasting(b"lasting", iter(range(1001, 10**9, BLOCK)).__next__))
         self.accounted, self.late = set(), []
@@ -156,6 +160,7 @@ class Monkey(World):
                 self.answer_one,
                 self.control,
                 self.question,
+                self.aaa,
                 self.tell,
                 self.serve,
                 self.go,
@@ -167,7 +172,7 @@ class Monkey(World):
                 self.advise,
                 self.rules,
             ],
-            [30, 4, 8, 25, 6, 15, 15, 5, 1, 70, 8, 4, 1, 2, 6, 30],
+            [30, 4, 8, 25, 6, 15, 14, 15, 5, 1, 70, 8, 4, 1, 2, 6, 30],
         )[0](session)
 
     def maybe_fd(self):
@@ -454,6 +459,29 @@ class Monkey(World):
                 told = AccessTold(access=access, **ACCEPTS | {"message": "\x1b[2J", "tags": ("a", "b\n")})
             self.happen(HelperSaid(self.radius, exchange, told))
 
+    def aaa(self, _session):
+        """Ask RADIUS, or account for something: mostly about a session of the same user, or whom a rule allows."""
+        chance = self.chance
+        app = chance.choice(self.apps)
+        mine = [one for one in self.core.sessions if one.controller and one.controller.connection_id == app]
+        keys = [*self.core.connections.get(app).subjects, *(one.request.ctlkey for one in mine)]
+        key = chance.choice(keys) if keys and chance.random() < 0.9 else bytes([chance.randrange(12)]) * 16
+        whom = chance.choice(["john@example.org"] * 5 + ["www.example.com", "mary@example.net", "@"])
+        what = chance.choice(["print", "mail"]), chance.choice(["", "1", "2"])
+        cmd, payload = chance.choice(
+            [
+                (Cmd.LOCAL_SUBJECT, Subject(bytes([chance.randrange(12)]) * 16, whom)),
+                (Cmd.LOCAL_SUBJECT, Subject(key, "john@example.org", service="smtp")),
+                (Cmd.LOCAL_AUTHENTICATE, Authenticate(key, b"canary", chance.choice([0, 500]))),
+                (Cmd.LOCAL_AUTHORIZE, Authorize(key, *what)),
+                (Cmd.LOCAL_ACCOUNT_START, AccountStart(key, *what, chance.choice([0, 0, 0, 1]))),
+                (Cmd.LOCAL_ACCOUNT_UPDATE, AccountCount(*what, chance.choice([None, 7]))),
+                (Cmd.LOCAL_ACCOUNT_END, AccountCount(*what, chance.choice([None, 7]))),
+                (Cmd.LOCAL_TAGS, Tags(key, chance.randrange(3))),
+            ]
+        )
+        self.send(app, cmd, payload.to_payload(), reqid=chance.randrange(6))
+
     def wait(self, _session):
         self.later(self.chance.choice([1, 60, 1100, 5000, 70_000]))
 
@@ -498,6 +526,13 @@ class Monkey(World):
         for post in posts:
             assert post.caller.uid == next(uid for uid, one in self.core.chooser._posts.items() if one is post)
             assert not (post.queue and post.registered and not post.busy)
+        aaa = self.core.aaa
+        assert {one.connection.connection_id for one in aaa._open.values()} <= set(self.apps)
+        assert len(aaa._open) == len(aaa._by_reqid) == aaa._by_uid.total()
+        assert {timer.number for timer in self.timers if timer.clock is Clock.AAA} == set(aaa._open)
+        items = self.core.items
+        assert set(items._shelf.load()) == {item.acct_id for item in items}
+        assert items._by_uid == Counter(item.uid for item in items)
         pending = [one.pending for one in sessions if one.pending is not None]
         assert {one.state.name for one in sessions if one.pending is not None} <= {"EXPECT_RADIUS"}
         radius = self.core.radius
@@ -559,7 +594,7 @@ def test_anything_in_any_order(no_leaks, seed):
 def test_the_monkey_gets_about(no_leaks):
     """It is no evidence if all it ever gets is the first refusal."""
     reached, rules = set(), set()
-    for seed in range(90):
+    for seed in range(110):
         monkey = Monkey(seed)
         for _ in range(STEPS):
             monkey.step()
@@ -572,6 +607,8 @@ def test_the_monkey_gets_about(no_leaks):
     assert {"choice.made", "choice.stored", "choice.service_gone", "pin.service_handed_over"} <= reached
     assert {"choice_refused", "choice_timeout", "lidentry_taken", "service_denied", "service_shared"} <= rules
     assert {"radius.rejected", "radius.unanswered", "session.reauthenticated"} <= reached
+    assert {"aaa.accepted", "aaa.rejected", "aaa.unanswered", "account.started", "account.ended"} <= reached
+    assert {"account_foreign", "account_unknown", "radius_unused"} <= rules
     assert {"radius_rejected", "radius_unanswered", "radius_unasked", "radius_anonymous", "account_unkept"} <= rules
     assert {"pin.stored", "helper.connected", "helper.lost", "session.asks_online"} <= reached
     assert {"validation_failed", "validation_undecided", "revoked", "revocation_unknown", "expired"} <= rules

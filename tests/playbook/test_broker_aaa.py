@@ -298,6 +298,20 @@ def test_a_rule_that_denies_holds_for_sessions_too(make):
     assert (code, "account rule x" in text) == (Code.ACCOUNT_FOREIGN, True)
 
 
+def test_what_an_operator_sees(world, app):
+    for reqid, name in enumerate(("john@example.org", "mary@example.net"), 20):
+        subject(world, app, name)
+        authorize(world, app, reqid=reqid)
+    assert world.core.aaa.describe() == {
+        "waiting": 1,
+        "items": 0,
+        "rules": [
+            {"rule": "print", "does": "allow user=1000 remoteid=@example.org,example.net", "used": 1},
+            {"rule": "-", "does": "allow remotes of sessions of the same user", "used": 1},
+        ],
+    }
+
+
 def test_other_rules_count_at_once(world, app):
     subject(world, app)
     world.happen(Reconfigured(parse_untrusted(SERVERS, Part.BROKER)))

@@ -6,7 +6,7 @@ from tests.playbook import aaa
 from tests.playbook.aaa import KEY, REMOTE, RULE, SERVERS, attributes, count, kept, records, start, subject
 from tests.playbook.broker import ClientHelloSeen, HandshakeDone
 from tlspool_broker.aaa import KEEP_MS
-from tlspool_broker.events import Clock, Timer
+from tlspool_broker.events import Clock, Reconfigured, Timer
 from tlspool_broker.items import NAS_ERROR
 from tlspool_broker.shelf import InMemory
 from tlspool_common import limits
@@ -14,6 +14,7 @@ from tlspool_common.aaawire import AccountKept, Tags
 from tlspool_common.appwire import Cmd, ErrorReply
 from tlspool_common.errors import Code
 from tlspool_common.messages_radius import Status
+from tlspool_common.settings import Part, parse_untrusted
 
 make, world, app, session = aaa.make, aaa.world, aaa.app, aaa.session
 
@@ -156,6 +157,23 @@ def test_another_broker_has_the_items(make):
     after.radius_keeps()
     assert kept(after, app, Cmd.LOCAL_ACCOUNT_END, 10)
     assert shelf.load() == {}
+
+
+def test_servers_that_come_later(make):
+    """Items wait on the shelf while the configuration has no server for them."""
+    shelf = InMemory()
+    world = make(SERVERS + RULE, shelf=shelf)
+    app = world.app()
+    subject(world, app)
+    start(world, app)
+    world.radius_keeps()
+    without = "".join(line for line in SERVERS.splitlines(keepends=True) if not line.startswith("radius_acct"))
+    after = make(without + RULE, shelf=shelf)
+    assert (len(after.core.items), len(shelf.load())) == (0, 1)
+    after.happen(Reconfigured(parse_untrusted(SERVERS + RULE, Part.BROKER)))
+    after.radius_comes()
+    assert [one.status for one in records(after)] == [Status.START]
+    assert len(after.core.items) == 1
 
 
 def test_somebody_looks_for_items_that_are_forgotten(world, app):

@@ -1,4 +1,4 @@
-"""Every way through session.py's table is gone, and everything a worker may say where the table has no way."""
+"""Every way through states.py's table is gone, and everything a worker may say where the table has no way."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from tests.playbook.broker import CLIENT, SERVER, World, credential
 from tests.playbook.choosing import answer, inquiry
 from tests.playbook.test_broker_ends import bring
 from tlspool_broker.events import CloseWorker, KillAsked, SendMaster, SessionId, WorkerSaid
-from tlspool_broker.session import SAID, TABLE, Happening, Session, State
+from tlspool_broker.session import Session
+from tlspool_broker.states import SAID, TABLE, Happening, State
 from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (

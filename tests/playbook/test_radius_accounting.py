@@ -399,9 +399,23 @@ def test_what_nobody_names_any_more_has_ended(make):
     assert world.look().open == 2
     assert world.account(STOP, "s2").code == 0
     assert world.account(STOP, "i1", attributes=ITEM).code == 0
-    assert world.account(STOP, "s1").code == 0  # that was said already
     world.advance(100)
     assert world.records() == [("s1", 2), ("s2", 2), ("i1", 2)]
+
+
+def test_a_session_that_is_found_after_all_goes_on(make):
+    world = make()
+    world.account(START, "s1")
+    world.close()
+    world = make()
+    world.settled()
+    assert world.account(START, "s1").code == 0
+    world.advance(1000)
+    assert world.account(STOP, "s1", from_remote_b=99, cause=1).code == 0
+    world.advance(1000)
+    assert world.records() == [("s1", 1), ("s1", 2), ("s1", 1), ("s1", 2)]
+    last = world.server(1).heard[-1]
+    assert (last.number(codec.INPUT_OCTETS), last.number(codec.TERMINATE_CAUSE)) == (99, 1)
 
 
 def test_what_waits_is_sent_by_the_next_helper(make):

@@ -6,6 +6,7 @@ import pytest
 
 from tlspool_admin.__main__ import main
 from tlspool_admin.commands import radius as module
+from tlspool_admin.commands.explain import account
 
 SERVER = {
     "purpose": "authz",
@@ -204,3 +205,31 @@ def test_a_spool_that_is_drained_is_followed_to_its_end(broker, capsys):
     broker.answers = [{**STATUS, "waiting": waiting, "sent": sent} for waiting, sent in steps]
     assert main(["radius", "spool", "--follow", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["waiting"] == 0
+
+
+def test_explain_says_what_servers_said():
+    asked = [
+        {
+            "purpose": "authenticate",
+            "access": "accepted",
+            "server": "192.0.2.1:1812",
+            "ms": 2,
+            "message": "",
+            "detail": "",
+        },
+        {"purpose": "authorize", "access": "rejected", "server": "192.0.2.1:1812", "ms": 3, "message": "not\nyou"},
+        {"purpose": "authorize", "access": "unanswered", "server": "", "ms": 0, "message": "", "detail": "nobody"},
+    ]
+    radius = {"rule": "mail", "acct_id": "X-17", "tags": ["staff", "gold"], "servers": [], "asked": asked}
+    lines = account({"sentence": "session 17", "outcome": "refused", "radius": radius}).splitlines()
+    assert lines == [
+        "session 17",
+        "  what RADIUS had to do with it",
+        "    rule: mail",
+        "    Acct-Session-Id: X-17",
+        "    tags: staff, gold",
+        "    authenticate: accepted by 192.0.2.1:1812 in 2 ms",
+        "    authorize: rejected by 192.0.2.1:1812 in 3 ms: not\\x0ayou",
+        "    authorize: unanswered: nobody",
+    ]
+    assert "RADIUS" not in account({"sentence": "session 17", "outcome": "refused", "radius": None})

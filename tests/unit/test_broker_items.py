@@ -266,6 +266,24 @@ def test_what_cannot_be_written_is_refused(world, monkeypatch):
     assert len(world.accountant.said) == 1
 
 
+def test_a_shelf_that_cannot_be_read(monkeypatch):
+    """Nothing else waits for it."""
+
+    def load(_shelf):
+        raise PoolError(Code.ACCOUNT_UNKEPT, "/var/lib/tlspool/radius/items: Permission denied")
+
+    monkeypatch.setattr(InMemory, "load", load)
+    world = World()
+    assert (len(world.items), world.notes()) == (0, ["account.unreadable"])
+
+
+def test_it_begins_once(world):
+    one = started(world)
+    world.items.began()
+    assert list(world.items) == [one]
+    assert world.accountant.words() == [("p-1", "START", 0)]
+
+
 @pytest.mark.parametrize("content", [b"", b"x", to_bytes(item())[:-1], to_bytes(item()) + b"x", bytes(200)])
 def test_a_file_that_is_no_item_stays_where_it_is(world, content):
     with pytest.raises(BadFrame):

@@ -49,7 +49,7 @@ def test_a_directory_that_cannot_be_had(tmp_path):
     shelf = InDirectory(tmp_path)
     with pytest.raises(PoolError) as caught:
         shelf.load()
-    assert caught.value.code is Code.SETTING_INVALID
+    assert caught.value.code is Code.ACCOUNT_UNKEPT
     with pytest.raises(PoolError) as caught:
         shelf.put("a", b"1")
     assert caught.value.code is Code.ACCOUNT_UNKEPT

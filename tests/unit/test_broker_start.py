@@ -186,3 +186,49 @@ def test_secrets_that_change_are_seen_at_a_reload(tmp_path):
     assert seen.changed(config)
     assert seen.changed(parse_untrusted(""))
     assert not seen.changed(parse_untrusted(""))
+
+
+RADIUS = "radius_authz 192.0.2.1\nradius_secret_file {}/lists/secrets\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        (RADIUS, ""),
+        ("online no\n" + RADIUS, ""),
+        ("radius_authz 192.0.2.1\nradius_secret_file {}/secrets\n", "radius_secret_file '{}"),
+        (RADIUS + "radius_acct 192.0.2.1\nradius_spool_dir {}/spool\n", "radius_acct: {}"),
+    ],
+)
+def test_a_reload_with_radius(entered, text, refusal):
+    path = entered / "conf"
+    path.write_text(text.replace("{}", str(entered)))
+    if not refusal:
+        start.reload(path)
+        return
+    with pytest.raises(SettingError) as caught:
+        start.reload(path)
+    assert refusal.replace("{}", str(entered)[:40]) in str(caught.value)
+    assert "restart the broker" in str(caught.value)
+
+
+def test_a_reload_with_radius_without_a_network(entered, monkeypatch):
+    monkeypatch.setattr(sandbox._State, "profile", Profile("test", ()))
+    (entered / "conf").write_text("online no\nradius_authn 192.0.2.1\nradius_secret_file /secrets\n")
+    with pytest.raises(SettingError, match="radius_authn: out of reach"):
+        start.reload(entered / "conf")
+
+
+def test_the_directory_of_the_spool(tmp_path):
+    text = f"radius_secret_file /secrets\nradius_spool_dir {tmp_path}/a/spool\n"
+    start.make_spool_dir(parse_untrusted(text))
+    assert not (tmp_path / "a").exists()
+    config = parse_untrusted(text + "radius_acct 192.0.2.1\n")
+    for _ in range(2):
+        start.make_spool_dir(config)
+        assert stat.S_IMODE((tmp_path / "a" / "spool").stat().st_mode) == 0o700
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PoolError, match="file: File exists"):
+        start.make_spool_dir(
+            parse_untrusted(f"radius_acct 192.0.2.1\nradius_secret_file /s\nradius_spool_dir {tmp_path}/file\n")
+        )
