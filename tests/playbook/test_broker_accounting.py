@@ -577,8 +577,26 @@ def test_the_next_broker_goes_on(make, there):
     ends(world, 5, EndReason.ORDERED)
     [stop] = records(world)
     assert (stop.status, stop.session_s, stop.classes) == (STOP, 300, (b"c",))
+    assert not world.of(CloseWorker)  # it has had no other session, and has to hold the end of this one
     world.radius_keeps()
-    assert world.of(CloseWorker) or world.to_worker(EndKept)
+    assert world.to_worker(EndKept) == [EndKept(session_id=5)]
+    assert world.of(CloseWorker) == [CloseWorker(worker)]
+
+
+def test_nobody_is_there_any_more_to_keep_an_end(make):
+    world, worker, asked = rejoined(make, grant(5))
+    tell(world, worker, SessionsTold(nonce=asked.nonce, last=5, more=False))
+    ends(world, 5)
+    world.happen(Reconfigured(parse_untrusted("")))
+    assert world.to_worker(EndKept) == [EndKept(session_id=5)]
+    assert world.of(CloseWorker) == [CloseWorker(worker)]
+
+
+def test_an_end_when_there_are_no_servers_any_more(world):
+    session_id = relaying(world)
+    world.happen(Reconfigured(parse_untrusted("")))
+    ends(world, session_id)
+    assert world.to_worker(EndKept) == [EndKept(session_id=session_id)]
 
 
 def test_the_next_broker_hears_of_an_end(make):
