@@ -95,6 +95,7 @@ _ALERTS = {
 _LOST = {
     Reason.REMOTE_RESET: Code.REMOTE_RESET,
     Reason.REMOTE_ALERT: Code.REMOTE_ALERT,
+    Reason.ORDERED: Code.WORKER_DIED,  # not by us, who would not wait for it any more: it was told to end (SIGTERM)
 }
 
 

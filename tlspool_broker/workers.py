@@ -59,6 +59,10 @@ SPAWN_AT_ONCE = 64
 YOUNG_MS = 1_000
 """A spare that dies at this age was never well; nothing is asked for during as long again."""
 
+YOUNG_DEATHS = 4
+"""Workers with sessions that may die young, one after the other: a remote that can crash one disturbs nobody else so
+far.  More look like workers that cannot live, and forks would follow each other without an end."""
+
 IDLE_MS = 60_000
 """A worker without sessions is given back after a minute: longer than between two visits of a busy client."""
 
@@ -132,6 +136,7 @@ class Workers:
         self._asked = 0
         self._settling = False
         self._quiet_until_ms = 0
+        self._young_deaths = 0
         self._idle_armed = False
 
     @property
@@ -328,9 +333,10 @@ class Workers:
         if worker is None:
             return None
         self._forget(worker)
-        young = worker.owner is None and self._out.now_ms - worker.born_ms < YOUNG_MS
+        young = self._out.now_ms - worker.born_ms < YOUNG_MS and not worker.retired
+        self._young_deaths = self._young_deaths + 1 if young else 0
         self._put_aside(worker)
-        if young and not worker.retired:
+        if young and (worker.owner is None or self._young_deaths > YOUNG_DEATHS):
             self._quiet_until_ms = self._out.now_ms + YOUNG_MS
             self._out(Arm(Timer(Clock.SPAWN), YOUNG_MS))
         self.replenish()

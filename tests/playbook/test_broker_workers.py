@@ -174,6 +174,28 @@ def test_a_worker_that_cannot_start_is_no_storm(make):
     assert asked <= 11  # in ten seconds
 
 
+def test_workers_that_die_with_their_first_session_are_no_storm(make):
+    """Sessions wait in turn; a worker that has lived for long begins the count anew."""
+    world = make("workers 1\nhandshake_timeout_s 600\ndaemon_wait_s 600\n", workers=0)
+    app = world.app()
+    world.later(200)
+    asked = 0
+    for number in range(100):
+        world.starttls(app, reqid=number + 1)
+        worker = world.worker_comes()
+        asked += world.spawned()
+        world.worker_goes(worker)
+        world.later(100)
+        asked += world.spawned()
+    assert asked <= 20  # in ten seconds, where each death alone would be followed by a fork at once
+    world.later(1000)
+    old = world.worker_comes()
+    world.later(1000)
+    world.spawned()
+    world.worker_goes(old)
+    assert world.spawned() == 1
+
+
 def test_idle_workers_are_given_back(make):
     world = make("workers 1\n", workers=1)
     app = world.app()

@@ -321,7 +321,8 @@ def test_another_name_than_the_expected_one_that_was_accepted():
 
 @pytest.mark.parametrize("reason", EndReason)
 def test_ends_before_there_is_a_plaintext(reason):
-    expected = {EndReason.REMOTE_RESET: 304, EndReason.REMOTE_ALERT: 302}.get(reason, 303)
+    known = {EndReason.REMOTE_RESET: 304, EndReason.REMOTE_ALERT: 302, EndReason.ORDERED: 603}
+    expected = known.get(reason, 303)
     ended = SessionEnded(session_id=1, reason=reason, from_remote_b=0, to_remote_b=0, detail="x")
     assert policy.lost_before_plaintext(ended).code == expected
 
