@@ -45,6 +45,9 @@ Which pool: the argument ``pool`` (a Pool, or a path), else TLSPOOL_SOCKET, else
 ``libstub.aio`` is all this for asyncio, ``libstub.listen`` a listening socket for servers that accept by themselves,
 and ``libstub.adapters`` has the standard library's HTTP, SMTP, IMAP, POP3 and FTP over the pool.
 
+A Pool also asks RADIUS servers for a program, and has them told what to bill: ``Pool.authenticate``,
+``Pool.authorize``, ``Pool.account``.
+
 docs/libstub.md has the rest.
 """
 

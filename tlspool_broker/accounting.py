@@ -33,8 +33,9 @@ from tlspool_broker.out import Out
 from tlspool_broker.radius import Radius
 from tlspool_broker.radius_grant import Admission
 from tlspool_broker.session import Session, State
+from tlspool_broker.workers import Workers
 from tlspool_common.errors import Code, PoolError, code_of
-from tlspool_common.messages import Accounted, AskTraffic, EndKept, EndReason, SessionEnded, Traffic
+from tlspool_common.messages import Accounted, AskTraffic, EndReason, SessionEnded, Traffic
 from tlspool_common.messages_radius import Status
 from tlspool_common.settings import Settings
 
@@ -60,10 +61,13 @@ Again = Callable[[Session, Callable[[PoolError | None], None]], None]
 class Accounting:
     """Hears what becomes of sessions that RADIUS has to do with (``Session.access``), and of no others."""
 
-    def __init__(self, out: Out, settings: Settings, radius: Radius, unix_time_s: Callable[[], float]) -> None:
+    def __init__(
+        self, out: Out, settings: Settings, radius: Radius, workers: Workers, unix_time_s: Callable[[], float]
+    ) -> None:
         self._out = out
         self._settings = settings
         self._radius = radius
+        self._workers = workers
         self._unix_time_s = unix_time_s
         self._sessions: dict[SessionId, Session] = {}
         self._all_told = False
@@ -151,10 +155,14 @@ class Accounting:
         record = record_of(Status.STOP, access, self._wall_ms(now_ms), now_ms - meter.began_ms, moved, cause)
 
         def kept() -> None:
-            if worker is not None and told_by_worker:
-                self._out(SendWorker(worker.number, EndKept(session_id=session.session_id)))
+            if worker is not None:
+                self._workers.end_kept(worker, session.session_id)
 
-        self._radius.account(record, kept=kept)
+        if worker is not None and told_by_worker:
+            worker.unkept += 1
+            self._radius.account(record, kept=kept)
+        else:
+            self._radius.account(record)
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.session_id]

@@ -137,7 +137,7 @@ class BrokerCore:
         self.online = Online(self._out, settings, unix_time_s)
         self.radius = Radius(self._out, settings, unix_time_s)
         self._helpers = {HelperKind.ONLINE: self.online.helper, HelperKind.RADIUS: self.radius.helper}
-        self.accounting = Accounting(self._out, settings, self.radius, unix_time_s)
+        self.accounting = Accounting(self._out, settings, self.radius, self.workers, unix_time_s)
         self.judging = Judging(self._out, settings, self.online, unix_time_s)
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)

@@ -206,12 +206,15 @@ class Radius:
     ) -> None:
         """Have a record kept; ``told`` hears when it is, or why it cannot be; None: there is nobody to keep any.
 
-        ``kept`` is for who does not wait for it, and is called when it is on the disk, however long that takes.
+        ``kept`` is for who does not wait for it, and is called when it is on the disk, however long that takes, or when
+        there is nobody any more to keep it.
         A record that somebody waits for may be refused here (ACCOUNT_SPOOL_FULL) when too many wait for the helper.
         """
         if not self.helper.used:
             if told is not None:
                 told(None)
+            if kept is not None:
+                kept()
             return
         if told is not None and len(self._records) >= RECORDS:
             full = Accounted(code=Code.ACCOUNT_SPOOL_FULL, detail=f"{len(self._records)} wait for the helper")
@@ -295,6 +298,8 @@ class Radius:
         for record in dropped.values():
             if record.told is not None:
                 record.told(None)
+            if record.kept is not None:
+                record.kept()
 
     # --- the helper -----------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -296,6 +298,62 @@ def test_records_survive_the_broker_and_arrive_once(site, server):
     assert statuses(server.await_records(2, Acct_Session_Id=numbers[4])) == ["Start", "Stop"]
     for number in numbers:
         assert statuses(server.records(Acct_Session_Id=number)) == ["Start", "Stop"]
+
+
+def test_brokers_that_are_killed_in_the_middle(site, server):
+    """At any moment, with the server up: each item that a program was told of has one start and one end, and no more.
+
+    A record may come twice, with its own number, when the helper dies between the server's word and its own note.
+    """
+    chance = random.Random(6)
+    told: dict[str, int] = {}
+    for number in range(4):
+        over = threading.Event()
+        worker = threading.Thread(target=bill, args=(site.pool.socket, f"round-{number}", told, over))
+        worker.start()
+        time.sleep(chance.uniform(0.05, 0.4))  # the moment is what is tried here
+        kill(site.pool, "broker")
+        over.set()
+        worker.join(60)
+        assert not worker.is_alive()
+        site.pool._start("broker")
+        with libstub.Pool(str(site.pool.socket)) as pool:
+            for instance in [one for one in told if told[one] < 0]:  # whose end was not acknowledged
+                finish(pool, instance)
+                told[instance] = 0
+    assert len(told) > 20
+    for instance in told:
+        server.await_records(2, TLSPool_Instance=instance, seconds=60)
+    seen = server.records(TLSPool_Kind="round")
+    unique = {one["TLSPool-Record-Id"][0]: one for one in seen}
+    for instance in told:
+        of_it = [one for one in unique.values() if one["TLSPool-Instance"] == [instance]]
+        assert statuses(of_it) == ["Start", "Stop"], (instance, of_it)
+        assert len({one["Acct-Session-Id"][0] for one in of_it}) == 1
+
+
+def bill(path, name, told, over):
+    """Start and end items until the pool goes away; those that began are in ``told``, -1 until their end is kept."""
+    try:
+        with libstub.Pool(str(path)) as pool:
+            for number in itertools.count():
+                instance = f"{name}-{number}"
+                if over.is_set():
+                    return
+                account = pool.account("round", instance, identity="alice@home.example")
+                told[instance] = -1
+                account.end(items=number)
+                told[instance] = number
+    except libstub.PoolUnavailable:
+        return
+
+
+def finish(pool, instance):
+    """End an item whose end may have been kept already."""
+    try:
+        libstub.Account(pool, "round", instance).end(items=0)
+    except libstub.Misuse as error:
+        assert error.code == Code.ACCOUNT_UNKNOWN
 
 
 def test_a_server_that_is_silent_is_waited_for_a_bounded_time(site, pool, server):

@@ -24,7 +24,9 @@ from tlspool_broker.helper import PAUSE_MS
 from tlspool_broker.meter import ANSWER_MS, CAUSES, SPREAD, Meter
 from tlspool_broker.radius_dynamic import IDLE, MISSING_ATTRIBUTE, NOT_FOUND, TAGS, TIMEOUT
 from tlspool_broker.radius_grant import Admission
+from tlspool_broker.readings import readings
 from tlspool_broker.sessions import END_WAIT_MS
+from tlspool_broker.views import describe
 from tlspool_common.errors import Code
 from tlspool_common.messages import (
     Access,
@@ -575,8 +577,26 @@ def test_the_next_broker_goes_on(make, there):
     ends(world, 5, EndReason.ORDERED)
     [stop] = records(world)
     assert (stop.status, stop.session_s, stop.classes) == (STOP, 300, (b"c",))
+    assert not world.of(CloseWorker)  # it has had no other session, and has to hold the end of this one
     world.radius_keeps()
-    assert world.of(CloseWorker) or world.to_worker(EndKept)
+    assert world.to_worker(EndKept) == [EndKept(session_id=5)]
+    assert world.of(CloseWorker) == [CloseWorker(worker)]
+
+
+def test_nobody_is_there_any_more_to_keep_an_end(make):
+    world, worker, asked = rejoined(make, grant(5))
+    tell(world, worker, SessionsTold(nonce=asked.nonce, last=5, more=False))
+    ends(world, 5)
+    world.happen(Reconfigured(parse_untrusted("")))
+    assert world.to_worker(EndKept) == [EndKept(session_id=5)]
+    assert world.of(CloseWorker) == [CloseWorker(worker)]
+
+
+def test_an_end_when_there_are_no_servers_any_more(world):
+    session_id = relaying(world)
+    world.happen(Reconfigured(parse_untrusted("")))
+    ends(world, session_id)
+    assert world.to_worker(EndKept) == [EndKept(session_id=session_id)]
 
 
 def test_the_next_broker_hears_of_an_end(make):
@@ -716,6 +736,41 @@ def test_a_change_of_nothing(world):
     acct_id = world.session(session_id).access.acct_id
     assert dynamic(world, Dynamic.CHANGE, acct_id=acct_id) == told(0, MISSING_ATTRIBUTE)
     assert dynamic(world, Dynamic.CHANGE, acct_id=acct_id, changes=8) == told(0, MISSING_ATTRIBUTE)
+
+
+# --- what an operator sees -------------------------------------------------------------------------------
+
+
+def test_a_session_is_shown_with_what_is_left(world):
+    session_id = relaying(world, session_timeout_s=100, idle_timeout_s=30, tags=("gold",))
+    world.now_ms += 12_000
+    shown = describe(world.session(session_id), world.now_ms)
+    assert shown["acct_id"] == world.session(session_id).access.acct_id
+    assert (shown["accounted_s"], shown["session_timeout_left_s"], shown["idle_timeout_left_s"]) == (12, 88, 18)
+    assert shown["tags"] == ["gold"]
+
+
+def test_what_is_counted(world):
+    sessions = [relaying(world) for _ in range(2)]
+    ends(world, sessions[0])
+    world.radius_keeps()
+    let_in(world, world.app())
+    world.radius_keeps(Code.ACCOUNT_SPOOL_FULL)
+    numbers = {name: value for name, labels, value in readings(world.core, Databases()) if not labels}
+    assert numbers["tlspool_radius_sessions"] == 1
+    told = [(labels, value) for name, labels, value in readings(world.core, Databases()) if name == TOLD]
+    assert told == [
+        ({"status": "start", "kept": "kept"}, 2),
+        ({"status": "start", "kept": "refused"}, 1),
+        ({"status": "stop", "kept": "kept"}, 1),
+    ]
+
+
+class Databases:
+    generation = trust_generation = oldest = 0
+
+
+TOLD = "tlspool_radius_records_told"
 
 
 # --- many ------------------------------------------------------------------------------------------------
