@@ -168,7 +168,7 @@ class Items:
             if item.cause:
                 self._stop(item)
             elif now_ms - item.heard_ms >= limits.RADIUS_ITEM_S * 1000:
-                self._end(replace(item, at_ms=max(item.at_ms, item.heard_ms), cause=LOST_SERVICE))
+                self._end(replace(item, at_ms=max(item.at_ms, item.heard_ms), cause=LOST_SERVICE), anyway=True)
         self._out(Arm(Timer(Clock.ITEMS), LOOK_MS))
 
     def _add(self, item: Item) -> None:
@@ -226,7 +226,7 @@ class Items:
             nonlocal waits
             waits = False
             if self._by_key.get(item.key) is item:
-                self._end(replace(item, cause=NAS_ERROR))
+                self._end(replace(item, cause=NAS_ERROR), anyway=True)
 
         self._accountant.account(item.record(Status.START), told)
         return cancel
@@ -265,9 +265,15 @@ class Items:
         count = item.items if items is None else items
         return replace(item, items=count, at_ms=max(at_ms, item.at_ms), heard_ms=self.now_ms, cause=cause)
 
-    def _end(self, item: Item, done: Done | None = None) -> None:
+    def _end(self, item: Item, done: Done | None = None, *, anyway: bool = False) -> None:
+        """End an item; ``anyway``: also if that cannot be written down, where nobody is there to be told."""
         if self._by_key[item.key] is not item:
-            self._shelf.put(item.acct_id, to_bytes(item))
+            try:
+                self._shelf.put(item.acct_id, to_bytes(item))
+            except PoolError as error:
+                if not anyway:
+                    raise
+                self._out.note("error", "account.unreadable", acct=item.acct_id, detail=error.detail)
             self._by_key[item.key] = item
             self._out.note("info", "account.ended", items=item.items, cause=item.cause, **_said(item))
         self._stop(item, done)

@@ -84,7 +84,7 @@ TABLE: dict[str, Event] = {
     "account.started": Event("B", "an application begins to account for something: whose, what", _YES, provoked=True),
     "account.ended": Event("B", "that is over: how many items, and why", _YES, provoked=True),
     "account.resumed": Event("B", "what applications account for is known from an earlier broker: how many items"),
-    "account.unreadable": Event("B", "a file about such an item cannot be read, and stays where it is"),
+    "account.unreadable": Event("B", "a file about such an item cannot be read, or written, and stays as it is"),
     # --- services for people ------------------------------------------------------------------------------
     "choice.service_registered": Event("B", "a program that lets a user choose identities is there", _YES),
     "choice.service_gone": Event("B", "it is gone"),

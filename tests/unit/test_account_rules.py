@@ -56,6 +56,14 @@ def test_mistakes(text, said):
     assert said in str(caught.value)
 
 
+def test_rules_without_servers_are_told():
+    assert parse_untrusted("account a allow\n").warnings == (
+        "account: there are rules, and no server: name it in radius_authz",
+    )
+    config = "account a allow\nradius_acct 192.0.2.1\nradius_secret_file /etc/tlspool/radius.secrets\n"
+    assert parse_untrusted(config).warnings == ()
+
+
 def test_in_a_configuration():
     found = parse_untrusted("account a allow user=0\naccount b deny\n", Part.BROKER)
     rows = [row for row in found.rows() if row["name"] == "account"]

@@ -266,6 +266,21 @@ def test_what_cannot_be_written_is_refused(world, monkeypatch):
     assert len(world.accountant.said) == 1
 
 
+def test_what_ends_by_itself_ends_on_a_full_disk_too(world, monkeypatch):
+    cancel = world.start(item(1))
+    started(world, number=2, instance="job-2")
+
+    def put(name, content):
+        raise PoolError(Code.ACCOUNT_UNKEPT, "the disk is full")
+
+    monkeypatch.setattr(world.shelf, "put", put)
+    cancel()
+    world.now_s += limits.RADIUS_ITEM_S
+    world.items.look()
+    assert world.accountant.words()[2:] == [("p-1", "STOP", 0), ("p-2", "STOP", 0)]
+    assert world.notes().count("account.unreadable") == 2
+
+
 def test_a_shelf_that_cannot_be_read(monkeypatch):
     """Nothing else waits for it."""
 
