@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import policy
+from bench import policy, radius
 from bench.peers import Peer, World, pss_kib, today
 
 HERE = Path(__file__).resolve().parent
@@ -134,6 +134,7 @@ def main() -> int:
                 world.close()
             if not args.only:
                 policy.report(directory, load, port, args.rounds, args.seconds)
+                radius.report(directory, load, port, args.rounds, args.seconds)
     return 0
 
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from tlspool_common import (  # noqa: E402
     access,
+    account_rules,
     errors,
     event_table,
     messages,
@@ -130,6 +131,7 @@ def configuration_page() -> str:
         "| `pkcs11_token` | pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n"
     )
     out.append("| `access` | rule | | B | [access rules](#access-rules); may be repeated |\n")
+    out.append("| `account` | rule | | B | [account rules](#account-rules); may be repeated |\n")
     out.append("| `limit` | rule | | B | [limit rules](#limit-rules) for some callers; may be repeated |\n")
     out.append(
         "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
@@ -155,6 +157,7 @@ def configuration_page() -> str:
     )
     out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
+    out.append(f"\n## Account rules\n\n{(account_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
     out.append(
         f"\n## RADIUS rules\n\n{(radius_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n"
         "\nAttributes and words are listed in [RADIUS attributes](radius-attributes.md).\n"
@@ -352,7 +355,7 @@ Counters begin at 0 when a daemon starts.
 **What is not counted.** Bytes of a session are counted when it ends: the worker that relays them is not asked before. A worker process that was
 taken over can say of its own sessions what it likes, within the labels. `tlspool_key_token_seconds` is measured by keyd: up to
 four requests more than `pkcs11_sessions` are sent ahead, and what those wait in the token process's channel counts as the
-token's time. RADIUS has no numbers yet, as there is no RADIUS.
+token's time. What waits for a RADIUS server is known to the helper only: `tlspool radius status` and `spool` ask it.
 """
 
 
@@ -387,7 +390,7 @@ def metrics_page() -> str:
 
 
 _OFTEN = (201, 202, 204, 208, 210, 302, 303, 306, 307, 401, 402, 404, 406, 409, 411, 412, 414, 501, 505, 506, 508, 510)
-_OFTEN += (518, 601, 602, 603, 604, 701)
+_OFTEN += (518, 601, 602, 603, 604, 701, 801, 802, 804, 806, 810)
 """Refusals that an operator meets most, in the order of their numbers."""
 
 _REFUSALS = ("<!-- refusals -->\n", "<!-- end of refusals -->\n")
@@ -428,7 +431,17 @@ def radius_page() -> str:
     return "".join(out)
 
 
+def radius_dictionary() -> str:
+    """The attributes of ours, for servers."""
+    return (
+        "# Attributes of the TLS pool, for FreeRADIUS.  Made by docs/generate.py from tlspool_common/radius_table.py;\n"
+        "# do not edit.  docs/radius-attributes.md says what each holds.\n"
+        f"{radius_table.dictionary((radius_table.VENDOR,))}"
+    )
+
+
 PAGES = {
+    "../examples/radius/dictionary.tlspool": radius_dictionary,
     "radius-attributes.md": radius_page,
     "permissions.md": permissions_page,
     "events.md": events_page,

@@ -45,12 +45,17 @@ Which pool: the argument ``pool`` (a Pool, or a path), else TLSPOOL_SOCKET, else
 ``libstub.aio`` is all this for asyncio, ``libstub.listen`` a listening socket for servers that accept by themselves,
 and ``libstub.adapters`` has the standard library's HTTP, SMTP, IMAP, POP3 and FTP over the pool.
 
+A Pool also asks RADIUS servers for a program, and has them told what to bill: ``Pool.authenticate``,
+``Pool.authorize``, ``Pool.account``.
+
 docs/libstub.md has the rest.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
+from libstub.aaa import Access
+from libstub.accounts import Account
 from libstub.errors import (
     AccessRejected,
     HandshakeFailed,
@@ -90,7 +95,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SOCKET",
     "NO_TIMEOUT",
+    "Access",
     "AccessRejected",
+    "Account",
     "HandshakeFailed",
     "KeyTrouble",
     "Misuse",

@@ -5,7 +5,7 @@ lasts until the pool's final reply; it holds one request id all the time, and is
 *ticket*.  Events go in, each with the time; a list of effects comes out:
 
     PING       EXPECT_PONG
-    STARTTLS   [EXPECT_OPTIONS ->] EXPECT_REPLY <-> EXPECT_ANSWER ... EXPECT_REPLY [-> EXPECT_DETAILS]
+    STARTTLS   [EXPECT_OPTIONS ->] EXPECT_REPLY <-> EXPECT_ANSWER ... EXPECT_REPLY [-> EXPECT_DETAILS [-> EXPECT_TAGS]]
     DETAILS    EXPECT_DETAILS
     others     EXPECT_ONE
     given up   EXPECT_LAST
@@ -60,6 +60,7 @@ from libstub.events import (
     Ticket,
     TimePassed,
 )
+from tlspool_common.aaawire import TAGS_AT_MOST, Tags
 from tlspool_common.appwire import (
     FRAME_B,
     BadPayload,
@@ -94,6 +95,7 @@ class State(Enum):
     EXPECT_REPLY = auto()
     EXPECT_ANSWER = auto()
     EXPECT_DETAILS = auto()
+    EXPECT_TAGS = auto()
     EXPECT_ONE = auto()
     EXPECT_LAST = auto()
 
@@ -107,9 +109,25 @@ _TABLE: dict[State, frozenset[Cmd]] = {
     State.EXPECT_REPLY: frozenset({Cmd.STARTTLS, *_CALLBACKS}),
     State.EXPECT_ANSWER: frozenset(),
     State.EXPECT_DETAILS: frozenset({Cmd.LOCAL_DETAILS}),
+    State.EXPECT_TAGS: frozenset({Cmd.LOCAL_TAGS}),
     State.EXPECT_ONE: frozenset(),
     State.EXPECT_LAST: frozenset(
-        {Cmd.SUCCESS, Cmd.PING, Cmd.STARTTLS, Cmd.PRNG, Cmd.INFO, Cmd.LOCAL_DETAILS, Cmd.LOCAL_IDENTITIES, *_CALLBACKS}
+        {
+            Cmd.SUCCESS,
+            Cmd.PING,
+            Cmd.STARTTLS,
+            Cmd.PRNG,
+            Cmd.INFO,
+            Cmd.LOCAL_DETAILS,
+            Cmd.LOCAL_IDENTITIES,
+            Cmd.LOCAL_TAGS,
+            Cmd.LOCAL_AUTHENTICATE,
+            Cmd.LOCAL_AUTHORIZE,
+            Cmd.LOCAL_ACCOUNT_START,
+            Cmd.LOCAL_ACCOUNT_UPDATE,
+            Cmd.LOCAL_ACCOUNT_END,
+            *_CALLBACKS,
+        }
     ),
 }
 
@@ -231,6 +249,10 @@ class ClientCore:
         exchange.state, exchange.ctlkey = State.EXPECT_DETAILS, ctlkey
         self._say(exchange, now_s, Cmd.LOCAL_DETAILS, Details(ctlkey).to_payload())
 
+    def _ask_tags(self, exchange: _Exchange, first: int, now_s: float) -> None:
+        exchange.state = State.EXPECT_TAGS
+        self._say(exchange, now_s, Cmd.LOCAL_TAGS, Tags(exchange.ctlkey, first).to_payload())
+
     def _answer(self, ticket: Ticket, now_s: float, plain: OwnedFd | None, localid: str | None = None) -> None:
         exchange = self._by_ticket.get(ticket)
         if exchange is None or exchange.state is not State.EXPECT_ANSWER or exchange.callback is None:
@@ -322,7 +344,16 @@ class ClientCore:
                 if details.ctlkey != exchange.ctlkey:
                     raise BadPayload("it is about another session")
                 established = exchange.established
-                self._finish(exchange, replace(established, details=details) if established else details)
+                if established is None:
+                    self._finish(exchange, details)
+                    return
+                exchange.established = replace(established, details=details)
+                if details.tags:
+                    self._ask_tags(exchange, 0, now_s)
+                else:
+                    self._finish(exchange, exchange.established)
+            case Cmd.LOCAL_TAGS if exchange.established is not None:
+                self._tags_untrusted(exchange, exchange.established, frame.payload, now_s)
             case _:
                 self._starttls_untrusted(exchange, frame, now_s)
 
@@ -345,6 +376,16 @@ class ClientCore:
             self._effects.append(AskPlain(ticket, starttls.localid, starttls.remoteid))
         else:
             self._effects.append(AskLocalid(ticket, starttls.localid, starttls.remoteid))
+
+    def _tags_untrusted(self, exchange: _Exchange, established: Established, payload: bytes, now_s: float) -> None:
+        told = Tags.from_payload_untrusted(payload)
+        if told.key != exchange.ctlkey or told.first != len(established.tags) or told.total > TAGS_AT_MOST:
+            raise BadPayload("it is about other tags")
+        exchange.established = replace(established, tags=(*established.tags, *told.tags))
+        if told.tags and told.first + len(told.tags) < told.total:
+            self._ask_tags(exchange, told.first + len(told.tags), now_s)
+        else:
+            self._finish(exchange, exchange.established)
 
     def _error_untrusted(self, exchange: _Exchange, frame: Frame) -> None:
         if exchange.established is not None:

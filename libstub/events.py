@@ -201,6 +201,7 @@ class Established:
     remoteid: str
     details: Details | None = None
     flags: int = 0
+    tags: tuple[str, ...] = ()
 
 
 @record

@@ -36,6 +36,8 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
+from libstub import aaa
+from libstub.accounts import AskingRadius
 from libstub.core import TICK_S
 from libstub.errors import Misuse, PoolError, PoolUnavailable, ProtocolError
 from libstub.events import (
@@ -252,7 +254,7 @@ class _Shared:
         self._work(self._line.forked)
 
 
-class Pool:
+class Pool(AskingRadius):
     """A TLS pool, reached by the path of its socket.  All threads may use it at once.
 
     Sessions end with the pool's connection, unless ``fork`` was asked for: keep the Pool as long as them.  (A
@@ -344,7 +346,8 @@ class Pool:
             details = Details.from_payload_untrusted(self.command(Cmd.LOCAL_DETAILS, ctlkey, Cmd.LOCAL_DETAILS))
         except BadPayload as error:
             raise ProtocolError(f"the pool sent a malformed frame: {error}") from None
-        return TlsSession(self, Established(ctlkey, told.localid, told.remoteid, details), None)
+        tags = self.talk(aaa.more_tags(ctlkey, (), details.tags)) if details.tags else ()
+        return TlsSession(self, Established(ctlkey, told.localid, told.remoteid, details, tags=tags), None)
 
     def _ask(self, waiter: _Waiter, make: Callable[[Ticket], Event]) -> Outcome:
         asked_s = time.monotonic()

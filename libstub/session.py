@@ -40,6 +40,7 @@ class TlsSession(Asking):
         verified: whether ``remoteid`` was verified, by a certificate that the pool trusts.
         subject: the subject of the remote's certificate, for people to read; not an identity.
         role: 'client' or 'server', what we are in TLS; '' when not known.
+        tags: what a RADIUS server calls the remote (Filter-Id), when the session began; mostly none.
         session_id: the pool's number for the session, as in its log; 0 when not known.
         ctlkey: the control key.  Whoever has it, and runs as the same user, can control the session while no
             connection does (``detach``, ``libstub.reattach``): hand it to that program only, and never log it.
@@ -57,6 +58,7 @@ class TlsSession(Asking):
         "role",
         "session_id",
         "subject",
+        "tags",
         "verified",
         "version",
     )
@@ -75,6 +77,7 @@ class TlsSession(Asking):
         self.alpn = details.alpn.decode("ascii", "backslashreplace") if details else ""
         self._proved(established.remoteid, details)
         self.session_id = details.session_id if details else 0
+        self.tags = established.tags
 
     @property
     def sock(self) -> socket.socket:

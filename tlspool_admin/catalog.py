@@ -42,6 +42,7 @@ CATALOG = (
     Entry("drain", "drain", "refuse new sessions, and let the others end"),
     Entry("resume", "drain", "take new sessions again"),
     Entry("explain", "explain", "why was a remote accepted or refused, or would it be"),
+    Entry("radius", "radius", "the RADIUS servers: how they are, what they say, what waits for them"),
     Entry("audit", "audit", "whether the audit trails are whole, and what is in them"),
     Entry("metrics", "metrics", "the numbers of the daemons, for monitoring"),
     Entry("doctor", "doctor", "find what is wrong with an installation, and the remedy"),

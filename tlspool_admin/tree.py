@@ -17,7 +17,7 @@ _KINDS = {
     "GENERATION": "generations",
     "SETTING": "settings",
     "STATE": "=expect_choice expect_localid expect_keyd expect_worker expect_client_hello expect_handshake"
-    " expect_advice expect_alert expect_plaintext relaying expect_end",
+    " expect_advice expect_alert expect_radius expect_plaintext relaying expect_end",
     "WHO": "=host service: localid:",
     "FLAGS": "=x509,client x509,server x509,client,server valexp,client,server",
 }

@@ -78,6 +78,10 @@ def _judge_broker(broker: Mapping[str, object], down: list[str], degraded: list[
         degraded.append("broker: there are no workers yet")
     if broker.get("draining"):
         degraded.append("broker: draining: new sessions are refused; tlspool resume ends that")
+    radius = broker.get("radius")
+    state = radius.get("state") if isinstance(radius, Mapping) else None
+    if state not in (None, "ready", "not used"):
+        degraded.append(f"broker: the helper that speaks RADIUS is {clean(state)}: nobody can be asked")
     lag = broker.get("lag_ms")
     usual = lag.get("p50") if isinstance(lag, Mapping) else None
     if isinstance(usual, (int, float)) and usual > LAG_MS:

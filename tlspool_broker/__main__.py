@@ -34,8 +34,11 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import Began, Reconfigured, StopAsked
 from tlspool_broker.lasting import in_directory
 from tlspool_broker.listener import Listener
+from tlspool_broker.radius_control import RadiusControl
 from tlspool_broker.readings import readings
+from tlspool_broker.shelf import InDirectory
 from tlspool_broker.shell import Shell
+from tlspool_broker.usernames import UserNames
 from tlspool_broker.views import in_flight, states
 from tlspool_common import control, limits, openmetrics, sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.auditor import Auditor
@@ -121,14 +124,29 @@ async def _serve(
     stop = asyncio.Event()
     # Protocol V2 tells programs the UNIX time of a deadline; nothing is measured by it.
     lasting = in_directory(config.private_socket.parent)
-    core = BrokerCore(config, databases, secrets.token_bytes, time.time, lasting, auditor)  # noqa: TID251
+    shelf = InDirectory(config.radius_spool_dir)
+    core = BrokerCore(
+        config,
+        databases,
+        secrets.token_bytes,
+        time.time,  # noqa: TID251 - programs are told UNIX times
+        lasting,
+        auditor,
+        UserNames(),
+        shelf=shelf,
+    )
     title = Title("tlspool-broker", lambda: _title(core, databases.generation))
     # Three of four descriptors for connections: sessions pass through, and the rest is files and channels.
     shell = Shell(core, config, passed.addresses_of(config), most_fds * 3 // 4, log, title.changed)
     loop.set_exception_handler(lambda _loop, context: shell.note_fault(context.get("exception"), "loop"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    reloading = Reloading(path, config, log, lambda newer: shell.happened(Reconfigured(newer)), start.reload)
+    radius_secrets = start.Secrets(config)
+
+    def adopt(newer: Settings) -> None:
+        shell.happened(Reconfigured(newer, radius_secrets.changed(newer)))
+
+    reloading = Reloading(path, config, log, adopt, start.reload)
     loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"
@@ -156,6 +174,7 @@ async def _serve(
         lambda: openmetrics.write(samples()),
         auditor,
         shell.loads,
+        RadiusControl(core, config, shell.radius_questions, log),
     )
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}

@@ -11,10 +11,12 @@ from collections.abc import Collection
 from tlspool_broker.events import Caller
 from tlspool_broker.policy import Allowed
 from tlspool_common.access import NOBODY, AccessRule
+from tlspool_common.account_rules import AccountRule
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai, generalise
 from tlspool_common.messages import Side
 from tlspool_common.quota import LimitRule
+from tlspool_common.radius_rules import RadiusRule
 
 
 class Access:
@@ -48,7 +50,7 @@ class Access:
             return
         names = {NOBODY} if localid is None else set(generalise(localid))
         for number, rule in enumerate(self._rules):
-            if _applies(rule, caller, side, names, service):
+            if applies(rule, caller, side, names, service, uncertain=not rule.allow):
                 self._used[number] += 1
                 if rule.allow:
                     return
@@ -67,16 +69,25 @@ class Access:
         return rows
 
 
-def _applies(rule: AccessRule, caller: Caller, side: Side, names: Collection[str], service: str) -> bool:
+def applies(
+    rule: AccessRule | RadiusRule,
+    caller: Caller,
+    side: Side,
+    names: Collection[str],
+    service: str,
+    *,
+    uncertain: bool,
+) -> bool:
+    """Whether a rule is about this caller in this role, with an identity that is called all these names."""
     return (
-        covers(rule, caller, uncertain=not rule.allow)
+        covers(rule, caller, uncertain=uncertain)
         and _among({side}, rule.sides)
         and _among(names, rule.localids)
         and _among({service}, rule.services)
     )
 
 
-def covers(rule: AccessRule | LimitRule, caller: Caller, *, uncertain: bool) -> bool:
+def covers(rule: AccessRule | AccountRule | LimitRule | RadiusRule, caller: Caller, *, uncertain: bool) -> bool:
     """Whether a rule is about this caller; ``uncertain`` is what counts where /proc does not say for sure."""
     return (
         _among({caller.socket}, rule.sockets)

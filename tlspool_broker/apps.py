@@ -29,6 +29,7 @@ class Apps:
         connection = self._desk.connections.remove(event.connection)
         if connection is not None:
             self._desk.questions.connection_gone(connection)
+            self._desk.aaa.gone(connection)
             self._desk.sessions.app_gone(connection, event.reason)
             self._desk.chooser.gone(connection)
 
@@ -44,7 +45,7 @@ class Apps:
             self._drop(event.passed)
             self._desk.chooser.answered(connection, frame)
         elif exchange is not None:
-            self._desk.questions.claim(connection, frame.reqid)
+            self._claim(connection, frame.reqid)
             self._desk.sessions.answered(exchange.session_id, frame, event.passed)
         elif frame.cbid in connection.late and frame.cmd in _ANSWERS:
             self._drop(event.passed)
@@ -61,12 +62,16 @@ class Apps:
         if frame.reqid != late.reqid and self._desk.connections.vacate(connection, frame.reqid):
             self._desk.connections.error(connection, frame.reqid, late.code)
 
+    def _claim(self, connection: Connection, reqid: int) -> None:
+        self._desk.questions.claim(connection, reqid)
+        self._desk.aaa.claim(connection, reqid)
+
     def _request(self, call: Call) -> None:
         connection, frame = call.connection, call.frame
         handler = HANDLERS.get(frame.cmd)
         if handler is not None or not frame.cbid:
             # A request, also an unknown one, takes its id; a stray answer only gets an error.
-            self._desk.questions.claim(connection, frame.reqid)
+            self._claim(connection, frame.reqid)
             previous = self._desk.connections.claim(connection, frame.reqid)
             if previous is not None:
                 self._desk.sessions.abandon(previous)

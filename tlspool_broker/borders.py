@@ -1,11 +1,11 @@
-"""Channels to keyd, worker masters, workers and the helper, and the socket where the first two arrive.
+"""Channels to keyd, worker masters, workers and the helpers, and the socket where the first two arrive.
 
 A connection to the private socket is *unidentified* until its first message: the kernel says which user it
 is of, and so which daemons it may be; the code of the first message, looked at without taking it, says which
 of these it is.  From there on the border table judges, beginning with that message.  There are few
 unidentified connections of a user at a time, and each has a deadline.
 
-The helper that asks the network is started here, at the other end of a pair, and ends when its channel does.
+Helpers (tlspool_online, tlspool_radius) are started here, at the other end of a pair, and end when their channel does.
 
 XXX A worker runs as the same user as its master, and could say that it is one.  What keeps it from
 connecting at all is the worker's own confinement.
@@ -22,7 +22,9 @@ from collections.abc import Callable
 from tlspool_broker import caller
 from tlspool_broker.events import (
     Event,
+    FromHelper,
     FromWorker,
+    HelperKind,
     HelperLost,
     HelperNumber,
     HelperSaid,
@@ -53,23 +55,35 @@ from tlspool_common.messages import (
     MasterHello,
     MasterLeaves,
     Message,
-    OnlineHello,
     Party,
-    RevocationTold,
-    StapleTold,
     UseKeyChannel,
     Welcome,
     WorkerBorn,
     WorkerGone,
 )
 from tlspool_common.settings import Settings
-from tlspool_online.spawn import arguments, spawn
+from tlspool_online import spawn as online
+from tlspool_radius import spawn as radius
 
 _IDENTIFY_S = 5.0
 """A daemon says hello in the same breath as it connects."""
 
 _UNIDENTIFIED = 8
 """Connections of one user that have not said hello; a daemon that is started anew has one."""
+
+
+def _spawn_online(channel_fd: OwnedFd, settings: Settings) -> int:
+    return online.spawn(channel_fd, online.arguments(settings))
+
+
+def _spawn_radius(channel_fd: OwnedFd, settings: Settings) -> int:
+    return radius.spawn(channel_fd, radius.arguments(settings))
+
+
+_HELPERS: dict[HelperKind, tuple[Party, Callable[[OwnedFd, Settings], int]]] = {
+    HelperKind.ONLINE: (Party.ONLINE, _spawn_online),
+    HelperKind.RADIUS: (Party.RADIUS, _spawn_radius),
+}
 
 
 class Borders:
@@ -84,7 +98,7 @@ class Borders:
         self._peers: dict[PeerId, Line] = {}
         self._workers: dict[WorkerNumber, Line] = {}
         self._settings = settings
-        self._helper: tuple[HelperNumber, Line] | None = None
+        self._helpers: dict[HelperNumber, Line] = {}
         self._children: dict[int, int] = {}
         self._life = raw_pair()  # a master has copies of the second, and sees the end of the first
         self._last = 0
@@ -100,8 +114,8 @@ class Borders:
             line.leave()
         for end in self._life:
             end.close()
-        if self._helper is not None:
-            self.stop_helper(self._helper[0])
+        for helper in list(self._helpers):
+            self.stop_helper(helper)
         for pidfd in self._children:
             self._loop.remove_reader(pidfd)
             os.close(pidfd)
@@ -219,37 +233,36 @@ class Borders:
         self._workers[worker] = Line(channel, lambda received: self._worker_said(worker, received), lost, self._log)
 
     def start_helper(self, helper: HelperNumber) -> None:
-        """Start the helper that asks the network."""
-        channel, theirs = pair(Party.BROKER, Party.ONLINE)
+        """Start a helper."""
+        party, spawn = _HELPERS[helper.kind]
+        channel, theirs = pair(Party.BROKER, party)
         try:
-            self._watch_child(spawn(theirs, arguments(self._settings)))
+            self._watch_child(spawn(theirs, self._settings))
         except OSError as error:
             channel.close()
             self._happened(HelperLost(helper, f"it cannot be started: {error.strerror}"))
             return
 
         def lost(error: ChannelClosed) -> None:
-            self._helper = None
+            del self._helpers[helper]
             self._note_broken(channel, error)
             self._happened(HelperLost(helper, str(error)))
 
-        self._helper = helper, Line(channel, lambda received: self._helper_said(helper, received), lost, self._log)
+        self._helpers[helper] = Line(channel, lambda received: self._helper_said(helper, received), lost, self._log)
 
     def _helper_said(self, helper: HelperNumber, received: Received) -> None:
-        match received.message:
-            case OnlineHello() | RevocationTold() | StapleTold() as message:
-                self._happened(HelperSaid(helper, received.exchange, message))
+        message = received.message
+        if isinstance(message, FromHelper):
+            self._happened(HelperSaid(helper, received.exchange, message))
 
     def send_helper(self, helper: HelperNumber, exchange: int, message: Message) -> None:
-        """Ask the helper."""
-        if self._helper is not None and self._helper[0] == helper:
-            self._send(self._helper[1], message, exchange=exchange)
+        """Ask a helper."""
+        self._send(self._helpers.get(helper), message, exchange=exchange)
 
     def stop_helper(self, helper: HelperNumber) -> None:
         """Close the channel of a helper."""
-        if self._helper is not None and self._helper[0] == helper:
-            self._helper[1].close()
-            self._helper = None
+        if (line := self._helpers.pop(helper, None)) is not None:
+            line.close()
 
     def _watch_child(self, pid: int) -> None:
         """Reap a child when it has ended, which may be long after its channel was closed.

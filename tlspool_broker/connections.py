@@ -19,11 +19,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tlspool_broker.events import Caller, ConnectionId, SendApp, SessionId
 from tlspool_broker.out import Out
 from tlspool_common.appwire import Cmd, ErrorReply, Frame
 from tlspool_common.errors import Code, app_text, com_err
+
+if TYPE_CHECKING:
+    from tlspool_broker.aaa import Who
 
 _CBIDS = 0xFFFF
 
@@ -67,6 +71,8 @@ class Connection:
     alpn: dict[bytes, bytes] = field(default_factory=dict)
     late: OrderedDict[int, Late] = field(default_factory=OrderedDict)
     asked: set[int] = field(default_factory=set)  # callback ids of a program that chooses identities
+    subjects: dict[bytes, Who] = field(default_factory=dict)  # whom keys stand for, until a question has them (aaa.py)
+    verdicts: OrderedDict[bytes, tuple[str, ...]] = field(default_factory=OrderedDict)  # tags that did not fit
     noted_since_ms: int = 0
     noted: int = 0
 

@@ -12,6 +12,7 @@
     resume                  the same as drain off
     explain [SESSION|last]  why a session was accepted or refused; explain list [N] has the last ones
     explain.dry             whether a remote would be accepted; for programs (dryrun.py)
+    radius ...              the RADIUS servers, and what waits for them (radius_control.py)
     metrics                 the broker's numbers, as OpenMetrics text (docs/metrics.md)
     config                  the settings in force, and where each comes from
     reload                  read the configuration again: all of it, or nothing
@@ -39,6 +40,7 @@ from tlspool_broker.databases import Databases
 from tlspool_broker.events import DrainAsked, Event, FinishAsked, KillAsked, SessionId
 from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_broker.loads import Loads
+from tlspool_broker.radius_control import RadiusControl
 from tlspool_broker.views import Views, in_flight, number_untrusted, states
 from tlspool_common import grants, sandbox
 from tlspool_common.auditor import Auditor
@@ -66,6 +68,7 @@ class Control:
         metrics: Callable[[], str] | None = None,
         auditor: Auditor | None = None,
         loads: Loads | None = None,
+        radius: RadiusControl | None = None,
     ) -> None:
         """``sockets`` are the paths that applications connect to; ``metrics`` returns the numbers as text."""
         self._auditor = auditor
@@ -95,6 +98,7 @@ class Control:
             "sessions": self._views.sessions,
             "callers": self._views.callers,
             "kill": self._kill,
+            **({} if radius is None else radius.commands),
         }
         if metrics is not None:
             self._commands["metrics"] = lambda _request: {"text": metrics()}
@@ -139,6 +143,8 @@ class Control:
             "limits": self._core.quotas.rows(),
             "quotas": self._core.quotas.callers(),
             "helper": self._core.online.describe(),
+            "radius": {**self._core.radius.describe(), "rules": self._core.radius_policy.rows()},
+            "aaa": self._core.aaa.describe(),
             "sessions": len(self._core.sessions),
             "draining": self._core.sessions.room.draining,
             "states": {state.name.lower(): number for state, number in counts.items()},

@@ -1,12 +1,14 @@
 """The broker's mind: events in, effects out.  No socket, clock, file or OpenSSL here or in what it is made of.
 
     apps.py        frames of applications        -> calls/, one file a command
-    sessions.py    the life of each session      session.py: record and table of states
+    sessions.py    the life of each session      session.py: record; states.py: table of states
     questions.py   what is asked of sessions      reauth.py: remotes that are asked again, and that ask
     policy.py      what is allowed, and how      briefing.py: what a worker is told
     workers.py     which worker, and how many    keyd.py: grants, and channels to keyd
     judging.py     whom we believe               snapshot.py, validation/: by which records, by what logic
     online.py      what the network knows        explain.py: why sessions were accepted and refused
+    aaa.py         what applications ask RADIUS  items.py: what they have accounted for
+    radius.py      what RADIUS servers say        helper.py: the processes behind the two; admitting.py: who is let in
     connections.py request and callback ids      events.py: both vocabularies
 
 Nothing that an application, a worker or keyd says makes ``handle`` raise.  An application gets an ERROR; a
@@ -18,11 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
+from tlspool_broker.aaa import Aaa
 from tlspool_broker.access import Access
+from tlspool_broker.accounting import Accounting
+from tlspool_broker.admitting import Admitting
 from tlspool_broker.apps import Apps
 from tlspool_broker.calls import Desk
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connections
+from tlspool_broker.describing import Describer
 from tlspool_broker.events import (
     AppConnected,
     AppFrame,
@@ -35,6 +41,7 @@ from tlspool_broker.events import (
     Effect,
     Event,
     FinishAsked,
+    HelperKind,
     HelperLost,
     HelperSaid,
     KeyAsked,
@@ -43,6 +50,7 @@ from tlspool_broker.events import (
     KillAsked,
     MasterLost,
     MasterSaid,
+    RadiusAsked,
     Reconfigured,
     SessionId,
     StopAsked,
@@ -52,6 +60,7 @@ from tlspool_broker.events import (
     WorkerSaid,
 )
 from tlspool_broker.explain import Explain
+from tlspool_broker.items import Items
 from tlspool_broker.judging import Judging
 from tlspool_broker.keyd import Keyd
 from tlspool_broker.lasting import Lasting, in_memory
@@ -59,14 +68,19 @@ from tlspool_broker.online import Online
 from tlspool_broker.out import Out
 from tlspool_broker.questions import Questions
 from tlspool_broker.quotas import Quotas
+from tlspool_broker.radius import Radius
+from tlspool_broker.radius_dynamic import DynamicAuthorization
+from tlspool_broker.radius_policy import RadiusPolicy
+from tlspool_broker.radius_questions import pass_on
 from tlspool_broker.reauth import Reauth
 from tlspool_broker.rejoin import Rejoin
 from tlspool_broker.sessions import Sessions
+from tlspool_broker.shelf import InMemory, Shelf
 from tlspool_broker.snapshot import Snapshots
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker, Workers
 from tlspool_common.auditor import Witness
-from tlspool_common.errors import PoolError
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
     AskedByRemote,
     MasterHello,
@@ -75,13 +89,21 @@ from tlspool_common.messages import (
     SessionHere,
     SessionsTold,
     Told,
+    Traffic,
     WorkerBorn,
     WorkerGone,
 )
 from tlspool_common.settings import Settings
 
 _OF_HELPER = {"crl_file", "log_level", "online", "online_ports", "online_private"}
-"""Settings that the helper is started with."""
+"""Settings that the helper which asks the network is started with."""
+
+_OF_RADIUS = {
+    "log_level", "radius_authn", "radius_authz", "radius_acct", "radius_secret_file", "radius_timeout_s",
+    "radius_tries", "radius_dead_s", "radius_unsigned", "radius_spool_records", "radius_dynamic",
+    "radius_dynamic_listen",
+}  # fmt: skip
+"""Settings that the helper which speaks RADIUS is started with."""
 
 
 class BrokerCore:
@@ -95,8 +117,13 @@ class BrokerCore:
         unix_time_s: Callable[[], float],
         lasting: Lasting | None = None,
         witness: Witness | None = None,
+        user_name: Callable[[int], str] = str,
+        shelf: Shelf | None = None,
     ) -> None:
-        """Without what is ``lasting``, no other broker can go on with the sessions of this one."""
+        """Without what is ``lasting``, no other broker can go on with the sessions of this one.
+
+        ``user_name`` has the names of users, for RADIUS servers to read; ``shelf`` what applications account for.
+        """
         lasting = lasting or in_memory(random_bytes)
         self._out = Out(witness)
         self._settings = settings
@@ -108,10 +135,23 @@ class BrokerCore:
         self.access = Access(settings.access)
         self.snapshots = Snapshots(records)
         self.online = Online(self._out, settings, unix_time_s)
+        self.radius = Radius(self._out, settings, unix_time_s)
+        self._helpers = {HelperKind.ONLINE: self.online.helper, HelperKind.RADIUS: self.radius.helper}
+        self.accounting = Accounting(self._out, settings, self.radius, self.workers, unix_time_s)
         self.judging = Judging(self._out, settings, self.online, unix_time_s)
         self.explain = Explain(unix_time_s)
         self.chooser = Chooser(self._out, settings, records, self.snapshots, self.access, self.connections, unix_time_s)
         self.quotas = Quotas(self._out, settings)
+        self.radius_policy = RadiusPolicy(settings, self.radius, lasting.key("accounting")[:4].hex().upper(), user_name)
+        self.admitting = Admitting(
+            self._out,
+            settings,
+            self.connections,
+            self.judging,
+            self.radius,
+            self.radius_policy,
+            self.accounting,
+        )
         self.sessions = Sessions(
             self._out,
             settings,
@@ -123,13 +163,36 @@ class BrokerCore:
             self.chooser,
             self.online,
             self.judging,
+            self.admitting,
             self.explain,
             self.quotas,
         )
-        self.rejoin = Rejoin(self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes)
+        self.rejoin = Rejoin(
+            self._out, self.workers, self.sessions, self.snapshots, lasting, random_bytes, self.accounting
+        )
+        self.accounting.bind(self.sessions.kill, self.sessions.keep, self.admitting.again)
+        self.radius.on_dynamic = DynamicAuthorization(self._out, self.accounting, self.sessions.kill).asked
         self.questions = Questions(self._out, settings, self.connections)
         self.reauth = Reauth(
-            self._out, settings, self.snapshots, self.keyd, self.sessions, self.questions, self.judging
+            self._out,
+            settings,
+            self.snapshots,
+            self.keyd,
+            self.sessions,
+            self.questions,
+            self.judging,
+            self.admitting,
+        )
+        self.items = Items(self._out, shelf or InMemory(), self.radius, unix_time_s)
+        self.aaa = Aaa(
+            self._out,
+            settings,
+            self.connections,
+            self.sessions.keys,
+            self.radius,
+            Describer(self.radius_policy),
+            self.items,
+            lambda: self.radius_policy.acct_id(lasting.number()),
         )
         desk = Desk(
             settings,
@@ -142,6 +205,7 @@ class BrokerCore:
             self.keyd,
             self.chooser,
             self.explain,
+            self.aaa,
         )
         self._apps = Apps(self._out, desk)
 
@@ -174,11 +238,13 @@ class BrokerCore:
             case KeydLost(peer, reason):
                 self.keyd.lost(peer, reason)
             case HelperSaid(helper, exchange, told):
-                self.online.said(helper, exchange, told)
+                (self.online if helper.kind is HelperKind.ONLINE else self.radius).said(helper, exchange, told)
             case HelperLost(helper, reason):
-                self.online.lost(helper, reason)
+                self._helpers[helper.kind].lost(helper, reason)
             case KeyAsked(number, uri):
                 self.keyd.ask(number, uri)
+            case RadiusAsked():
+                pass_on(self._out, self.radius, event)
             case KillAsked(session_id):
                 session = self.sessions.get(session_id)
                 if session is not None:
@@ -191,14 +257,17 @@ class BrokerCore:
                 if finishing is not None:
                     self.workers.let_finish(finishing)
                     self.workers.replenish()
-            case Reconfigured(newer):
-                self._reconfigured(newer)
+            case Reconfigured(newer, secrets_changed):
+                self._reconfigured(newer, secrets_changed)
             case Began():
-                self.online.began()
+                for one in self._helpers.values():
+                    one.began()
+                self._look_for_items()
             case StopAsked():
                 self.sessions.stop()
                 self.chooser.stop()
-                self.online.stop()
+                for one in self._helpers.values():
+                    one.stop()
             case _:
                 assert_never(event)
         return self._out.take()
@@ -218,12 +287,22 @@ class BrokerCore:
                     self.reauth.told(worker, message)
                 case AskedByRemote():
                     self.reauth.asked_by_remote(worker, message)
+                case Traffic():
+                    self._traffic(worker, message)
                 case SessionHere() | SessionsTold():
                     pass  # were taken
                 case _:
                     self.sessions.worker_said(worker, message)
         except PoolError as error:
             self._condemn(worker, error.detail)
+
+    def _traffic(self, worker: Worker, message: Traffic) -> None:
+        session = self.sessions.get(SessionId(message.session_id))
+        if session is None:
+            return  # it is over by now
+        if session.worker is not worker:
+            raise PoolError(Code.INTERNAL, f"Traffic for session {message.session_id}, which another worker has")
+        self.accounting.traffic(session, message)
 
     def _condemn(self, worker: Worker, detail: str) -> None:
         """End a worker, with its sessions and no others."""
@@ -254,7 +333,7 @@ class BrokerCore:
         self.questions.worker_lost(worker)
         self.sessions.worker_lost(worker, event.reason)
 
-    def _reconfigured(self, newer: Settings) -> None:
+    def _reconfigured(self, newer: Settings, secrets_changed: bool) -> None:
         """Go by other settings, in whatever begins from now on."""
         changed, _ = self._settings.changes(newer)
         self._settings.adopt(newer)
@@ -263,6 +342,13 @@ class BrokerCore:
         self.workers.replenish()
         if set(changed) & _OF_HELPER:
             self.online.reconfigured(self._settings)
+        if secrets_changed or set(changed) & _OF_RADIUS:
+            self.radius.reconfigured()
+            self._look_for_items()
+
+    def _look_for_items(self) -> None:
+        if self._settings.radius_acct:
+            self.items.began()
 
     def _master_said(self, event: MasterSaid) -> None:
         message = event.message
@@ -294,15 +380,22 @@ class BrokerCore:
                 self.chooser.timed_out(timer.number)
             case Clock.SPAWN:
                 self.workers.look_for_missing()
+                self.rejoin.look_whether_all()
             case Clock.IDLE:
                 self.workers.look_for_idle()
             case Clock.LEFT:
                 self.workers.look_for_master()
             case Clock.TELLING:
                 self.rejoin.timed_out(timer.number)
+            case Clock.ACCOUNTING:
+                self.accounting.timed_out(timer.number)
+            case Clock.AAA:
+                self.aaa.timed_out(timer.number)
+            case Clock.ITEMS:
+                self.items.look()
             case Clock.QUESTION:
                 self.questions.timed_out(timer.number)
             case Clock.HELPER:
-                self.online.timed_out()
+                self._helpers[HelperKind(timer.number)].timed_out()
             case _:
                 assert_never(timer.clock)

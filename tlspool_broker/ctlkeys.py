@@ -20,7 +20,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from tlspool_broker.connections import Connection
-from tlspool_broker.events import ConnectionId
+from tlspool_broker.events import ConnectionId, SessionId
 from tlspool_broker.out import Out
 from tlspool_broker.session import Session, State
 from tlspool_common.appwire import Details
@@ -51,6 +51,7 @@ class ControlKeys:
         # a worker which keeps it for another broker does not know them.
         self._secret = secret
         self._sessions: dict[bytes, Session] = {}
+        self._by_uid: dict[int, dict[SessionId, Session]] = {}
         self._ended: OrderedDict[bytes, _Ended] = OrderedDict()
 
     def __len__(self) -> int:
@@ -72,9 +73,11 @@ class ControlKeys:
         """Take the control key of a session."""
         session.control = self._index(session.request.ctlkey)
         self._sessions[session.control] = session
+        self._by_uid.setdefault(session.caller.uid, {})[session.session_id] = session
 
     def resume(self, session: Session) -> None:
         """Take the control key of a session of an earlier broker, unless it was free again then."""
+        self._by_uid.setdefault(session.caller.uid, {})[session.session_id] = session
         if session.control and session.control not in self._sessions:
             self._sessions[session.control] = session
 
@@ -101,6 +104,11 @@ class ControlKeys:
         """A session is over, or is being ended: nobody controls it any more, but one may still ask what it was."""
         if session.on_end is not None:
             session.on_end(session)
+        uid = session.caller.uid
+        mine = self._by_uid.get(uid, {})
+        mine.pop(session.session_id, None)
+        if not mine:
+            self._by_uid.pop(uid, None)
         controller = session.controller
         if controller is not None and session.facts is not None:
             ctlkey = session.request.ctlkey
@@ -123,6 +131,16 @@ class ControlKeys:
     def _running(self, ctlkey: bytes) -> Session | None:
         session = self._sessions.get(self._index(ctlkey))
         return session if session is not None and session.state is State.RELAYING else None
+
+    def own(self, uid: int, remoteid: str, localid: str) -> Session | None:
+        """Return the last session of a user that relays and has this remote, and this local identity unless it is ''.
+
+        That takes a time that grows with the sessions of this user, and of nobody else.
+        """
+        for session in reversed(self._by_uid.get(uid, {}).values()):
+            if session.remoteid == remoteid and session.state is State.RELAYING and localid in ("", session.localid):
+                return session
+        return None
 
     def controlled(self, connection: Connection, ctlkey: bytes) -> Session:
         """Return the session with this control key, if it relays and this connection controls it.

@@ -15,78 +15,36 @@ from enum import Enum
 from tlspool_broker.parties import Caller as Caller
 from tlspool_broker.parties import ConnectionId as ConnectionId
 from tlspool_broker.parties import FdKind as FdKind
+from tlspool_broker.parties import HelperKind as HelperKind
 from tlspool_broker.parties import HelperNumber as HelperNumber
 from tlspool_broker.parties import PassedFd as PassedFd
 from tlspool_broker.parties import PeerId as PeerId
 from tlspool_broker.parties import SessionId as SessionId
 from tlspool_broker.parties import WorkerNumber as WorkerNumber
+from tlspool_broker.radius_asked import RadiusAsked as RadiusAsked
+from tlspool_broker.radius_asked import RadiusHeard as RadiusHeard
+from tlspool_broker.said import FromHelper as FromHelper
+from tlspool_broker.said import FromWorker as FromWorker
+from tlspool_broker.said import OfSession as OfSession
+from tlspool_broker.said import ToHelper as ToHelper
+from tlspool_broker.said import ToWorker as ToWorker
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
 from tlspool_common.messages import (
-    AskedByRemote,
-    AskExport,
-    AskFact,
-    AskRemote,
-    AskRevocation,
-    AskStaple,
-    ClientHelloSeen,
-    EndSession,
-    HandshakeDone,
-    HandshakeFailed,
-    KeepRecord,
     KeyAnswer,
     KeydHello,
     KeyQuestion,
     MasterHello,
     MasterLeaves,
-    OnlineHello,
     PinService,
-    PlainConnected,
-    Proceed,
-    RemoteShown,
-    RemoteTold,
     RetireWorker,
-    RevocationTold,
-    SessionEnded,
-    SessionHere,
-    SessionsTold,
     SpawnWorkers,
-    StapleTold,
-    StartSession,
-    TellSessions,
-    Told,
-    TrustAnchor,
-    TrustBegin,
-    UseCredential,
-    Verdict,
     WorkerBorn,
     WorkerGone,
-    WorkerOwner,
 )
 from tlspool_common.record import record
 from tlspool_common.settings import Settings
-
-OfSession = ClientHelloSeen | RemoteShown | HandshakeDone | HandshakeFailed | SessionEnded
-"""What a worker says of the course of a session."""
-
-FromWorker = OfSession | Told | RemoteTold | AskedByRemote | SessionHere | SessionsTold
-ToWorker = (
-    TrustBegin
-    | TrustAnchor
-    | WorkerOwner
-    | StartSession
-    | UseCredential
-    | Proceed
-    | Verdict
-    | KeepRecord
-    | TellSessions
-    | PlainConnected
-    | EndSession
-    | AskExport
-    | AskFact
-    | AskRemote
-)
 
 
 class Clock(Enum):
@@ -101,7 +59,10 @@ class Clock(Enum):
     TELLING = "a worker that an earlier broker had should have told its sessions"
     QUESTION = "what an application asked of a session should have been answered"
     CHOICE = "a program should have chosen an identity"
-    HELPER = "the helper that asks the network should have said hello"
+    ACCOUNTING = "there is something to do for a session that RADIUS has to do with"
+    HELPER = "a helper should have said hello, or may be started again"
+    AAA = "what an application asked of RADIUS should have been answered"
+    ITEMS = "look for what applications account for and do not speak of any more"
 
 
 @record
@@ -200,16 +161,16 @@ class WorkerLost:
 
 @record
 class HelperSaid:
-    """A message of the helper; ``exchange`` is that of the question."""
+    """A message of a helper; ``exchange`` is that of the question."""
 
     helper: HelperNumber
     exchange: int
-    message: OnlineHello | RevocationTold | StapleTold
+    message: FromHelper
 
 
 @record
 class HelperLost:
-    """The helper's channel is closed, or it could not be started."""
+    """A helper's channel is closed, or it could not be started."""
 
     helper: HelperNumber
     reason: str
@@ -253,9 +214,10 @@ class FinishAsked:
 
 @record
 class Reconfigured:
-    """The configuration was read again, and all of it is right."""
+    """The configuration was read again, and all of it is right; ``secrets_changed``: those of RADIUS servers, too."""
 
     settings: Settings
+    secrets_changed: bool = False
 
 
 @record
@@ -283,6 +245,7 @@ Event = (
     | HelperLost
     | TimerFired
     | KeyAsked
+    | RadiusAsked
     | KillAsked
     | DrainAsked
     | FinishAsked
@@ -402,11 +365,11 @@ class StartHelper:
 
 @record
 class SendHelper:
-    """Ask the helper."""
+    """Ask a helper, or answer it."""
 
     helper: HelperNumber
     exchange: int
-    message: AskRevocation | AskStaple
+    message: ToHelper
 
 
 @record
@@ -458,6 +421,7 @@ Effect = (
     | JoinKeyd
     | AskKeyd
     | KeyTold
+    | RadiusHeard
     | HandOver
     | SendMaster
     | ClosePeer

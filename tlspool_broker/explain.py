@@ -13,6 +13,7 @@ from typing import Any
 
 from tlspool_broker import policy
 from tlspool_broker.events import Caller
+from tlspool_broker.radius_grant import Admission, Heard
 from tlspool_broker.session import Session, State
 from tlspool_broker.validation.facts import NOTHING_SHOWN, without_chain
 from tlspool_broker.validation.judgement import Judgement, Line
@@ -52,6 +53,7 @@ _WHEN = {
     State.EXPECT_HANDSHAKE: "in the handshake",
     State.EXPECT_ADVICE: "in the handshake, while others were asked about the certificate",
     State.EXPECT_ALERT: "in the handshake",
+    State.EXPECT_RADIUS: "after the handshake, when RADIUS was asked",
     State.EXPECT_PLAINTEXT: "after the handshake",
 }
 """When something has gone wrong, for people; a session that is refused has not come further than that."""
@@ -86,6 +88,8 @@ class Account:
     shown: RemoteShown | None
     dry: bool = False
     resumed: bool = False
+    access: Admission | None = None
+    heard: tuple[Heard, ...] = ()
 
     @property
     def judged(self) -> bool:
@@ -111,12 +115,33 @@ class Account:
             why = "every expression holds" if self.judged else "its chain leads to a trust anchor and its name is right"
             if self.resumed:
                 return f"{what} accepted {by} with {remote}, before the broker was started again"
-            return f"{what} accepted {by} with {remote}" + (f": {why}" if self.remoteid else "")
+            return f"{what} accepted {by} with {remote}" + (f": {why}" if self.remoteid else "") + self._radius_words()
         detail = f": {self.detail}" if self.detail else ""
         if self.dry and self.missing:
             return f"whether {what} accepted {by} cannot be told yet{detail}"
         when = "" if self.dry else _WORDS.get(self.state, "")
         return f"{what} refused {by}{when}: [{self.code.value}] {TABLE[self.code].happened}{detail}"
+
+    def _radius_words(self) -> str:
+        if self.access is None:
+            return ""
+        if not self.heard:
+            return "; RADIUS servers account for it" if self.access.accounts else ""
+        if not self.access.servers:
+            return "; no RADIUS server has answered, and the rule lets it in all the same"
+        return f"; RADIUS lets it in, by {' and '.join(self.access.servers)}"
+
+    def _radius_json(self) -> dict[str, object] | None:
+        access = self.access
+        if access is None:
+            return None
+        return {
+            "rule": access.rule or "the defaults",
+            "acct_id": access.acct_id,
+            "tags": list(access.tags),
+            "servers": list(access.servers),
+            "asked": [one.as_json() for one in self.heard],
+        }
 
     def row(self) -> dict[str, object]:
         """Return a line of a list."""
@@ -150,6 +175,7 @@ class Account:
             "judged": self.judged,
             "missing": "".join(self.missing),
             "trace": [line.as_json() for line in self.trace],
+            "radius": self._radius_json(),
             "remote": None if self.shown is None else shown_json(self.shown),
         }
 
@@ -240,6 +266,8 @@ def account(session: Session, at_s: float, error: PoolError | None = None, *, dr
         shown=None if session.shown is None else without_chain(session.shown),
         dry=dry,
         resumed=session.resumed,
+        access=session.access,
+        heard=session.heard,
     )
 
 

@@ -25,6 +25,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Annotated, get_type_hints
 
+from tlspool_broker import kept_access
 from tlspool_broker.events import Caller, SendWorker, SessionId
 from tlspool_broker.out import Out
 from tlspool_broker.policy import Plan
@@ -44,7 +45,7 @@ _MARK = 0x4B50
 
 _KEY_ID_B, _SEAL_B = 8, 32
 
-_NAMES_B = 4096
+_NAMES_B = 2048
 """Of the names of a certificate; what does not fit is forgotten.  They count for nothing once a session relays."""
 
 _UNIT_B, _COMMAND_B = 256, 64
@@ -84,6 +85,7 @@ class Kept:
     remoteid: DonaiText
     started_ms: U64  # of CLOCK_BOOTTIME, as all times here: a broker that is started anew has the same
     established_ms: U64
+    access: Annotated[bytes, kept_access.ACCESS_B]
 
 
 def _cut(text: str, size_b: int) -> str:
@@ -139,10 +141,11 @@ def of(session: Session, worker: Worker, control: bytes) -> Kept:
         remoteid=session.remoteid,
         started_ms=session.started_ms,
         established_ms=session.established_ms,
+        access=kept_access.to_bytes(session),
     )
 
 
-_LAYOUT = repr(get_type_hints(Kept, include_extras=True)).encode()
+_LAYOUT = repr([get_type_hints(one, include_extras=True) for one in (Kept, kept_access.KeptAccess)]).encode()
 
 
 def keep(out: Out, key: bytes, session: Session) -> None:
@@ -155,7 +158,8 @@ def keep(out: Out, key: bytes, session: Session) -> None:
     except BadFrame as bad:  # something in it does not fit: the session goes on, and no other broker will know of it
         out.note("error", "session.not_kept", session=session.session_id, detail=str(bad))
         return
-    out(SendWorker(worker.number, KeepRecord(session_id=session.session_id, record=record)))
+    accounted = session.meter is not None and session.access is not None and session.access.accounts
+    out(SendWorker(worker.number, KeepRecord(session_id=session.session_id, record=record, accounted=accounted)))
 
 
 @cache
@@ -205,6 +209,7 @@ def session_of(kept: Kept, worker: Worker, records: Records) -> Session:
         raise PoolError(Code.INTERNAL, f"the record of session {kept.session_id} has half a request")
     try:
         request = Starttls.from_payload_untrusted(kept.request)
+        granted = kept_access.from_bytes_untrusted(kept.access)
         localid = parse_untrusted(kept.planned) if kept.planned else None
         expected = parse_untrusted(kept.expected) if kept.expected else None
     except (BadPayload, PoolError) as error:
@@ -230,6 +235,7 @@ def session_of(kept: Kept, worker: Worker, records: Records) -> Session:
         remote_subject=kept.remote_subject,
         remote_sha256=kept.remote_sha256,
     )
+    access, meter = granted or (None, None)
     return Session(
         session_id=SessionId(kept.session_id),
         caller=Caller(kept.uid, kept.gid, kept.pid, kept.unit, kept.command, kept.certain),
@@ -249,4 +255,7 @@ def session_of(kept: Kept, worker: Worker, records: Records) -> Session:
         established_ms=kept.established_ms,
         control=kept.control,
         localid_was=kept.localid,
+        access=access,
+        accounted=meter is not None,
+        meter=meter,
     )

@@ -19,8 +19,20 @@ WorkerNumber = NewType("WorkerNumber", int)
 
 SessionId = NewType("SessionId", int)
 
-HelperNumber = NewType("HelperNumber", int)
-"""A helper that asks the network, for as long as it lives."""
+
+class HelperKind(Enum):
+    """Which helper."""
+
+    ONLINE = 1  # asks the network about certificates
+    RADIUS = 2  # speaks RADIUS
+
+
+@record
+class HelperNumber:
+    """A helper, for as long as it lives."""
+
+    kind: HelperKind
+    number: int
 
 
 class FdKind(Enum):
@@ -34,10 +46,14 @@ class FdKind(Enum):
 
 @record
 class PassedFd:
-    """A descriptor that an application passed, and what it was found to be."""
+    """A descriptor that an application passed, and what it was found to be.
+
+    ``address`` is the network address of who is at the other end; '' where there is none.
+    """
 
     fd: OwnedFd
     kind: FdKind
+    address: str = ""
 
 
 @record

@@ -23,25 +23,30 @@ def addresses_of(settings: Settings) -> frozenset[str]:
 
 def looked_at(fd: OwnedFd, own: Container[str]) -> PassedFd:
     """Find out what a descriptor is; ``own`` are the addresses the pool listens at."""
-    return PassedFd(fd, _kind(fd, own))
-
-
-def _kind(fd: OwnedFd, own: Container[str]) -> FdKind:
     try:
         sock = socket.socket(fileno=fd.fileno())
     except OSError:  # a file, a pipe, a terminal
-        return FdKind.OTHER
+        return PassedFd(fd, FdKind.OTHER)
     try:
         # A listener has no peer, nor has a socket that is not connected yet, or was reset.
         address = sock.getpeername()
-        if sock.family == socket.AF_UNIX and _text(address) in own:
-            return FdKind.POOL
-        return _KINDS.get(sock.type, FdKind.OTHER)
+        if sock.family == socket.AF_UNIX:
+            of_pool = _text(address) in own
+            return PassedFd(fd, FdKind.POOL if of_pool else _KINDS.get(sock.type, FdKind.OTHER))
+        return PassedFd(fd, _KINDS.get(sock.type, FdKind.OTHER), _host(sock.family, address))
     except OSError:
-        return FdKind.OTHER
+        return PassedFd(fd, FdKind.OTHER)
     finally:
         sock.detach()
 
 
 def _text(address: str | bytes) -> str:
     return os.fsdecode(address)
+
+
+def _host(family: int, address: object) -> str:
+    """Return a network address without port and scope; one of IPv4 is written as such (RFC 4291 section 2.5.5.2)."""
+    if family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple):
+        return ""
+    host = str(address[0]).partition("%")[0]
+    return host.removeprefix("::ffff:") if "." in host else host

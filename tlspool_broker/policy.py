@@ -38,6 +38,11 @@ NO_ALERT = 255
 PROPOSALS = 16
 """Identities that are proposed to one application, one after the other; earlier pools gave up after four."""
 
+_OF_RADIUS = frozenset(
+    {Code.RADIUS_REJECTED, Code.RADIUS_UNUSED, Code.ACCOUNT_FOREIGN, Code.ACCOUNT_UNKNOWN, Code.ACCOUNT_EXISTS}
+)
+"""Of RADIUS: what a server says to whom it rejects, and what is about an application's own request."""
+
 Choice = tuple[Donai, list[Credential]]
 
 # AlertDescription, RFC 8446 section 6, for a remote whose session we end.
@@ -67,6 +72,12 @@ _ALERTS = {
     Code.NOT_POST_QUANTUM: _INSUFFICIENT_SECURITY,
     Code.BAD_CALLBACK_ANSWER: _ACCESS_DENIED,
     Code.SESSION_KILLED: _ACCESS_DENIED,
+    Code.RADIUS_REJECTED: _ACCESS_DENIED,
+    Code.RADIUS_ANONYMOUS: _ACCESS_DENIED,
+    Code.RADIUS_UNANSWERED: _INTERNAL_ERROR,
+    Code.RADIUS_UNASKED: _INTERNAL_ERROR,
+    Code.ACCOUNT_UNKEPT: _INTERNAL_ERROR,
+    Code.ACCOUNT_SPOOL_FULL: _INTERNAL_ERROR,
     Code.NO_KEYD: _INTERNAL_ERROR,
     Code.PLAIN_FD_MISSING: _INTERNAL_ERROR,
     Code.PLAIN_FD_UNFIT: _INTERNAL_ERROR,
@@ -451,8 +462,8 @@ def told(code: Code, detail: str, alert: int = NO_ALERT) -> str:
     """Return how much of the detail an application may read.
 
     Of a remote's fault it hears the alert; of our keys' and our own nothing: these are for the log, and so is
-    what a database says, which names files.
+    what a database says, which names files.  What a RADIUS server says to whom it rejects is meant to be read.
     """
-    if code // 100 in (1, 2, 6) and code is not Code.DATABASE:
+    if (code // 100 in (1, 2, 6) and code is not Code.DATABASE) or code in _OF_RADIUS:
         return detail
     return f"alert {alert}" if code // 100 == 3 and alert != NO_ALERT else ""

@@ -44,9 +44,12 @@ WORKER_WAIT_MS = 10_000
 
 
 class Answered(Protocol):
-    """What becomes of an answer: the command and payload of the reply.  Raises PoolError."""
+    """What becomes of an answer: the command and payload of the reply; None: ``settle`` has it later.
 
-    def __call__(self, answer: Told | RemoteTold) -> tuple[int, bytes]:
+    Raises PoolError.
+    """
+
+    def __call__(self, answer: Told | RemoteTold) -> tuple[int, bytes] | None:
         """Make the reply."""
 
 
@@ -155,15 +158,26 @@ class Questions:
         if question.worker != worker.number or question.session.session_id != message.session_id:
             raise PoolError(Code.INTERNAL, f"question {message.question} was asked of another session")
         try:
-            cmd, payload = question.answered(message)
+            reply = question.answered(message)
         except PoolError as error:
             if error.code is Code.INTERNAL:
                 raise
             self._fail(question, error)
             return True
-        self._close(question)
-        self._connections.send(question.connection, question.reqid, 0, cmd, payload)
+        if reply is not None:
+            self.settle(question.number, reply)
         return True
+
+    def settle(self, number: int, outcome: tuple[int, bytes] | PoolError) -> None:
+        """Reply, if somebody still waits for it."""
+        question = self._open.get(number)
+        if question is None:
+            return
+        if isinstance(outcome, PoolError):
+            self._fail(question, outcome)
+            return
+        self._close(question)
+        self._connections.send(question.connection, question.reqid, 0, *outcome)
 
     def claim(self, connection: Connection, reqid: int) -> None:
         """Give up, without a reply, a question whose request id is used for something else."""

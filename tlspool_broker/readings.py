@@ -25,7 +25,16 @@ def readings(core: BrokerCore, databases: Databases) -> list[Reading]:
         ("tlspool_database_generation", {}, databases.generation),
         ("tlspool_database_trust_generation", {}, databases.trust_generation),
         *by_state("tlspool_helper_questions", "answer", answers),
-        ("tlspool_helper_open", {}, core.online.open_questions),
+        ("tlspool_helper_open", {}, len(core.online)),
+        ("tlspool_radius_connected", {}, core.radius.helper.ready),
+        ("tlspool_radius_open", {}, core.radius.open_questions),
+        ("tlspool_radius_records", {}, core.radius.records),
+        *(
+            ("tlspool_radius_records_told", {"status": status, "kept": kept}, count)
+            for (status, kept), count in sorted(core.radius.kept.items())
+        ),
+        ("tlspool_radius_sessions", {}, len(core.accounting)),
+        ("tlspool_application_items", {}, len(core.items)),
         ("tlspool_keyd_connected", {}, core.keyd.present),
         ("tlspool_master_connected", {}, core.workers.has_master),
         *by_state("tlspool_workers", "workers", workers),

@@ -4,7 +4,8 @@ Our server.  An application sends STARTTLS with RENEGOTIATE.  There is one quest
 (``Session.asked``), which may answer when it likes; when that takes too long for the application, the answer is
 still worth having, and nothing can be asked before it has come.  A remote that has answered is from then on whom it
 has proved to be, or nobody; the session goes on in either case, and the application is told.  Expressions count as in
-a handshake, but for what they say about the chain: of that nothing is told (``Judging.again``).
+a handshake, but for what they say about the chain: of that nothing is told (``Judging.again``).  Whoever was somebody
+else before is asked about at RADIUS servers, where that is asked of sessions: until it is accepted it is nobody.
 
 Our client.  A server asks who we are.  Policy has decided that when the session began: it gets to see the same
 identity, with a fresh grant.  The worker's word is all we have that it was asked, so a worker that was taken over
@@ -14,9 +15,11 @@ that we have no certificate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from tlspool_broker import policy
+from tlspool_broker.admitting import Admitting
 from tlspool_broker.briefing import parameters_of, share_trust
 from tlspool_broker.connections import Connection
 from tlspool_broker.events import SendWorker, SessionId
@@ -68,6 +71,7 @@ class Reauth:
         sessions: Sessions,
         questions: Questions,
         judging: Judging,
+        admitting: Admitting,
     ) -> None:
         self._out = out
         self._settings = settings
@@ -76,6 +80,7 @@ class Reauth:
         self._sessions = sessions
         self._questions = questions
         self._judging = judging
+        self._admitting = admitting
 
     # --- our server asks ------------------------------------------------------------------------------
 
@@ -89,8 +94,9 @@ class Reauth:
         """
         session = self._find(connection, request)
         plan = _plan(session, request)
-        if session.asked is not None:
-            raise PoolError(Code.REAUTH_BUSY, "the remote was asked, and has not answered")
+        if session.asked is not None or session.readmits:
+            who = "RADIUS servers were" if session.readmits else "the remote was"
+            raise PoolError(Code.REAUTH_BUSY, f"{who} asked, and nobody has answered")
         worker = session.worker
         if worker is None:
             raise PoolError(Code.INTERNAL, f"session {session.session_id} relays in no worker")
@@ -98,7 +104,10 @@ class Reauth:
         generation = share_trust(self._out, worker, records)
         sigalgs = parameters_of(session, session.plan, self._settings).sigalgs
 
+        numbers: list[int] = []
+
         def make(number: int) -> AskRemote:
+            numbers.append(number)
             return AskRemote(
                 session_id=session.session_id,
                 question=number,
@@ -108,11 +117,14 @@ class Reauth:
                 domain_represents_user=plan.domain_represents_user,
             )
 
-        def answered(answer: Told | RemoteTold) -> tuple[int, bytes]:
+        def answered(answer: Told | RemoteTold) -> None:
             if not isinstance(answer, RemoteTold):
                 raise PoolError(Code.INTERNAL, "the answer is one to another question")
-            self._take(session, answer)
-            return Cmd.STARTTLS, request.with_identities(session.localid, session.remoteid).to_payload()
+            self._take(session, answer, admitted)
+
+        def admitted(error: PoolError | None) -> None:
+            reply = request.with_identities(session.localid, session.remoteid).to_payload()
+            self._questions.settle(numbers[0], error or (Cmd.STARTTLS, reply))
 
         wait_ms = policy.handshake_timeout_ms(request, self._settings)
         self._questions.ask(
@@ -143,13 +155,13 @@ class Reauth:
         if session is None or session.worker is not worker or session.asked is None:
             return
         try:
-            self._take(session, message)  # too late for the application, and still true
+            self._take(session, message, lambda _error: None)  # too late for the application, and still true
         except PoolError as error:
             if error.code is Code.INTERNAL:
                 raise
 
-    def _take(self, session: Session, answer: RemoteTold) -> None:
-        """Let a session's remote be whom it has proved to be.
+    def _take(self, session: Session, answer: RemoteTold, done: Callable[[PoolError | None], None]) -> None:
+        """Let a session's remote be whom it has proved to be, when RADIUS agrees; ``done`` hears whether it does.
 
         Raises:
             PoolError: it could not be asked, or has not proved who it is; INTERNAL, it was not asked.
@@ -160,7 +172,7 @@ class Reauth:
         code = code_of(answer.code)
         if not answer.asked:
             raise PoolError(code if code // 100 == 1 else Code.REAUTH_BUSY, answer.detail)
-        (session.plan, session.records), session.remoteid = asked, ""
+        before, (session.plan, session.records), session.remoteid = session.remoteid, asked, ""
         session.facts = replace(
             session.facts,
             remote_verified=answer.remote_verified and not answer.code,
@@ -172,21 +184,37 @@ class Reauth:
             if answer.code:
                 raise PoolError(code, answer.detail)
             self._judging.again(session, answer)
-            session.remoteid = policy.judge_remote(session.plan, session.facts)
-        except PoolError:
-            session.facts = replace(session.facts, remote_verified=False)
+            remoteid = policy.judge_remote(session.plan, session.facts)
+        except PoolError as error:
+            self._is_now(session, "", error, answer.code, answer.detail)
             raise
-        finally:
-            self._sessions.keep(session)
-            self._out.note(
-                "info",
-                "session.reauthenticated",
-                session=session.session_id,
-                remoteid=session.remoteid,
-                verified=session.verified,
-                code=answer.code,
-                detail=answer.detail,
-            )
+
+        def admitted(error: PoolError | None) -> None:
+            session.readmits = False
+            self._is_now(session, remoteid, error, 0, "")
+            done(error)
+
+        if remoteid == before and session.access is not None:
+            admitted(None)
+        else:
+            session.readmits = True
+            self._admitting.again(session, admitted, remoteid=remoteid)
+
+    def _is_now(self, session: Session, remoteid: str, error: PoolError | None, code: int, detail: str) -> None:
+        """Let a remote be somebody, or nobody."""
+        if session.facts is not None and error is not None:
+            session.facts = replace(session.facts, remote_verified=False)
+        session.remoteid = "" if error is not None else remoteid
+        self._sessions.keep(session)
+        self._out.note(
+            "info",
+            "session.reauthenticated",
+            session=session.session_id,
+            remoteid=session.remoteid,
+            verified=session.verified,
+            code=code or (0 if error is None or error.category != 8 else int(error.code)),
+            detail=detail or ("" if error is None or error.category != 8 else error.detail),
+        )
 
     # --- our client is asked --------------------------------------------------------------------------
 
@@ -199,7 +227,7 @@ class Reauth:
         session = self._sessions.get(SessionId(message.session_id))
         if session is None or session.state is State.EXPECT_END:
             return  # it is over, or told to end: nobody is to be answered
-        relays = session.state in (State.EXPECT_PLAINTEXT, State.RELAYING)
+        relays = session.state in (State.EXPECT_RADIUS, State.EXPECT_PLAINTEXT, State.RELAYING)
         if session.worker is not worker or not relays or session.plan.side is not Side.CLIENT:
             raise PoolError(Code.INTERNAL, f"a remote asks in session {message.session_id}, {session.state.name}")
         may = self._keyd.present and self._ration(session)

@@ -1,7 +1,7 @@
 """Workers that an earlier broker had: they tell which sessions relay, and these are ours from then on.
 
     master --WorkerBorn(again) + channel--> broker --TellSessions(nonce, after)--> worker
-    worker --whatever it said to the broker that died--> dropped; SessionEnded is logged
+    worker --whatever it said to the broker that died--> dropped; SessionEnded is logged, unless it is told once more
     worker --SessionHere(nonce, record) ...--> a session in RELAYING, which no connection controls
     worker --SessionsTold(nonce, last, more)--> the next question, or that was all
 
@@ -12,6 +12,7 @@
   as is one that does not answer in time.  It finishes its sessions by itself, and nobody controls it any more.
 * A session of which the application's connection has gone with the broker stays, FORK or not: that was our fault.  Its
   user may reattach it by its control key.  What can be read of the generation that has admitted it, is.
+* When a master has come, and what it has introduced has told everything, there is nothing else (``all_told``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tlspool_broker import kept
+from tlspool_broker.accounting import Accounting
 from tlspool_broker.events import Arm, Clock, Disarm, FromWorker, SendWorker, SessionId, Timer, WorkerNumber
 from tlspool_broker.lasting import Lasting
 from tlspool_broker.out import Out
@@ -46,6 +48,7 @@ class Rejoin:
         snapshots: Snapshots,
         lasting: Lasting,
         random_bytes: Callable[[int], bytes],
+        accounting: Accounting,
     ) -> None:
         self._out = out
         self._workers = workers
@@ -53,6 +56,9 @@ class Rejoin:
         self._snapshots = snapshots
         self._lasting = lasting
         self._random_bytes = random_bytes
+        self._accounting = accounting
+        self._is_over = False
+        self._early: dict[WorkerNumber, dict[int, SessionEnded]] = {}  # said to an earlier broker
 
     def ask(self, worker: Worker) -> None:
         """Begin: ask a worker for its first sessions."""
@@ -80,6 +86,11 @@ class Rejoin:
         if not worker.nonce or worker.answered:
             return False
         if isinstance(message, SessionEnded):
+            self._early.setdefault(worker.number, {})[message.session_id] = message
+        return True
+
+    def _note_early(self, worker: Worker) -> None:
+        for message in self._early.pop(worker.number, {}).values():
             self._out.note(
                 "info",
                 "session.end",
@@ -90,7 +101,6 @@ class Rejoin:
                 reason=message.reason.name.lower(),
                 detail="said to an earlier broker, which did not hear it",
             )
-        return True
 
     def _told(self, worker: Worker, message: SessionHere | SessionsTold) -> None:
         if isinstance(message, SessionHere):
@@ -103,14 +113,17 @@ class Rejoin:
             return
         self._out(Disarm(_timer(worker)))
         worker.nonce = 0
+        self._note_early(worker)
         self._out.note("info", "worker.rejoined", worker=worker.worker_id, sessions=len(worker.sessions))
         self._workers.let_go_if_idle(worker)
+        self.look_whether_all()
 
     def _here(self, worker: Worker, message: SessionHere) -> None:
         session_id = message.session_id
         if session_id <= worker.told_to or self._sessions.get(SessionId(session_id)) is not None:
             raise PoolError(Code.INTERNAL, f"session {session_id} is told twice")
         worker.told_to = session_id
+        self._early.get(worker.number, {}).pop(session_id, None)  # its end follows: it is accounted for
         key = self._lasting.key("records")
         found = kept.unseal_untrusted(key, message.record, session_id, worker.worker_id)
         if found is None:
@@ -127,6 +140,7 @@ class Rejoin:
                 credentials = ()  # that generation is forgotten: then we are nobody
             session.plan = replace(session.plan, credentials=credentials)
         self._sessions.resume(session, worker)
+        self._accounting.resume(session)
 
     def timed_out(self, number: int) -> None:
         """A worker has not answered."""
@@ -139,6 +153,15 @@ class Rejoin:
         if worker.nonce:
             worker.nonce = 0
             self._out(Disarm(_timer(worker)))
+            self._note_early(worker)
+            self.look_whether_all()
+
+    def look_whether_all(self) -> None:
+        """Say once that all workers of an earlier broker have told what they have, when they have."""
+        if self._is_over or not self._workers.settled or any(worker.nonce for worker in self._workers):
+            return
+        self._is_over = True
+        self._accounting.all_told()
 
     def _let_go(self, worker: Worker, why: str) -> None:
         self.lost(worker)

@@ -1,10 +1,11 @@
-"""One STARTTLS, from the request to the end of its session: the record, and the table of its states.
+"""One STARTTLS, from the request to the end of its session: the record; states.py has the table of its states.
 
 Theory of operation.  A session is set up in steps, and in each state exactly one thing is expected:
 
     STARTTLS -> EXPECT_KEYD -> EXPECT_WORKER -> EXPECT_CLIENT_HELLO -> EXPECT_HANDSHAKE -> EXPECT_PLAINTEXT
              (if it is away)  (if none is free)   (servers only)                                 |
                                                                               final reply, RELAYING -> OVER
+    with RADIUS servers: EXPECT_RADIUS, between EXPECT_HANDSHAKE and EXPECT_PLAINTEXT
     with LOCALID_CHECK: EXPECT_LOCALID, for clients first of all, for servers behind EXPECT_CLIENT_HELLO
     judged, and nobody here knows enough: EXPECT_ADVICE, in the middle of EXPECT_HANDSHAKE
     judged, and refused: EXPECT_ALERT until the worker has told the remote, then OVER
@@ -20,6 +21,9 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
 * A session that is judged (judging.py) has its worker describe what the remote shows, once, and wait (``shown``).  The
   answer is a Verdict.  In EXPECT_ADVICE somebody else is asked first, and nobody but this session waits for that.
   After a Verdict that refuses (``refusal``) a handshake cannot succeed any more.
+* In EXPECT_RADIUS servers are asked about the remote that has proved who it is, and then accounting begins
+  (admitting.py): what is open is ``pending``, what was said ``heard``, and what was granted ``access``.  ``accounted``:
+  accounting.py was told of it, and is to hear of its end; ``meter`` is what it knows.
 * Up to EXPECT_WORKER the session's socket is here (``crypt``); from then on the worker has it.  What ends a
   session after that point is a word of the worker (HandshakeFailed, SessionEnded), or the worker's death.
 * To end a session ourselves we tell the application (ERROR, unless it is gone or the request id was used
@@ -30,7 +34,7 @@ Theory of operation.  A session is set up in steps, and in each state exactly on
   it and ends with it, unless FORK or DETACH said otherwise.
 * A peer, which may have either role, is set up as a client; ``as_server`` is what it does when its remote speaks
   first.  A remote that relays may be asked who it is once more (reauth.py): ``asked`` is what it must
-  prove then, and by which databases.
+  prove then, and by which databases.  While it ``readmits``, RADIUS is asked about who it is now.
 * A session of an earlier broker is made of the record that its worker has kept (kept.py), and begins in RELAYING.
   ``control`` is the keyed hash of its control key, which is not known; ``localid_was`` who we are in it.
 * keyd may go away at any time: a session that gets to its credentials then goes back to EXPECT_KEYD, and has a
@@ -43,14 +47,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 
 from tlspool_broker import policy
 from tlspool_broker.choice import Stored
 from tlspool_broker.connections import Connection, Exchange
 from tlspool_broker.events import Caller, DropFd, Note, SessionId
+from tlspool_broker.meter import Meter
 from tlspool_broker.out import Out
 from tlspool_broker.policy import NOTHING_ASKED, Asks, Plan, Terms
+from tlspool_broker.radius_grant import Admission, Heard, Pending
+from tlspool_broker.states import LAST_WORDS as LAST_WORDS
+from tlspool_broker.states import OVERDUE, TABLE
+from tlspool_broker.states import SAID as SAID
+from tlspool_broker.states import Happening as Happening
+from tlspool_broker.states import State as State
 from tlspool_broker.validation.judgement import Judgement, Source
 from tlspool_broker.wanted import Records
 from tlspool_broker.workers import Worker
@@ -59,158 +69,19 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
 from tlspool_common.messages import (
-    ClientHelloSeen,
     EndReason,
     HandshakeDone,
-    HandshakeFailed,
-    Message,
     RemoteAuth,
     RemoteShown,
     RevocationTold,
     SessionEnded,
 )
 
-
-class State(Enum):
-    """What a session expects."""
-
-    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
-
-    EXPECT_CHOICE = auto()
-    EXPECT_LOCALID = auto()
-    EXPECT_KEYD = auto()
-    EXPECT_WORKER = auto()
-    EXPECT_CLIENT_HELLO = auto()
-    EXPECT_HANDSHAKE = auto()
-    EXPECT_ADVICE = auto()
-    EXPECT_ALERT = auto()
-    EXPECT_PLAINTEXT = auto()
-    RELAYING = auto()
-    EXPECT_END = auto()
-    OVER = auto()
-
-
-class Happening(Enum):
-    """What can happen to a session."""
-
-    __hash__ = object.__hash__  # members are singles, and Enum's own is Python: tables are asked for each message
-
-    CHOICE_MADE = auto()
-    LOCALID_CHOSEN = auto()
-    LOCALID_REFUSED = auto()
-    KEYD_JOINED = auto()
-    WORKER_FOUND = auto()
-    HELLO_SEEN = auto()
-    REMOTE_SHOWN = auto()
-    ADVISED = auto()
-    HANDSHAKE_DONE = auto()
-    HANDSHAKE_FAILED = auto()
-    PLAIN_GIVEN = auto()
-    ENDED = auto()
-    WORKER_LOST = auto()
-    GIVEN_UP = auto()
-
-
-_S, _H = State, Happening
-
-# What may happen in each state, and where it leads.  Anything else is a fault: of the worker, when it said so.
-TABLE: dict[State, dict[Happening, frozenset[State]]] = {
-    _S.EXPECT_CHOICE: {
-        _H.CHOICE_MADE: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_WORKER}),
-        _H.GIVEN_UP: frozenset({_S.OVER}),
-    },
-    _S.EXPECT_LOCALID: {
-        _H.LOCALID_CHOSEN: frozenset({_S.EXPECT_KEYD, _S.EXPECT_WORKER, _S.EXPECT_HANDSHAKE}),
-        _H.LOCALID_REFUSED: frozenset({_S.EXPECT_LOCALID}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END, _S.OVER}),
-    },
-    _S.EXPECT_KEYD: {
-        _H.KEYD_JOINED: frozenset({_S.EXPECT_WORKER, _S.EXPECT_HANDSHAKE}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END, _S.OVER}),
-    },
-    _S.EXPECT_WORKER: {
-        _H.WORKER_FOUND: frozenset({_S.EXPECT_CLIENT_HELLO, _S.EXPECT_HANDSHAKE, _S.EXPECT_KEYD}),
-        _H.GIVEN_UP: frozenset({_S.OVER}),
-    },
-    _S.EXPECT_CLIENT_HELLO: {
-        _H.HELLO_SEEN: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
-    },
-    _S.EXPECT_HANDSHAKE: {
-        _H.HELLO_SEEN: frozenset({_S.EXPECT_LOCALID, _S.EXPECT_KEYD, _S.EXPECT_HANDSHAKE}),
-        _H.REMOTE_SHOWN: frozenset({_S.EXPECT_HANDSHAKE, _S.EXPECT_ADVICE, _S.EXPECT_ALERT}),
-        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_PLAINTEXT, _S.RELAYING}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
-    },
-    _S.EXPECT_ADVICE: {
-        _H.ADVISED: frozenset({_S.EXPECT_HANDSHAKE, _S.EXPECT_ALERT}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
-    },
-    _S.EXPECT_ALERT: {
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
-    },
-    _S.EXPECT_PLAINTEXT: {
-        _H.PLAIN_GIVEN: frozenset({_S.RELAYING}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.ENDED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
-    },
-    _S.RELAYING: {
-        _H.ENDED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-        _H.GIVEN_UP: frozenset({_S.EXPECT_END}),
-    },
-    _S.EXPECT_END: {
-        _H.HELLO_SEEN: frozenset({_S.EXPECT_END}),
-        _H.REMOTE_SHOWN: frozenset({_S.EXPECT_END}),
-        _H.HANDSHAKE_DONE: frozenset({_S.EXPECT_END}),
-        _H.HANDSHAKE_FAILED: frozenset({_S.OVER}),
-        _H.ENDED: frozenset({_S.OVER}),
-        _H.WORKER_LOST: frozenset({_S.OVER}),
-    },
-    _S.OVER: {},
-}
-
-SAID: dict[type[Message], Happening] = {
-    ClientHelloSeen: Happening.HELLO_SEEN,
-    RemoteShown: Happening.REMOTE_SHOWN,
-    HandshakeDone: Happening.HANDSHAKE_DONE,
-    HandshakeFailed: Happening.HANDSHAKE_FAILED,
-    SessionEnded: Happening.ENDED,
-}
-"""What a message of the worker means."""
-
-LAST_WORDS = frozenset({Happening.HANDSHAKE_FAILED, Happening.ENDED})
-"""After one of these a worker has nothing more to say about a session."""
-
-# Why a session fails when what it expects has not come in time, unless the handshake's timeout is over too.
-_OVERDUE = {
-    _S.EXPECT_CHOICE: Code.HANDSHAKE_TIMEOUT,
-    _S.EXPECT_LOCALID: Code.CALLBACK_TIMEOUT,
-    _S.EXPECT_KEYD: Code.NO_KEYD,
-    _S.EXPECT_WORKER: Code.NO_WORKER,
-    _S.EXPECT_CLIENT_HELLO: Code.HANDSHAKE_TIMEOUT,
-    _S.EXPECT_HANDSHAKE: Code.HANDSHAKE_TIMEOUT,
-    _S.EXPECT_ADVICE: Code.HANDSHAKE_TIMEOUT,
-    _S.EXPECT_ALERT: Code.HANDSHAKE_TIMEOUT,
-    _S.EXPECT_PLAINTEXT: Code.CALLBACK_TIMEOUT,
-}
-
 _DAILY = frozenset({Code.CALLER_GONE, Code.STOPPING, Code.DRAINING, Code.HANDSHAKE_YIELDED})
 """Besides the faults of remotes: failures that nobody has to look into."""
+
+_BY_RADIUS = frozenset({Code.RADIUS_REJECTED, Code.RADIUS_ANONYMOUS})
+"""Of the codes of RADIUS: policy has decided so."""
 
 VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 
@@ -260,9 +131,16 @@ class Session:
     established_ms: int = 0
     ended_by: str = ""
     asked: tuple[Plan, Records] | None = None
+    readmits: bool = False
     rationed_until_ms: int = 0
     control: bytes = b""
     localid_was: str | None = None
+    remote_address: str = ""
+    pending: Pending | None = None
+    heard: tuple[Heard, ...] = ()
+    access: Admission | None = None
+    accounted: bool = False
+    meter: Meter | None = None
     on_end: Callable[[Session], None] | None = None
     watch: Callable[[Session], None] | None = None
 
@@ -321,7 +199,7 @@ class Session:
 
     def overdue(self, now_ms: int) -> Code | None:
         """Return why a session fails whose timer has fired; None: nothing was to come."""
-        code = _OVERDUE.get(self.state)
+        code = OVERDUE.get(self.state)
         late = self.is_late(now_ms) and self.state is not State.EXPECT_PLAINTEXT
         return Code.HANDSHAKE_TIMEOUT if code and late else code
 
@@ -352,6 +230,11 @@ class Session:
         return str(self.plan.localid) if self.plan.localid and self.plan.credentials else ""
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """What RADIUS servers have tagged the remote's identity with."""
+        return self.access.tags if self.access is not None else ()
+
+    @property
     def verified(self) -> bool:
         """Whether the remote was asked who it is, and proved it."""
         return self.facts is not None and self.facts.remote_verified and self.plan.remote_auth is not RemoteAuth.IGNORE
@@ -376,6 +259,7 @@ class Session:
             group=_fitting(facts.group, _GROUP_B),
             alpn=facts.alpn if len(facts.alpn) <= _ALPN_B else b"",
             subject=_fitting(facts.remote_subject, len(facts.remote_subject.encode())),
+            tags=len(self.tags),
         )
 
     def _fields(self) -> dict[str, Value]:
@@ -394,6 +278,7 @@ class Session:
         return {
             **fields,
             "remoteid": self.remoteid,
+            **({"tags": " ".join(self.tags)} if self.tags else {}),
             "verified": self.verified,
             "version": self.version,
             "cipher": self.facts.cipher,
@@ -433,7 +318,8 @@ class Session:
         """
         code = error.code
         daily = code // 100 == 3 or code in _DAILY
-        event = "session.refused" if code // 100 in (1, 2, 4) and not daily else "session.failed"
+        refused = code // 100 in (1, 2, 4) or code in _BY_RADIUS
+        event = "session.refused" if refused and not daily else "session.failed"
         why: dict[str, Value] = {"code": int(code), "rule": code.name.lower()}
         how: dict[str, Value] = {
             "state": self.state.name.lower(),
@@ -455,6 +341,7 @@ class Session:
             "side": self.plan.side.name.lower(),
             "localid": self.localid,
             "remoteid": self.remoteid,
+            "tags": list(self.tags),
             "version": self.version,
             "cipher": facts.cipher if facts else "",
             "group": facts.group if facts else "",

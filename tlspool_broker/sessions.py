@@ -1,4 +1,4 @@
-"""The life of all sessions: what is done in each state of session.py's table, and what is kept for later.
+"""The life of all sessions: what is done in each state of states.py's table, and what is kept for later.
 
 Nothing here looks at a frame or a control message: applications arrive through apps.py and calls/, workers
 through ``worker_said``, operators through core.py.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from tlspool_broker import briefing, kept, policy
 from tlspool_broker.access import Access
+from tlspool_broker.admitting import Admitting
 from tlspool_broker.choice import Stored
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
@@ -63,6 +64,7 @@ class Sessions:
         chooser: Chooser,
         online: Online,
         judging: Judging,
+        admitting: Admitting,
         explain: Explain,
         quotas: Quotas,
     ) -> None:
@@ -70,6 +72,8 @@ class Sessions:
         self._settings = settings
         self._online = online
         self._judging = judging
+        self._admitting = admitting
+        admitting.bind(self._fail, self._relay)
         self._explain = explain
         self._connections = connections
         self._workers = workers
@@ -116,6 +120,7 @@ class Sessions:
         alpn: bytes,
         as_server: Plan | None = None,
         *,
+        remote_address: str = "",
         chooses: bool = False,
     ) -> None:
         """Begin a session that was admitted; from here on it answers for itself.
@@ -138,6 +143,7 @@ class Sessions:
             started_ms=self._out.now_ms,
             deadline_ms=None if timeout_ms is None else self._out.now_ms + timeout_ms,
             state=State.EXPECT_CHOICE if chooses else self._first_state(plan),
+            remote_address=remote_address,
         )
         self._by_id[session_id] = session
         self.keys.add(session)
@@ -253,8 +259,9 @@ class Sessions:
                 self._fail(session, PoolError(Code.WORKER_DIED, reason), Happening.WORKER_LOST)
                 continue
             if session.established_ms:
-                self._out(session.end_note(session.lost(reason), self._out.now_ms))
-            self._over(session, Happening.WORKER_LOST)
+                self._relay_ended(session, session.lost(reason), Happening.WORKER_LOST)
+            else:
+                self._over(session, Happening.WORKER_LOST)
 
     # --- what the worker says -------------------------------------------------------------------------
 
@@ -281,13 +288,12 @@ class Sessions:
             case RemoteShown():
                 self._judging.shown(session, message)
             case HandshakeDone():
-                self._handshake_done(session, message)
+                self._admitting.done(session, message)
             case HandshakeFailed():
                 error = session.refusal or PoolError(code_of(message.code) or Code.INTERNAL, message.detail)
                 self._fail(session, error, happening, policy.told(error.code, "", message.alert))
             case SessionEnded() if session.state is State.RELAYING:
-                self._out(session.end_note(message, self._out.now_ms))
-                self._over(session, happening)
+                self._relay_ended(session, message, happening)
             case SessionEnded():
                 self._fail(session, policy.lost_before_plaintext(message), happening, "")
 
@@ -296,7 +302,13 @@ class Sessions:
             return  # said before it heard of the end
         if session.established_ms:
             words = message if isinstance(message, SessionEnded) else session.lost("it spoke of a handshake")
-            self._out(session.end_note(words, self._out.now_ms))
+            self._relay_ended(session, words, happening)
+        else:
+            self._over(session, happening)
+
+    def _relay_ended(self, session: Session, words: SessionEnded, happening: Happening) -> None:
+        self._out(session.end_note(words, self._out.now_ms))
+        self._admitting.ended(session, words)
         self._over(session, happening)
 
     def _hello_seen(self, session: Session, worker: Worker, message: ClientHelloSeen) -> None:
@@ -310,25 +322,6 @@ class Sessions:
             self._propose(session)
         else:
             self._go_on(session, worker, Happening.HELLO_SEEN)
-
-    def _handshake_done(self, session: Session, facts: HandshakeDone) -> None:
-        session.facts = facts
-        try:
-            accepted = self._judging.done(session, facts)
-            session.remoteid = policy.judge_remote(session.plan, facts, accepted=accepted)
-        except PoolError as error:
-            if error.code is Code.INTERNAL:
-                raise
-            self._fail(session, error)
-            return
-        if session.plain is not None:
-            plain, session.plain = session.plain, None
-            self._relay(session, plain, Happening.HANDSHAKE_DONE)
-            return
-        session.move(Happening.HANDSHAKE_DONE, State.EXPECT_PLAINTEXT)
-        self._out(Arm(timer_of(session), self._settings.callback_timeout_s * 1000))
-        if session.exchange is not None:
-            self._connections.call_back(session.exchange, Cmd.PLAINTEXT_CONNECT, session.echo().to_payload())
 
     # --- what the application says --------------------------------------------------------------------
 
@@ -423,6 +416,8 @@ class Sessions:
             return session.worker if session else None
         if session.state is State.EXPECT_ADVICE and not session.is_late(self._out.now_ms):
             self._judging.late(session)
+        elif session.state is State.EXPECT_RADIUS:
+            self._admitting.late(session)
         elif session.refusal is not None:
             self._fail(session, session.refusal)
         elif code := session.overdue(self._out.now_ms):
@@ -479,6 +474,7 @@ class Sessions:
             self._connections.end(exchange, code)
         for keeper in (self._waits, self._chooser, self._judging):
             keeper.forget(session)
+        self._admitting.failed(session, error)
         self.keys.free(session)
         session.let_go_of_fds(self._out, shut=not tell)  # when the application will not be told, the remote is
         if happening is Happening.GIVEN_UP and session.worker is not None:

@@ -32,6 +32,7 @@ from tlspool_broker.events import (
     KeepWorker,
     KeyTold,
     Note,
+    RadiusHeard,
     SendApp,
     SendHelper,
     SendMaster,
@@ -45,6 +46,7 @@ from tlspool_broker.events import (
 )
 from tlspool_broker.keyquestions import KeyQuestions
 from tlspool_broker.loads import Lag, Loads
+from tlspool_broker.radius_questions import RadiusQuestions
 from tlspool_broker.timers import Timers
 from tlspool_common import grants
 from tlspool_common.fd import OwnedFd
@@ -69,6 +71,7 @@ class Shell:
         self.applications = Applications(self.happened, own, most_connections, core.quotas.of, log)
         self.borders = Borders(self.happened, settings, log)
         self.questions = KeyQuestions(self.happened)
+        self.radius_questions = RadiusQuestions(self.happened)
         self.loads = Loads()
         self._lag = Lag(self.loads)
         self._log = log
@@ -141,6 +144,8 @@ class Shell:
                 self.borders.send_peer(keyd, about_key, exchange=exchange)
             case KeyTold(number, answer):
                 self.questions.told(number, answer)
+            case RadiusHeard(number, heard):
+                self.radius_questions.heard(number, heard)
             case SendMaster(peer, to_master):
                 self.borders.send_peer(peer, to_master)
             case ClosePeer(peer):

@@ -120,6 +120,27 @@ def reload(path: Path) -> Settings:
     return newer
 
 
+class Secrets:
+    """The file with the secrets of RADIUS servers: which only their helper reads, when it starts."""
+
+    def __init__(self, config: Settings) -> None:
+        self._seen = _look(config.radius_secret_file)
+
+    def changed(self, newer: Settings) -> bool:
+        """Whether it is another one than at the last reload, or the start."""
+        seen, self._seen = self._seen, _look(newer.radius_secret_file)
+        return seen != self._seen
+
+
+def _look(path: Path | None) -> tuple[int, int, int] | None:
+    """Return what shows that a file has changed."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
 def _reaches_radius(newer: Settings, restart: str) -> None:
     """See that the helper that speaks RADIUS would have what it needs.
 

@@ -246,6 +246,7 @@ class Views:
                 "for_keyd": counts[State.EXPECT_KEYD],
                 "for_worker": counts[State.EXPECT_WORKER],
                 "for_helper": counts[State.EXPECT_ADVICE],
+                "for_radius": counts[State.EXPECT_RADIUS],
             },
             "grants_issued": core.keyd.issued.total(),
         }
@@ -288,8 +289,11 @@ def describe(session: Session, now_ms: int) -> Answer:
         "subject": facts.remote_subject if facts else "",
         "certificate_sha256": facts.remote_sha256.hex() if facts else "",
         "names": list(facts.remote_names) if facts else [],
+        **(dict(session.meter.describe(session.access, now_ms)) if session.meter and session.access else {}),
         "generation": session.generation,
         "policy": session.terms.crypto.name if session.terms else "",
+        "remote_address": session.remote_address,
+        "radius": _radius(session),
         "worker_pid": worker.pid if worker else None,
         "controlled": session.controller is not None,
         "forks": session.forks,
@@ -298,6 +302,25 @@ def describe(session: Session, now_ms: int) -> Answer:
         "explain": f"tlspool explain {int(session.session_id)}",
     }
     return answer
+
+
+def _radius(session: Session) -> dict[str, object] | None:
+    """Return what RADIUS servers have granted; None: they have nothing to do with it."""
+    access = session.access
+    if access is None:
+        return None
+    return {
+        "rule": access.rule or "the defaults",
+        "servers": list(access.servers),
+        "acct_id": access.acct_id,
+        "accounted": session.accounted,
+        "attributes": list(access.attributes),
+        "classes": len(access.classes),
+        "session_timeout_s": access.session_timeout_s,
+        "idle_timeout_s": access.idle_timeout_s,
+        "interim_s": access.interim_s,
+        "asked_again": bool(access.terminate),
+    }
 
 
 def _deadline_s(session: Session, now_ms: int) -> float | None:

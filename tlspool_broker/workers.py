@@ -36,6 +36,7 @@ from tlspool_broker.events import (
     KeepWorker,
     PeerId,
     SendMaster,
+    SendWorker,
     SessionId,
     Timer,
     WelcomeMaster,
@@ -43,7 +44,7 @@ from tlspool_broker.events import (
 )
 from tlspool_broker.out import Out
 from tlspool_common.fd import OwnedFd
-from tlspool_common.messages import PROTOCOL, MasterHello, RetireWorker, SpawnWorkers, WorkerBorn, WorkerGone
+from tlspool_common.messages import PROTOCOL, EndKept, MasterHello, RetireWorker, SpawnWorkers, WorkerBorn, WorkerGone
 from tlspool_common.settings import Settings
 
 SETTLE_MS = 200
@@ -77,7 +78,8 @@ class Worker:
         nonce: of the question that it was asked as one that an earlier broker had; 0: it has told everything.
         answered: its answer has begun; all that came before was not meant for us.
         told_to: the highest number of a session that it has told of; ``asked_after``: it was so when we asked last.
-        finishes: it is let go as soon as it has no session.
+        finishes: it is let go as soon as it has no session, and ``unkept`` is 0: how many have ended of which no record
+            is on the disk yet.
     """
 
     number: WorkerNumber
@@ -96,6 +98,7 @@ class Worker:
     told_to: int = 0
     asked_after: int = 0
     finishes: bool = False
+    unkept: int = 0
 
     def row(self, now_ms: int) -> dict[str, object]:
         """Return the worker as the operator's socket shows it."""
@@ -158,6 +161,11 @@ class Workers:
     def has_master(self) -> bool:
         """Whether more workers can be had."""
         return self._master is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a master, and it has had the time to introduce the workers that it has."""
+        return self._master is not None and not self._settling
 
     # --- sessions -------------------------------------------------------------------------------------
 
@@ -251,9 +259,17 @@ class Workers:
         worker.retired = worker.finishes = True
         return self.let_go_if_idle(worker)
 
+    def end_kept(self, worker: Worker, session_id: SessionId) -> None:
+        """How a session has ended that this worker had is on the disk."""
+        worker.unkept -= 1
+        if worker.number in self._all:
+            self._out(SendWorker(worker.number, EndKept(session_id=session_id)))
+            if worker.finishes:
+                self.let_go_if_idle(worker)
+
     def let_go_if_idle(self, worker: Worker) -> bool:
         """Let a worker go that has no session, as far as it has told; return whether it was."""
-        if worker.sessions or worker.nonce or worker.number not in self._all:
+        if worker.sessions or worker.nonce or worker.unkept or worker.number not in self._all:
             return False
         self.let_go(worker)
         return True

@@ -78,8 +78,15 @@ def _side(value: str) -> Side:
 
 
 def _localid(value: str) -> str:
-    if value == NOBODY:
-        return value
+    return value if value == NOBODY else selector(value)
+
+
+def selector(value: str) -> str:
+    """Return an identity or a selector in normal form.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         return str(parse_selector_untrusted(value))
     except PoolError as error:

@@ -50,7 +50,14 @@ class Cmd(IntEnum):
     LOCAL_OPTIONS = 0x80000001
     LOCAL_DETAILS = 0x80000002
     LOCAL_IDENTITIES = 0x80000003
+    LOCAL_TAGS = 0x80000004
     LOCAL_ASKER = 0x80000010
+    LOCAL_SUBJECT = 0x80000020
+    LOCAL_AUTHENTICATE = 0x80000021
+    LOCAL_AUTHORIZE = 0x80000022
+    LOCAL_ACCOUNT_START = 0x80000023
+    LOCAL_ACCOUNT_UPDATE = 0x80000024
+    LOCAL_ACCOUNT_END = 0x80000025
 
 
 class Flag(IntFlag):
@@ -124,12 +131,12 @@ def text_field(name: str, value: str, size_b: int) -> bytes:
 
 @record
 class Frame:
-    """A frame whose payload is not interpreted yet."""
+    """A frame whose payload is not interpreted yet, and not shown: a PIN or a password may be in it."""
 
     reqid: int
     cbid: int
     cmd: int
-    payload: bytes = b""
+    payload: bytes = field(default=b"", repr=False)
 
     def to_bytes(self) -> bytes:
         """Return the 388 bytes."""
@@ -291,7 +298,7 @@ class Verified(IntEnum):
 class Details:
     """LOCAL_DETAILS: asked with the control key of a session this connection controls; answered by the same.
 
-    In the request only ``ctlkey`` counts.
+    In the request only ``ctlkey`` counts.  ``tags``: how many there are for LOCAL_TAGS (aaawire.py) to tell.
     """
 
     ctlkey: bytes = field(repr=False)
@@ -303,8 +310,9 @@ class Details:
     group: str = ""
     alpn: bytes = b""
     subject: str = ""
+    tags: int = 0
 
-    FORM: ClassVar[struct.Struct] = struct.Struct("=16sQHBB64s32sB63s160s")
+    FORM: ClassVar[struct.Struct] = struct.Struct("=16sQHBB64s32sB63s160sH")
 
     def to_payload(self) -> bytes:
         """Write the payload; the subject is shortened to fit."""
@@ -322,12 +330,13 @@ class Details:
             len(self.alpn),
             self.alpn,
             text_field("subject", subject, 160),
+            self.tags,
         )
 
     @classmethod
     def from_payload_untrusted(cls, payload: bytes) -> Details:
         """Read the payload; raises BadPayload."""
-        key, session_id, version, verified, resumed, cipher, group, alpn_b, alpn, subject = cls.FORM.unpack_from(
+        key, session_id, version, verified, resumed, cipher, group, alpn_b, alpn, subject, tags = cls.FORM.unpack_from(
             payload
         )
         if alpn_b > 63:
@@ -342,6 +351,7 @@ class Details:
             text_untrusted("group", group),
             alpn[:alpn_b],
             text_untrusted("subject", subject),
+            tags,
         )
 
 

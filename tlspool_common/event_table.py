@@ -24,8 +24,8 @@ class Recorded(Enum):
 class Event:
     """One row.
 
-    ``daemons`` has the letters of Part, O for ``tlspool-online`` and R for ``tlspool-radius``.  ``provoked``: remotes or callers can make it
-    happen as often as they like, so that only so many lines a second are written.
+    ``daemons``: letters of Part, and O for ``tlspool-online``, R for ``tlspool-radius``.  ``provoked``: remotes or
+    callers can make it happen as often as they like, so that only so many lines a second are written.
     """
 
     daemons: str
@@ -44,12 +44,23 @@ TABLE: dict[str, Event] = {
     "session.failed": Event("B", "something else did: the remote, keyd, a token, the network", _YES, provoked=True),
     "session.kill": Event("B", "an operator ends a session", _YES),
     "sessions.kill": Event("B", "an operator ends several: those of a caller, a remote, a worker, or all", _YES),
+    "radius.test": Event("B", "an operator asks the RADIUS servers about a remote", _YES),
+    "radius.retry": Event("B", "an operator has accounting records sent now, to dead servers too", _YES),
     "session.resumed": Event("B", "a session of an earlier broker is under this one's control now", _YES),
     "session.not_kept": Event("B", "something of a session fits no record: no later broker will control it"),
     "session.reauthenticated": Event("B", "the remote of a session was asked once more who it is", _YES),
     "session.asked": Event(
         "B", "the remote of a client asks once more who we are; and whether it was told", _YES, True
     ),
+    "radius.answered": Event("B", "what has become of a question to RADIUS servers, and how long it took"),
+    "radius.rejected": Event("B", "a RADIUS server refuses a remote: which, and what it says", _YES, provoked=True),
+    "radius.unanswered": Event(
+        "B", "no RADIUS server has said anything about a remote; and whether its rule lets it in", _YES, provoked=True
+    ),
+    "radius.unkept": Event("B", "the helper cannot keep an accounting record, and says why", provoked=True),
+    "session.renewed": Event("B", "a session timeout of RADIUS was over, and servers were asked again", _YES),
+    "radius.disconnect": Event("B", "a RADIUS server ends a session (RFC 5176)", _YES),
+    "radius.change": Event("B", "a RADIUS server changes timeouts or tags of a session (RFC 5176)", _YES),
     "session.asks_online": Event("B", "a handshake waits for the network to say whether the remote is revoked"),
     "session.attached": Event("B", "a connection has taken control of a session"),
     "session.detached": Event("B", "a connection has given up control of a session"),
@@ -66,6 +77,14 @@ TABLE: dict[str, Event] = {
     "caller.refused": Event("B", "a user has too many connections", _YES, provoked=True),
     "caller.descriptors_lost": Event("B", "the kernel did not deliver all descriptors of a frame", provoked=True),
     "listener.paused": Event("B", "no connection can be taken for a moment: descriptors are used up", provoked=True),
+    # --- the AAA of applications ----------------------------------------------------------------------------
+    "aaa.accepted": Event("B", "a RADIUS server accepts whom an application has asked about", _YES, provoked=True),
+    "aaa.rejected": Event("B", "it does not: whom, what for, and what it says", _YES, provoked=True),
+    "aaa.unanswered": Event("B", "no server has answered an application, or none could be asked", _YES, provoked=True),
+    "account.started": Event("B", "an application begins to account for something: whose, what", _YES, provoked=True),
+    "account.ended": Event("B", "that is over: how many items, and why", _YES, provoked=True),
+    "account.resumed": Event("B", "what applications account for is known from an earlier broker: how many items"),
+    "account.unreadable": Event("B", "a file about such an item cannot be read, or written, and stays as it is"),
     # --- services for people ------------------------------------------------------------------------------
     "choice.service_registered": Event("B", "a program that lets a user choose identities is there", _YES),
     "choice.service_gone": Event("B", "it is gone"),
@@ -183,10 +202,10 @@ TABLE: dict[str, Event] = {
     "reauth.failed": Event("W", "a remote that was asked once more did not prove who it is", provoked=True),
     "message.received": Event("W", "a message from the broker"),
     "message.sent": Event("W", "a message to the broker"),
-    # --- the helper that asks the network -------------------------------------------------------------------
-    "helper.connected": Event("B", "the helper is there"),
-    "helper.lost": Event("B", "the helper is gone; another is started when it is needed"),
-    "helper.gone": Event("B", "the helper's process has ended"),
+    # --- the helpers: one asks the network, one speaks RADIUS -----------------------------------------------
+    "helper.connected": Event("B", "a helper is there"),
+    "helper.lost": Event("B", "a helper is gone; another is started when it is needed"),
+    "helper.gone": Event("B", "a helper's process has ended"),
     "staple.fetched": Event("B", "there is an OCSP response for a certificate of ours"),
     "staple.absent": Event("B", "there is none"),
     "online.counters": Event("O", "what the helper has done"),
@@ -205,7 +224,7 @@ TABLE: dict[str, Event] = {
     "radius.secret_short": Event("R", "a shared secret can be guessed"),
     "radius.spool_open": Event("R", "the spool is open; so many records wait, so many sessions and items are open"),
     "radius.spool_unusable": Event("R", "it cannot be used, and nothing can be accounted for"),
-    "radius.dynamic": Event("R", "a server wants sessions ended or changed; and what became of it"),
+    "radius.dynamic": Event("BR", "a server wants sessions ended or changed; of so many, or why of none"),
     "radius.dynamic_dropped": Event("R", "what came where such requests come in is none that counts"),
     "radius.internal": Event("R", "a bug in the helper"),
     "radius.broker_broken": Event("R", "the broker broke the table of messages"),

@@ -81,8 +81,9 @@ KEY_LINE_B = KEY_URI_B + 48
 TOLD_B = 350
 """What is told of a session that relays: the buffer of PIOC_PRNG, which is a little larger than that of PIOC_INFO."""
 
-RECORD_B = 8192
-"""What a worker keeps of a session for the broker: usually below 1 KiB; the names of a certificate may be long."""
+RECORD_B = 16384
+"""What a worker keeps of a session for the broker: usually 1 KiB; the names of a certificate may be long, and so may be
+what RADIUS servers want sent back."""
 
 GRANT_LIFE_S = 300
 """Longest life of a grant.  The broker takes the handshake's deadline where that is nearer."""
@@ -175,3 +176,18 @@ RADIUS_LISTED = 50
 
 RADIUS_LINE_B = 700
 """A line about a server or a record."""
+
+RADIUS_ITEMS = 10_000
+"""Items of applications that are accounted for at a time; with 2 KiB each, some 20 MiB."""
+
+RADIUS_ITEMS_PER_CALLER = 1_000
+"""Of one user: what a busy service has under way at a time, and a tenth of all."""
+
+RADIUS_ITEM_S = 7 * 86_400
+"""For an application to speak of an item again: a week, after which it has forgotten it."""
+
+RADIUS_ASKED_PER_CALLER = 64
+"""Questions of one user's applications that are open at a time: a quarter of what the helper takes."""
+
+RADIUS_SUBJECTS = 64
+"""Of a connection: who was named, and not asked about yet; and verdicts whose tags are told."""

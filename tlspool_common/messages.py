@@ -30,6 +30,7 @@ from tlspool_common.messages_judging import RemoteShown as RemoteShown
 from tlspool_common.messages_judging import RevocationTold as RevocationTold
 from tlspool_common.messages_judging import StapleTold as StapleTold
 from tlspool_common.messages_judging import Verdict as Verdict
+from tlspool_common.messages_radius import Access as Access
 from tlspool_common.messages_radius import AccessTold as AccessTold
 from tlspool_common.messages_radius import Account as Account
 from tlspool_common.messages_radius import Accounted as Accounted
@@ -38,9 +39,12 @@ from tlspool_common.messages_radius import AskAccess as AskAccess
 from tlspool_common.messages_radius import AskRadius as AskRadius
 from tlspool_common.messages_radius import DynamicAsked as DynamicAsked
 from tlspool_common.messages_radius import DynamicTold as DynamicTold
+from tlspool_common.messages_radius import Purpose as Purpose
 from tlspool_common.messages_radius import RadiusHello as RadiusHello
 from tlspool_common.messages_radius import RadiusTold as RadiusTold
+from tlspool_common.messages_radius import Status as Status
 from tlspool_common.messages_rejoining import BrokerAway as BrokerAway
+from tlspool_common.messages_rejoining import EndKept as EndKept
 from tlspool_common.messages_rejoining import KeepChannel as KeepChannel
 from tlspool_common.messages_rejoining import KeepRecord as KeepRecord
 from tlspool_common.messages_rejoining import MasterLeaves as MasterLeaves
@@ -483,6 +487,7 @@ TABLE: tuple[Row, ...] = (
     Row(0x8A, SessionsTold, _W, _B),
     Row(0x8C, AskTraffic, _B, _W),
     Row(0x8E, Traffic, _W, _B),
+    Row(0x9E, EndKept, _B, _W),
     Row(0x90, OnlineHello, _O, _B, first=True),
     Row(0x92, AskRevocation, _B, _O, answer=RevocationTold),
     Row(0x93, RevocationTold, _O, _B),

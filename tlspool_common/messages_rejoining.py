@@ -37,10 +37,21 @@ class MasterLeaves(Message):
 
 @named_record
 class KeepRecord(Message):
-    """Keep this for whoever is the broker when it asks (TellSessions): it cannot be read or made by a worker."""
+    """Keep this for whoever is the broker when it asks (TellSessions): it cannot be read or made by a worker.
+
+    The end of one that is ``accounted`` for is told to each broker, until one says EndKept.
+    """
 
     session_id: U64
     record: Sealed = field(repr=False)
+    accounted: bool = False
+
+
+@named_record
+class EndKept(Message):
+    """How this session has ended is on the disk: no other broker need hear of it."""
+
+    session_id: U64
 
 
 @named_record

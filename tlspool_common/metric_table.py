@@ -7,7 +7,7 @@ Labels have few values, known beforehand.  They are words of ours: no identity, 
 nothing else that somebody outside chooses, gets into one.  A value that is none of the known ones is ``other``.
 ``token`` is the one label whose values are the operator's: lines of the configuration.
 
-RADIUS and other subjects to come bring rows of their own, between those of sessions and keys.
+Other subjects to come bring rows of their own, between those of sessions and keys.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ SCHEMES = (
 RULES = tuple(code.name.lower() for code in Code if code is not Code.OK)
 STATES = (
     "expect_choice", "expect_localid", "expect_keyd", "expect_worker", "expect_client_hello", "expect_handshake",
-    "expect_advice", "expect_alert", "expect_plaintext", "relaying", "expect_end",
+    "expect_advice", "expect_alert", "expect_radius", "expect_plaintext", "relaying", "expect_end",
 )  # fmt: skip
 EXITS = {
     0: "ok", 1: "uncaught", 10: "channel_broken", 11: "bug", 12: "start", 13: "provider", 78: "configuration",
@@ -101,6 +101,13 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     ),
     "trail": ("off", "written", "lost"),
     "answer": ("answered", "unanswered", "not_asked"),
+    "helper": ("online", "radius"),
+    "purpose": ("authenticate", "authorize"),
+    "access": ("accepted", "rejected", "unanswered", "unasked", "not_asked"),
+    "aaa": ("accepted", "rejected", "unanswered"),
+    "account": ("started", "ended"),
+    "status": ("start", "stop", "interim"),
+    "kept": ("kept", "refused"),
     "reload": ("done", "refused"),
     "event": (*sorted(PROVOKED),),
 }  # fmt: skip
@@ -111,8 +118,10 @@ FREE = ("token", "version_of_pool")
 
 _HANDSHAKE_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 40.0)
 _SESSION_S = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
+_RADIUS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 _KEY_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Bounds of buckets: a handshake has its timeout at 40 s by default, a signature at 10 s (pkcs11_timeout_s)."""
+"""Bounds of buckets: a handshake has its timeout at 40 s by default, a signature at 10 s (pkcs11_timeout_s), a RADIUS
+server at 2 s, and all of them together at 8 s."""
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 _TLS = {"side": "side", "version": "version", "group": "group"}
@@ -190,12 +199,36 @@ TABLE: tuple[Metric, ...] = (
            "time",
            sources=_of({}, "pin.stored")),
     Metric("tlspool_database_history", _G, "B", "changes that can be undone"),
-    # --- the helper -----------------------------------------------------------------------------------------
+    # --- RADIUS ---------------------------------------------------------------------------------------------
+    Metric("tlspool_radius_questions", _C, "B", "questions to RADIUS servers, by what came of them: `unanswered` where "
+           "none has answered in time, `unasked` where it could not be asked, `not_asked` where nobody was there to "
+           "ask, or too many did", ("purpose", "access"),
+           sources=_of({"purpose": "purpose", "access": "access"}, "radius.answered")),
+    Metric("tlspool_radius_seconds", _H, "B", "from the question until a server has answered, or none has",
+           ("purpose",), "seconds", _RADIUS_S, _of({"purpose": "purpose"}, "radius.answered", field="ms")),
+    Metric("tlspool_radius_connected", _G, "B", "whether the broker has the helper that speaks RADIUS; 0 too where no "
+           "server is configured"),
+    Metric("tlspool_radius_open", _G, "B", "questions to RADIUS servers that have no answer yet"),
+    Metric("tlspool_radius_records", _G, "B", "accounting records that the helper has not on its disk yet"),
+    Metric("tlspool_radius_records_told", _C, "B", "accounting records that the helper has on its disk (`kept`), or "
+           "could not keep (`refused`), by what they say", ("status", "kept")),
+    Metric("tlspool_radius_sessions", _G, "B", "sessions that RADIUS servers have let in, or are accounted for"),
+    Metric("tlspool_radius_records_unkept", _C, "B", "accounting records that it could not keep, and nobody waited for",
+           sources=_of({}, "radius.unkept")),
+    # --- the helpers ----------------------------------------------------------------------------------------
     Metric("tlspool_helper_questions", _C, "B", "questions about revocation to the helper that asks the network, by "
            "what came of them", ("answer",)),
     Metric("tlspool_helper_open", _G, "B", "questions to the helper that have no answer yet"),
-    Metric("tlspool_helper_lost", _C, "B", "times that the helper has ended without being told to",
-           sources=_of({}, "helper.lost")),
+    Metric("tlspool_helper_lost", _C, "B", "times that a helper has ended without being told to", ("helper",),
+           sources=_of({"helper": "helper"}, "helper.lost")),
+    # --- the AAA of applications ------------------------------------------------------------------------------
+    Metric("tlspool_application_questions", _C, "B", "questions of applications to RADIUS servers, by what came of "
+           "them", ("aaa",),
+           sources=tuple(Source(f"aaa.{said}", {"aaa": f"={said}"}) for said in DOMAINS["aaa"])),
+    Metric("tlspool_application_accounts", _C, "B", "what applications account for: how much began, and was over",
+           ("account",),
+           sources=tuple(Source(f"account.{said}", {"account": f"={said}"}) for said in DOMAINS["account"])),
+    Metric("tlspool_application_items", _G, "B", "what applications account for now"),
     # --- other daemons and workers ----------------------------------------------------------------------------
     Metric("tlspool_keyd_connected", _G, "B", "whether the broker has keyd"),
     Metric("tlspool_master_connected", _G, "B", "whether the broker has a worker master"),

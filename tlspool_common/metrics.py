@@ -72,7 +72,7 @@ class Metrics:
     def read(self, event: str, fields: Mapping[str, Value]) -> None:
         """Hear a fact."""
         for metric, source in self._rules.get(event, ()):
-            amount = fields.get(source.field, 0) if source.field else 1
+            amount = fields.get(source.field) if source.field else 1
             if not isinstance(amount, (int, float)):
                 continue
             labels = tuple(self._label(name, source, fields) for name in metric.labels)

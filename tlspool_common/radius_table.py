@@ -172,10 +172,10 @@ TABLE: tuple[Attribute, ...] = (
 BY_NAME = {attribute.name: attribute for attribute in TABLE}
 
 
-def dictionary() -> str:
-    """Return the table as a dictionary file of FreeRADIUS and pyrad."""
+def dictionary(vendors: tuple[int, ...] = (0, VENDOR)) -> str:
+    """Return the table as a dictionary file: pyrad wants all of it, a server has those of no vendor already."""
     lines: list[str] = []
-    for vendor in (0, VENDOR):
+    for vendor in vendors:
         if vendor:
             lines += [f"VENDOR\t{VENDOR_NAME}\t{VENDOR}", f"BEGIN-VENDOR\t{VENDOR_NAME}"]
         for one in TABLE:

@@ -10,10 +10,11 @@ import stat
 import subprocess  # loads PKCS #11 modules, which may crash
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from tlspool_common import setting_checks_radius
+from tlspool_common.setting_remarks import Remark as Remark
+from tlspool_common.setting_remarks import directory_at, stat_of
 from tlspool_common.settings import Settings
 
 SOCKET_PATH_B = 107
@@ -23,22 +24,6 @@ _LOAD_S = 20.0
 """For a module to load: some of them look for hardware."""
 
 _LOAD = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).C_GetFunctionList"
-
-Level = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """One thing that is not as it should be, and what to do about it."""
-
-    level: Level
-    keyword: str
-    subject: str
-    text: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.keyword} {self.subject}: {self.text}; {self.remedy}"
 
 
 def look(settings: Settings, path: Path) -> list[Remark]:
@@ -52,20 +37,12 @@ def look(settings: Settings, path: Path) -> list[Remark]:
         *_pin_file(settings),
         *_modules(dict.fromkeys(module.path for module in settings.pkcs11)),
         *_lists(settings),
+        *setting_checks_radius.look(settings),
     ]
 
 
-def _stat(keyword: str, path: Path) -> os.stat_result | Remark:
-    try:
-        return path.stat()
-    except PermissionError:
-        return Remark("note", keyword, str(path), "cannot be looked at by this user", "run this as root")
-    except OSError as error:
-        return Remark("error", keyword, str(path), error.strerror or str(error), "make it, or name another")
-
-
 def _file(path: Path) -> Iterator[Remark]:
-    found = _stat("configuration", path)
+    found = stat_of("configuration", path)
     if isinstance(found, Remark):
         yield found
     elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -98,25 +75,15 @@ def _sockets(settings: Settings) -> Iterator[Remark]:
         if len(os.fsencode(path)) > SOCKET_PATH_B:
             text = f"a socket's path has at most {SOCKET_PATH_B} bytes"
             yield Remark("error", keyword, str(path), text, "choose a shorter one")
-    found = _stat("run_dir", settings.run_dir)
+    found = stat_of("run_dir", settings.run_dir)
     if not isinstance(found, Remark) and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         text = "everybody can put other sockets into the place of ours"
         yield Remark("error", "run_dir", str(settings.run_dir), text, f"chmod o-w {settings.run_dir}")
 
 
-def _directory(keyword: str, path: Path, made: str) -> os.stat_result | Remark:
-    """Look at a directory that a daemon makes where there is none."""
-    found = _stat(keyword, path)
-    if isinstance(found, Remark):
-        return Remark("note", keyword, str(path), "is not there yet", made) if found.level == "error" else found
-    if not stat.S_ISDIR(found.st_mode):
-        return Remark("error", keyword, str(path), "is no directory", "name another")
-    return found
-
-
 def _databases(settings: Settings) -> Iterator[Remark]:
     path = settings.dbenv_dir
-    found = _directory("dbenv_dir", path, "the broker makes it at its start")
+    found = directory_at("dbenv_dir", path, "the broker makes it at its start")
     if isinstance(found, Remark):
         yield found
     elif found.st_uid != settings.broker_user:
@@ -131,7 +98,7 @@ def _audit(settings: Settings) -> Iterator[Remark]:
     path = settings.audit_dir
     if path is None:
         return
-    found = _directory("audit_dir", path, "a daemon that may makes it at its start")
+    found = directory_at("audit_dir", path, "a daemon that may makes it at its start")
     if isinstance(found, Remark):
         yield found
     elif found.st_mode & stat.S_IWOTH:
@@ -146,7 +113,7 @@ def _pin_file(settings: Settings) -> Iterator[Remark]:
     path = settings.pkcs11_pin_file
     if path is None:
         return
-    found = _stat("pkcs11_pin_file", path)
+    found = stat_of("pkcs11_pin_file", path)
     if isinstance(found, Remark):
         yield found
     elif not stat.S_ISREG(found.st_mode):
@@ -163,7 +130,7 @@ def _pin_file(settings: Settings) -> Iterator[Remark]:
 
 def _modules(paths: Iterable[str]) -> Iterator[Remark]:
     for path in paths:
-        found = _stat("pkcs11_path", Path(path))
+        found = stat_of("pkcs11_path", Path(path))
         if isinstance(found, Remark):
             yield found
         elif found.st_mode & stat.S_IWOTH:
@@ -196,7 +163,7 @@ def _why_not_loadable(path: str) -> str:
 
 def _lists(settings: Settings) -> Iterator[Remark]:
     for path in settings.crl_file:
-        found = _stat("crl_file", path)
+        found = stat_of("crl_file", path)
         if isinstance(found, Remark):
             yield found
         elif not stat.S_ISREG(found.st_mode):

@@ -456,20 +456,36 @@ TABLE: tuple[Option, ...] = (
 
 BY_NAME = {option.name: option for option in TABLE}
 
-REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B", "limit": "B", "radius": "B"}
+REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B", "account": "B", "limit": "B", "radius": "B"}
 """``pkcs11_path MODULE`` once for each ``pkcs11_token URI``: the module named last serves the token.  ``access``:
-tlspool_common/access.py.  ``limit``: tlspool_common/quota.py.
-``radius``: tlspool_common/radius_rules.py."""
+tlspool_common/access.py.  ``account``: account_rules.py there.  ``limit``: quota.py.  ``radius``: radius_rules.py."""
 
-DERIVED = {"pkcs11": "K", "sockets": "B", "access": "B", "quotas": "B", "radius": "B", "signature_wait_s": "BWK"}
+DERIVED = {
+    "pkcs11": "K",
+    "sockets": "B",
+    "access": "B",
+    "accounts": "B",
+    "quotas": "B",
+    "radius": "B",
+    "signature_wait_s": "BWK",
+}
 """What the parser makes of several lines, and who needs it."""
 
-DERIVED_AT_START = {"pkcs11": "K", "sockets": "B", "access": "", "quotas": "", "radius": "", "signature_wait_s": ""}
+DERIVED_AT_START = {
+    "pkcs11": "K",
+    "sockets": "B",
+    "access": "",
+    "accounts": "",
+    "quotas": "",
+    "radius": "",
+    "signature_wait_s": "",
+}
 
 SOURCES = {
     "pkcs11": "pkcs11_token",
     "sockets": "socket_name",
     "access": "access",
+    "accounts": "account",
     "quotas": "limit",
     "radius": "radius",
     "signature_wait_s": "pkcs11_timeout_s",

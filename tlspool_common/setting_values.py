@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlspool_common.access import AccessRule
+from tlspool_common.account_rules import AccountRule
 from tlspool_common.quota import LimitRule
 from tlspool_common.radius_rules import RadiusRule
 from tlspool_common.setting_kinds import AppSocket, Pkcs11Module, Principal
@@ -115,6 +116,7 @@ class Settings:
     pkcs11: tuple[Pkcs11Module, ...]
     sockets: tuple[AppSocket, ...]
     access: tuple[AccessRule, ...]
+    accounts: tuple[AccountRule, ...]
     quotas: tuple[LimitRule, ...]
     radius: tuple[RadiusRule, ...]
     signature_wait_s: float
@@ -216,7 +218,7 @@ class Settings:
             rows.append(self._row("pkcs11_path", module.path, restart=True))
             # Behind the question mark there may be a PIN (RFC 7512 section 2.4).
             rows.append(self._row("pkcs11_token", module.token_uri.partition("?")[0], restart=True))
-        for attribute in ("access", "quotas", "radius"):
+        for attribute in ("access", "accounts", "quotas", "radius"):
             for rule in vars(self).get(attribute, ()):
                 rows.append(self._row(SOURCES[attribute], f"{rule.name} {rule}", restart=False))
         return rows

@@ -161,8 +161,9 @@ class _Reader:
         asked = [name for name in ("radius_authn", "radius_authz", "radius_acct", "radius_dynamic") if values[name]]
         if asked and values["radius_secret_file"] is None:
             self._wrong(asked[0], "needs a radius_secret_file with the secret of each server")
-        if self.rules["radius"] and not asked:
-            self.warnings.append("radius: there are rules, and no server: name it in radius_authz")
+        for keyword in ("radius", "account"):
+            if self.rules[keyword] and not asked:
+                self.warnings.append(f"{keyword}: there are rules, and no server: name it in radius_authz")
         if bool(values["radius_dynamic"]) is not (values["radius_dynamic_listen"] is not None):
             name = "radius_dynamic" if values["radius_dynamic"] else "radius_dynamic_listen"
             self._wrong(name, "radius_dynamic_listen says where requests are taken, radius_dynamic from whom: both")
@@ -202,6 +203,7 @@ class _Reader:
             pkcs11=tuple(self.modules),
             sockets=tuple(self.sockets),
             access=tuple(self.rules["access"].values()),
+            accounts=tuple(self.rules["account"].values()),
             quotas=tuple(self.rules["limit"].values()),
             radius=tuple(self.rules["radius"].values()),
             signature_wait_s=values["pkcs11_timeout_s"] + (values["pin_wait_s"] if asked else 0),

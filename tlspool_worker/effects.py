@@ -9,7 +9,16 @@ from collections.abc import Callable
 
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Value
-from tlspool_common.messages import AskExport, AskFact, AskRemote, Message, StartSession, UseCredential, Verdict
+from tlspool_common.messages import (
+    AskExport,
+    AskFact,
+    AskRemote,
+    AskTraffic,
+    Message,
+    StartSession,
+    UseCredential,
+    Verdict,
+)
 from tlspool_common.record import record
 from tlspool_worker.exits import Exit
 from tlspool_worker.trust import Generation
@@ -103,7 +112,7 @@ class EndRelay:
 class Ask:
     """Find out what the broker wants to know of a relay; ``trust`` is for AskRemote."""
 
-    message: AskExport | AskFact | AskRemote
+    message: AskExport | AskFact | AskRemote | AskTraffic
     trust: Generation | None
 
 

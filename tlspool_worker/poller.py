@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -22,6 +23,7 @@ class Poller:
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._handlers: dict[int, Handler] = {}
         self._late: dict[int, Handler] = {}
+        self.now_s = time.monotonic()  # when the last events came
 
     def watch(self, fd: int, mask: int, handler: Handler, *, late: bool = False) -> None:
         """Watch a descriptor, from now on for ``mask``.
@@ -48,6 +50,7 @@ class Poller:
     def run_once(self, timeout_s: float | None) -> None:
         """Wait for events, and handle them."""
         ready = self._epoll.poll(timeout_s, _EVENTS)
+        self.now_s = time.monotonic()
         handlers, late = self._handlers, None
         for fd, events in ready:
             handler = handlers.get(fd)

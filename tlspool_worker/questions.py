@@ -1,6 +1,7 @@
 """Questions to sessions that relay, and what a remote asks them: the loop's side of facts.py and reauth.py.
 
     AskExport, AskFact   relay.hold: answered at once
+    AskTraffic           relay.traffic: answered at once
     AskRemote            relay.hold: OpenSSL sends a request; the client answers later, or never
     Stream.waits         relay.asked -> core -> broker -> core -> a thread of handshakes.py -> relay.go_on
 
@@ -22,6 +23,7 @@ from tlspool_common.messages import (
     AskExport,
     AskFact,
     AskRemote,
+    AskTraffic,
     Message,
     RemoteAuth,
     Side,
@@ -84,10 +86,14 @@ class Questions:
 
     # --- the broker asks ------------------------------------------------------------------------------
 
-    def ask(self, message: AskExport | AskFact | AskRemote, trust: Generation | None) -> None:
+    def ask(self, message: AskExport | AskFact | AskRemote | AskTraffic, trust: Generation | None) -> None:
         """Answer a question, now or when it can be answered; not at all when the session ends before."""
         relay, era = self._relays[message.session_id], self._era
-        if isinstance(message, AskRemote):
+        if isinstance(message, AskTraffic):
+            traffic = relay.traffic()
+            if traffic is not None:
+                self._say(traffic, era)
+        elif isinstance(message, AskRemote):
             if trust is None:
                 raise AssertionError("a client is asked without anchors to judge it by")
             anchors = trust

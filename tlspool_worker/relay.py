@@ -26,11 +26,12 @@ Rules:
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 
-from tlspool_common.messages import EndReason
+from tlspool_common.messages import EndReason, Traffic
 from tlspool_worker import tls
 from tlspool_worker.poller import IN, OUT, Poller, is_hung_up
 from tlspool_worker.tls import CIPHER, CIPHER_B, PLAIN, Stream
@@ -55,6 +56,9 @@ NO_CLOSE_NOTIFY = "the remote closed without close_notify"
 REMOTE_GOES_ON = "the application is gone, and the remote went on sending"
 UNREAD = "the application closed before it had read everything"
 
+_RECORD_B = 16384
+_IDLE_MAX_MS = 2**32 - 1
+
 _NOTHING = bytearray()
 
 
@@ -68,7 +72,7 @@ class Flow(Enum):
 
 _FLOWING, _ENDING, _DONE = Flow  # looked up for each batch
 
-Ended = Callable[["Relay", EndReason, str], None]
+Ended = Callable[["Relay", EndReason, Traffic, str], None]
 
 Use = Callable[[Stream], object]
 """What is done with the TLS object of a session that relays; see ``Relay.hold``."""
@@ -99,6 +103,7 @@ class Relay:
         "_calm",
         "_detail",
         "_in",
+        "_last_s",
         "_out",
         "_packets",
         "_plain",
@@ -114,6 +119,7 @@ class Relay:
         "from_remote_b",
         "session_id",
         "to_remote_b",
+        "to_remote_records",
     )
 
     def __init__(
@@ -121,7 +127,8 @@ class Relay:
     ) -> None:
         """Take over a socket, which is not watched, and its TLS; ``unsent`` is what the handshake left."""
         self.session_id = session_id
-        self.from_remote_b = self.to_remote_b = 0
+        self.from_remote_b = self.to_remote_b = self.to_remote_records = 0
+        self._last_s = around.poller.now_s  # when the last data came, either way
         self._around = around
         self._tls = sock
         self._plain: socket.socket | None = None
@@ -204,6 +211,20 @@ class Relay:
         """Tell whether the application has closed altogether: it waits for nothing, and the rest may go out."""
         return self._plain is not None and not self._plain_gone and is_hung_up(self._plain)
 
+    def traffic(self) -> Traffic | None:
+        """Tell what has been moved so far, and since when nothing has; None: it is over, and its end will be told."""
+        return self._traffic()
+
+    def _traffic(self) -> Traffic:
+        return Traffic(
+            session_id=self.session_id,
+            from_remote_b=self.from_remote_b,
+            to_remote_b=self.to_remote_b,
+            from_remote_records=self._stream.records,
+            to_remote_records=self.to_remote_records,
+            idle_ms=min(_IDLE_MAX_MS, max(0, int((time.monotonic() - self._last_s) * 1000))),
+        )
+
     def slim(self) -> None:
         """Give back memory of a burst that is over."""
         if not self._to_tls:
@@ -240,6 +261,7 @@ class Relay:
         """Pass on the first ``count`` bytes of PLAIN, and look at what else the remote said."""
         if count:
             self.from_remote_b += count
+            self._last_s = self._around.poller.now_s
             if self._plain_gone:
                 self._note(EndReason.PLAIN_LOST, REMOTE_GOES_ON)
             elif self._plain is None or self._to_plain:
@@ -333,6 +355,9 @@ class Relay:
             self._calm = False
             return 0
         self.to_remote_b += count
+        # XXX A remote that wants shorter records (RFC 6066 section 4) is sent more of them than are counted.
+        self.to_remote_records += (count + _RECORD_B - 1) // _RECORD_B
+        self._last_s = self._around.poller.now_s
         if not stream.encrypt(count):
             self._broken()
             return 0
@@ -462,7 +487,7 @@ class Relay:
             with suppress(OSError):
                 self._plain.shutdown(socket.SHUT_RDWR)
             self._plain.close()
-        self._around.ended(self, self._reason or EndReason.CLEAN, self._detail)
+        self._around.ended(self, self._reason or EndReason.CLEAN, self._traffic(), self._detail)
 
     def take_socket(self) -> socket.socket:
         """Return the remote's socket of a relay that has ended; it becomes the caller's."""

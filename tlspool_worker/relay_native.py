@@ -24,7 +24,7 @@ from pathlib import Path
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL._util import ffi
 
-from tlspool_common.messages import EndReason
+from tlspool_common.messages import EndReason, Traffic
 from tlspool_worker import relay
 from tlspool_worker.poller import IN, Poller
 from tlspool_worker.relay import Ended, Flow, Relay, Surroundings, Use
@@ -77,6 +77,9 @@ class State(ctypes.Structure):
         ("to_tls_b", ctypes.c_uint64),
         ("from_remote_b", ctypes.c_uint64),
         ("to_remote_b", ctypes.c_uint64),
+        ("from_remote_records", ctypes.c_uint64),
+        ("to_remote_records", ctypes.c_uint64),
+        ("last_ms", ctypes.c_int64),
         ("queue", ctypes.c_uint64 * _QUEUE),
         *(
             (name, ctypes.c_int32)
@@ -120,6 +123,7 @@ class Library:
         self.event_fd = self._function("relay_event_fd", ctypes.c_int, pointer)
         self.add = self._function("relay_add", pointer, pointer, state)
         self.take = self._function("relay_take", ctypes.c_int, pointer, pointer, state)
+        self.look = self._function("relay_look", ctypes.c_int, pointer, pointer, state)
         self.free = self._function("relay_free", None, state)
         self.end = self._function("relay_end", None, pointer, pointer, state)
         self.next = self._function("relay_next", pointer, pointer, state)
@@ -261,6 +265,15 @@ class NativeRelay(Relay):
         self._go_or_stay()
         return answer
 
+    def traffic(self) -> Traffic | None:
+        """Tell what has been moved so far, and since when nothing has; None: it is over, and its end will be told."""
+        if self._session is not None:
+            state = State()
+            if not self._threads.library.look(self._threads.handle, self._session, state):
+                return None
+            self._count(state)
+        return None if self._over else self._traffic()
+
     def end(self) -> None:
         """End at once, with close_notify to the remote, and what can be sent without waiting."""
         if self._session is None:
@@ -337,6 +350,9 @@ class NativeRelay(Relay):
             to_tls_b=len(self._to_tls),
             from_remote_b=self.from_remote_b,
             to_remote_b=self.to_remote_b,
+            from_remote_records=self._stream.records,
+            to_remote_records=self.to_remote_records,
+            last_ms=int(self._last_s * 1000),
             tls_fd=self._tls.fileno(),
             plain_fd=plain.fileno(),
             inward=self._in.value,
@@ -354,7 +370,7 @@ class NativeRelay(Relay):
         stream = self._stream
         stream.give_back(state.rbio, state.wbio, bool(state.keeps))
         stream.state, stream.was_busy = state.incoming, bool(state.was_busy)
-        self.from_remote_b, self.to_remote_b = state.from_remote_b, state.to_remote_b
+        self._count(state)
         self._in, self._out = Flow(state.inward), Flow(state.outward)
         self._plain_gone = bool(state.plain_gone)
         if state.plain_fd >= 0:
@@ -366,6 +382,11 @@ class NativeRelay(Relay):
             self._to_tls = bytearray(ctypes.string_at(state.to_tls, state.to_tls_b))
         if self._reason is None and state.reason:
             self._reason, self._detail = EndReason(state.reason), _detail(state)
+
+    def _count(self, state: State) -> None:
+        self.from_remote_b, self.to_remote_b = state.from_remote_b, state.to_remote_b
+        self._stream.records, self.to_remote_records = state.from_remote_records, state.to_remote_records
+        self._last_s = state.last_ms / 1000
 
     def _finish(self) -> None:
         self._over = True

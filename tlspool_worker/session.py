@@ -106,6 +106,18 @@ class Session:
         return handshaking is not None and handshaking.first and handshaking.start.side is Side.SERVER
 
 
+def add(given: list[UseCredential], message: UseCredential) -> None:
+    """Take one more credential.
+
+    Raises:
+        ValueError: it is empty, or one of its kind is there.
+    """
+    kinds = [credential.key_kind for credential in given]
+    if not message.chain or message.key_kind in kinds or len(kinds) >= CREDENTIALS:
+        raise ValueError("a credential that is empty or too many")
+    given.append(message)
+
+
 def under(start: StartSession | None, message: Proceed) -> StartSession | None:
     """Return a session's policy as it is now: that of its start, unless a Proceed has another one.
 

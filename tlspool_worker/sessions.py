@@ -36,8 +36,10 @@ from tlspool_common.messages import (
     AskExport,
     AskFact,
     AskRemote,
+    AskTraffic,
     BrokerAway,
     ClientHelloSeen,
+    EndKept,
     EndReason,
     EndSession,
     HandshakeFailed,
@@ -49,6 +51,7 @@ from tlspool_common.messages import (
     Side,
     StartSession,
     TellSessions,
+    Traffic,
     TrustAnchor,
     TrustBegin,
     UseCredential,
@@ -81,13 +84,11 @@ from tlspool_worker.effects import (
     Wait,
 )
 from tlspool_worker.exits import Exit
-from tlspool_worker.session import CREDENTIALS, Handshaking, Session, State, alert_record, under
+from tlspool_worker.session import Handshaking, Session, State, add, alert_record, under
 from tlspool_worker.symmetry import IsServer, Symmetry
-from tlspool_worker.telling import UNSAID_MS, Telling, end_of
+from tlspool_worker.telling import NO_SESSION, UNSAID_MS, Telling, end_of, no_traffic
 from tlspool_worker.tls import Step
 from tlspool_worker.trust import Trust
-
-_NO_SESSION = 0
 
 
 class BrokenBroker(Exception):
@@ -147,8 +148,10 @@ class Sessions:
                 self._start(message, fd)
             case PlainConnected() if fd is not None:
                 self._plain_connected(message, fd)
-            case AskExport() | AskFact() | AskRemote():
+            case AskExport() | AskFact() | AskRemote() | AskTraffic():
                 self._ask(message)
+            case EndKept():
+                self._end_kept(message.session_id)
             case UseCredential() | Proceed() | EndSession() | Verdict() | KeepRecord():
                 session = self._find(message.session_id, type(message).__name__)
                 if session is not None:
@@ -158,9 +161,7 @@ class Sessions:
 
     def _trust_said(self, message: TrustBegin | TrustAnchor) -> None:
         try:
-            if isinstance(message, TrustBegin):
-                self._trust.begin(message.generation)
-            elif not self._trust.anchor(message.generation, message.for_sides, message.certificate):
+            if not self._trust.said(message):
                 self._out(Note("warning", "trust.anchor_unreadable", {"generation": message.generation}))
         except ValueError as error:
             raise BrokenBroker(str(error)) from None
@@ -201,7 +202,7 @@ class Sessions:
         if isinstance(message, KeepRecord):
             if session.state not in (State.EXPECT_PLAINTEXT, State.RELAYING):
                 raise BrokenBroker(f"a record for session {session.session_id} in {session.state.name}")
-            self._telling.keep(session.session_id, message.record)
+            self._telling.keep(session.session_id, message.record, accounted=message.accounted)
             return
         if isinstance(message, Verdict):
             if session.state is not State.EXPECT_VERDICT:
@@ -215,13 +216,10 @@ class Sessions:
             given = handshaking.credentials
         if given is None:
             raise BrokenBroker(f"{type(message).__name__} for session {session.session_id} in {session.state.name}")
-        if isinstance(message, UseCredential):
-            kinds = [credential.key_kind for credential in given]
-            if not message.chain or message.key_kind in kinds or len(kinds) >= CREDENTIALS:
-                raise BrokenBroker(f"a credential for session {session.session_id} that is empty or too many")
-            given.append(message)
-            return
         try:
+            if isinstance(message, UseCredential):
+                add(given, message)
+                return
             start = under(None if handshaking is None else handshaking.start, message)
         except ValueError as error:
             raise BrokenBroker(f"session {session.session_id}: {error}") from None
@@ -243,7 +241,7 @@ class Sessions:
         session.move(State.EXPECT_STEP)
         self._out(Begin(handshaking.start, credentials, handshaking.trust, data))
 
-    def _ask(self, message: AskExport | AskFact | AskRemote) -> None:
+    def _ask(self, message: AskExport | AskFact | AskRemote | AskTraffic) -> None:
         session = self._find(message.session_id, type(message).__name__)
         if session is None:
             return
@@ -275,11 +273,11 @@ class Sessions:
             self._out(EndRelay(session.session_id))
             return
         self._over(session, alert_record(alert) if alert != NO_ALERT and session.is_unencrypted else b"")
-        self._say_ended(session.session_id, EndReason.ORDERED, 0, 0, "")
+        self._out(Say(end_of(EndReason.ORDERED, no_traffic(session.session_id), "")))
 
     def waited(self, session_id: int) -> None:
         """A peer has listened long enough.  The session may be over, or the remote have begun to speak."""
-        if session_id == _NO_SESSION and self._waits_to_tell and not self._sessions:
+        if session_id == NO_SESSION and self._waits_to_tell and not self._sessions:
             self._out(Finish(Exit.OK))  # nobody has come to hear how they have ended
         session = self._sessions.get(session_id)
         if session is None or session.state is not State.EXPECT_ROLE or session.handshaking is None:
@@ -407,19 +405,19 @@ class Sessions:
 
     # --- ends -----------------------------------------------------------------------------------------
 
-    def relay_ended(
-        self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str
-    ) -> None:
+    def relay_ended(self, reason: EndReason, traffic: Traffic, detail: str) -> None:
         """A relay is over, before or after it had its plaintext end."""
+        session_id = traffic.session_id
         session = self._sessions.pop(session_id)
         did_relay = session.state is State.RELAYING
         session.move(State.OVER)
         self._asked.pop(session_id, None)
         if did_relay and self._may_come:
-            self._telling.ended(end_of(session_id, reason, from_remote_b, to_remote_b, detail))
+            self._telling.ended(end_of(reason, traffic, detail))
         else:
             self._telling.forget(session_id)
-            self._say_ended(session_id, reason, from_remote_b, to_remote_b, detail)
+            if self._has_broker:
+                self._out(Say(end_of(reason, traffic, detail)))
         self._look_for_the_end()
 
     def broker_gone(self) -> None:
@@ -455,6 +453,12 @@ class Sessions:
             self._has_broker, self._waits_to_tell = True, False
         self._telling.tell(message)
 
+    def _end_kept(self, session_id: int) -> None:
+        if session_id in self._sessions:
+            raise BrokenBroker(f"session {session_id} has not ended")
+        self._telling.end_kept(session_id)
+        self._look_for_the_end()
+
     def retire(self) -> None:
         """No more sessions will come: end after the last one."""
         self._retired = True
@@ -476,7 +480,7 @@ class Sessions:
             self._out(Finish(Exit.OK))
         elif not self._waits_to_tell:
             self._waits_to_tell = True
-            self._out(Wait(_NO_SESSION, UNSAID_MS))
+            self._out(Wait(NO_SESSION, UNSAID_MS))
 
     def _fail(self, session: Session, code: Code, alert: int, detail: str, record: bytes = b"") -> None:
         """Report a handshake that did not succeed."""
@@ -493,7 +497,3 @@ class Sessions:
         if record:
             self._out(SendCipher(session.session_id, record))
         self._out(Drop(session.session_id))
-
-    def _say_ended(self, session_id: int, reason: EndReason, from_remote_b: int, to_remote_b: int, detail: str) -> None:
-        if self._has_broker:
-            self._out(Say(end_of(session_id, reason, from_remote_b, to_remote_b, detail)))

@@ -27,7 +27,7 @@ from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
-from tlspool_common.messages import EndReason, Verdict
+from tlspool_common.messages import EndReason, Traffic, Verdict
 from tlspool_common.settings import Settings
 from tlspool_worker.contexts import Contexts, fitting
 from tlspool_worker.effects import (
@@ -481,10 +481,10 @@ class Shell:
         else:
             relay.end()
 
-    def _relay_ended(self, relay: Relay, reason: EndReason, detail: str) -> None:
+    def _relay_ended(self, relay: Relay, reason: EndReason, traffic: Traffic, detail: str) -> None:
         del self._relays[relay.session_id]
         self._draining.pop(relay.session_id, None)
         self._questions.ended(relay.session_id)
         self._stirred = True
         self._lingering.add(relay.take_socket(), time.monotonic())
-        self._core.relay_ended(relay.session_id, reason, relay.from_remote_b, relay.to_remote_b, detail)
+        self._core.relay_ended(reason, traffic, detail)

@@ -309,6 +309,7 @@ class Stream:
         is_client: our side.
         shown: we have shown a certificate: the one that OpenSSL has, or ``own`` when it has forgotten it.
         hides_remote: the remote's certificate was not good enough to be told (reauth.py).
+        records: with data, that have come (RFC 8446 section 5.1).  OpenSSL gives the data of one at a time.
     """
 
     __slots__ = (
@@ -320,6 +321,7 @@ class Stream:
         "hides_remote",
         "is_client",
         "own",
+        "records",
         "shown",
         "state",
         "waits",
@@ -334,6 +336,7 @@ class Stream:
         self.state = OPEN
         self.fault: Fault | None = None
         self.was_busy = False
+        self.records = 0
         self.waits = self.is_client = self.shown = self.hides_remote = False
         self.own = b""
 
@@ -351,6 +354,7 @@ class Stream:
             _bio_write(self._rbio, _CIPHER_C, count)
             got = _read(self._ssl, _PLAIN_C, PLAIN_B)
             if got > 0 and not _mem_data(self._rbio, _POINTER):
+                self.records += 1
                 return got
             return self._read_on(got)
         else:
@@ -369,6 +373,7 @@ class Stream:
         """Go on after a first read with this result, as long as there is something."""
         total = count
         while count > 0:
+            self.records += 1
             if not _mem_data(self._rbio, _POINTER):
                 return total
             count = _read(self._ssl, _PLAIN_C + total, PLAIN_B - total)

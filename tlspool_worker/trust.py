@@ -13,7 +13,7 @@ from __future__ import annotations
 from cryptography import x509
 from OpenSSL import crypto
 
-from tlspool_common.messages import Side
+from tlspool_common.messages import Side, TrustAnchor, TrustBegin
 
 NAMED_ANCHORS = 32
 """Anchors whose names a server tells its clients; with more, none is told, which means the same as all."""
@@ -111,6 +111,17 @@ class Trust:
             newest.add(for_sides, der)
         except ValueError:
             return False
+        return True
+
+    def said(self, message: TrustBegin | TrustAnchor) -> bool:
+        """Take what the broker says; say whether it could be read.
+
+        Raises:
+            ValueError: as the others do.
+        """
+        if isinstance(message, TrustAnchor):
+            return self.anchor(message.generation, message.for_sides, message.certificate)
+        self.begin(message.generation)
         return True
 
     def use(self, number: int) -> Generation:

@@ -16,6 +16,7 @@ One connection to the pool serves all coroutines of an event loop, and no thread
 cancelled at any time: the handshake is broken off, and its sockets are closed.
 """
 
+from libstub.aio.accounts import AsyncAccount
 from libstub.aio.asking import (
     channel_binding,
     detach,
@@ -32,6 +33,7 @@ from libstub.aio.streams import create_server, open_connection, start_server, up
 from libstub.aio.transport import TlsTransport, start_tls
 
 __all__ = [
+    "AsyncAccount",
     "AsyncPool",
     "TlsServer",
     "TlsTransport",

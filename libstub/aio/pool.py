@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
+from libstub.aio.accounts import AskingRadius
 from libstub.core import TICK_S
 from libstub.errors import Misuse, PoolError, PoolUnavailable, ProtocolError
 from libstub.events import (
@@ -75,7 +76,7 @@ class _Request(Holding):
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
 
-class AsyncPool:
+class AsyncPool(AskingRadius):
     """A TLS pool for the coroutines of one event loop, reached by the path of its socket.
 
     Sessions end with this connection, unless ``fork`` was asked for.  A session keeps its pool; ``close`` ends it.

@@ -49,8 +49,48 @@ _CONTROL = {"flags": (8, "I"), "ctlkey": (12, "x16"), "name": (28, "s128")}
 _PRNG = {"in1_len": (8, "h"), "in2_len": (10, "h"), "prng_len": (12, "h"), "buffer": (14, "x350")}
 _INFO = {"ctlkey": (8, "x16"), "info_kind": (24, "I"), "len": (28, "H"), "buffer": (30, "x334")}
 
+# Our own, of the local range: docs/protocol.md, "The application's AAA".
+_DETAILS = {
+    "ctlkey": (8, "x16"),
+    "session_id": (24, "Q"),
+    "tls_version": (32, "H"),
+    "verified": (34, "B"),
+    "resumed": (35, "B"),
+    "cipher": (36, "s64"),
+    "group": (100, "s32"),
+    "alpn_len": (132, "B"),
+    "alpn": (133, "x63"),
+    "subject": (196, "s160"),
+    "tags": (356, "H"),
+}
+_TAGS = {"key": (8, "x16"), "first": (24, "H"), "total": (26, "H"), "here": (28, "H"), "tags": (30, "x352")}
+_SUBJECT = {"key": (8, "x16"), "remoteid": (24, "s128"), "localid": (152, "s128"), "service": (280, "s16")}
+# A verdict comes under the command of its question, so both have the names of both.
+_VERDICT = {
+    "key": (8, "x16"),
+    "said": (24, "B"),
+    "tags_total": (26, "H"),
+    "tags_here": (28, "H"),
+    "session_timeout": (30, "I"),
+    "idle_timeout": (34, "I"),
+    "message": (38, "s128"),
+    "tags": (166, "x220"),
+}
+_AUTHENTICATE = {"timeout": (24, "I"), "password_len": (28, "H"), "password": (30, "x128"), **_VERDICT}
+_AUTHORIZE = {"timeout": (24, "I"), "kind": (28, "s64"), "instance": (92, "s128"), **_VERDICT}
+_KEPT = {"kept_at": (8, "Q"), "acct_id": (16, "s65")}
+_START = {"key": (8, "x16"), "at": (24, "Q"), "kind": (32, "s64"), "instance": (96, "s128"), **_KEPT}
+_COUNT = {
+    "at": (8, "Q"),
+    "items": (16, "Q"),
+    "has_items": (24, "B"),
+    "kind": (26, "s64"),
+    "instance": (90, "s128"),
+    **_KEPT,
+}
+
 # section 3: name: (code, payload)
-COMMANDS: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
+V2: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
     "SUCCESS": (0x00, {}),
     "ERROR": (0x01, _ERROR),
     "PING": (0x10, _PING),
@@ -64,6 +104,17 @@ COMMANDS: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
     "CONTROL_REATTACH": (0x101, _CONTROL),
     "LIDENTRY_REGISTER": (0x200, _LIDENTRY),
     "LIDENTRY_CALLBACK": (0x201, _LIDENTRY),
+}
+COMMANDS = {
+    **V2,
+    "LOCAL_DETAILS": (0x80000002, _DETAILS),
+    "LOCAL_TAGS": (0x80000004, _TAGS),
+    "LOCAL_SUBJECT": (0x80000020, _SUBJECT),
+    "LOCAL_AUTHENTICATE": (0x80000021, _AUTHENTICATE),
+    "LOCAL_AUTHORIZE": (0x80000022, _AUTHORIZE),
+    "LOCAL_ACCOUNT_START": (0x80000023, _START),
+    "LOCAL_ACCOUNT_UPDATE": (0x80000024, _COUNT),
+    "LOCAL_ACCOUNT_END": (0x80000025, _COUNT),
 }
 
 # section 8, in the order of the table

@@ -34,7 +34,8 @@ from tlspool_admin.devpool import DevPool
 
 NEEDED = (
     "openssl", "gnutls-cli", "gnutls-serv", "curl", "nginx", "softhsm2-util", "p11tool", "postfix", "dovecot", "slapd",
-    "ldapsearch", "psql", "vsftpd", "prosody", "stunnel4", "tinyproxy", "microsocks", "xinetd",
+    "ldapsearch", "psql", "vsftpd", "prosody", "stunnel4", "tinyproxy", "microsocks", "xinetd", "freeradius",
+    "radclient",
 )  # fmt: skip
 COMMANDS = Path(sys.executable).parent
 

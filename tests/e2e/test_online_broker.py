@@ -42,7 +42,7 @@ def peer():
 def helpers(world):
     """Process ids of all helpers there have been, in order."""
     log = (world.pool.directory / "log" / "broker.log").read_text()
-    return [int(pid) for pid in re.findall(r"helper\.connected pid=(\d+)", log)]
+    return [int(pid) for pid in re.findall(r"helper\.connected helper=online pid=(\d+)", log)]
 
 
 def ended(pid, wait_s=20.0):

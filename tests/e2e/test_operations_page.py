@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.e2e.conftest import COMMANDS, make_pool
+from tests.fixtures.freeradius import FreeRadius
 from tests.fixtures.page import KINDS, commands, pieces
 from tlspool_admin.__main__ import parser
 from tlspool_admin.devca import DevCa
@@ -44,7 +45,10 @@ class Desk:
             "CONF": str(pool.config),
             "DB": str(pool.directory / "db"),
             "BACKUP": str(directory / "backup"),
+            "SECRETS": str(directory / "radius-secrets"),
         }
+        self.radius = FreeRadius(people="", resources="www.example.com/*/home.example\n")
+        self.environment |= {"AUTH": self.radius.auth, "ACCT": self.radius.acct}
 
     def run(self, block):
         """Run a block; the first command that fails ends it."""
@@ -66,6 +70,9 @@ class Desk:
             spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             issued = self.authority.issue("www.example.com", spki).public_bytes(Encoding.PEM)
             (self.directory / "www.example.com.pem").write_bytes(issued)
+        elif what == "radius":
+            (self.directory / "radius-secrets").write_text(f"127.0.0.1 {self.radius.secret}\n")
+            self.radius.start()
         elif what == "stop":
             self.stopped = ["broker"] if whom == "broker" else ["worker", "keyd", "broker"]
             for name in self.stopped:
@@ -92,8 +99,10 @@ def end(pool, name):
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     pool = make_pool(tmp_path_factory, "page")
-    yield Desk(pool, tmp_path_factory.mktemp("desk"))
+    made = Desk(pool, tmp_path_factory.mktemp("desk"))
+    yield made
     pool.down()
+    made.radius.close()
 
 
 def test_every_block_is_of_a_kind_that_somebody_runs():

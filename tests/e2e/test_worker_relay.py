@@ -29,11 +29,13 @@ from tests.fixtures.lone_remotes import (
 )
 from tests.fixtures.lone_worker import Background, LoneWorker, tcp_pair
 from tlspool_common.messages import (
+    AskTraffic,
     ClientHelloSeen,
     EndReason,
     HandshakeDone,
     HandshakeFailed,
     Side,
+    Traffic,
 )
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
@@ -440,3 +442,36 @@ def test_key_updates(worker):
     program.stdout.close()
     assert program.wait(10) == 0, output
     assert worker.ended(session).reason is EndReason.CLEAN
+
+
+@BOTH
+def test_what_was_moved_is_told_while_it_relays(worker, version):
+    gone = threading.Event()
+
+    def talk(tls):
+        for size in (1, 16_384, 16_385):
+            tls.sendall(bytes(size))
+        got = len(tls.recv(100))
+        gone.wait(20)
+        tls.unwrap().close()
+        return got
+
+    session, plain, remote = relaying(worker, talk, version)
+    with plain:
+        left = 1 + 16_384 + 16_385
+        while left:
+            left -= len(plain.recv(left))
+        plain.sendall(b"answer")
+        told = []
+        while not told or not told[-1].to_remote_b:
+            worker.channel.send(AskTraffic(session_id=session))
+            told.append(worker.hear(Traffic, session))
+        assert (told[-1].from_remote_b, told[-1].from_remote_records) == (1 + 16_384 + 16_385, 4)
+        assert (told[-1].to_remote_b, told[-1].to_remote_records) == (6, 1)
+        assert told[-1].idle_ms < 10_000
+        gone.set()
+        plain.shutdown(socket.SHUT_WR)
+        until_end(plain)
+    assert remote.result() == 6
+    ended = worker.ended(session)
+    assert (ended.from_remote_records, ended.to_remote_records) == (4, 1)

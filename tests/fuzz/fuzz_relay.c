@@ -1,6 +1,6 @@
 /* Invariant: whatever a remote and an application do, in whatever order, the relay gives the application a beginning of
  * what the remote said and the remote a beginning of what the application said, byte for byte; it counts what it
- * moved; a session that is over has closed its descriptor, freed what it kept, and has a reason; nothing is watched
+ * moved, and no record twice; a session that is over has closed its descriptor, freed what it kept, and has a reason; nothing is watched
  * that cannot happen; and no memory is touched that is not its own.
  *
  * TLS is played: a record is its kind, its length, and so many octets, in plaintext.  So every end of a record, and every
@@ -212,7 +212,7 @@ static const struct relay_openssl OPENSSL = {
 
 struct end { /* what went one way: said, and heard at the other end */
     unsigned char said[SAID_B];
-    size_t said_b, heard_b;
+    size_t said_b, heard_b, records;
 };
 
 static struct relays relays;
@@ -237,6 +237,7 @@ static bool remote_says(int fd, unsigned kind, size_t size)
         memcpy(from_remote.said + from_remote.said_b, record + 2, size);
         if (send(fd, record, 2 + size, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)(2 + size)) return false;
         from_remote.said_b += size;
+        from_remote.records += size > 0;
         return true;
     }
     return send(fd, record, 2 + size, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)(2 + size);
@@ -282,6 +283,9 @@ static void look_at(const struct session *s)
 {
     PROMISE(s->from_remote_b <= from_remote.said_b && s->to_remote_b <= to_remote.said_b);
     PROMISE(s->from_remote_b >= from_remote.heard_b && s->to_remote_b >= to_remote.heard_b);
+    PROMISE(s->from_remote_records <= from_remote.records && s->to_remote_records <= s->to_remote_b);
+    PROMISE((s->from_remote_b > 0) == (s->from_remote_records > 0));
+    PROMISE((s->to_remote_b > 0) == (s->to_remote_records > 0));
     PROMISE(s->to_tls.at <= s->to_tls.end && s->to_plain.at <= s->to_plain.end);
     if (!s->over) return;
     PROMISE(s->plain_fd == -1 && s->reason != NONE);
@@ -316,6 +320,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool over = false;
     if (!size || !begin()) return 0;
     from_remote.said_b = from_remote.heard_b = to_remote.said_b = to_remote.heard_b = heard_have = 0;
+    from_remote.records = 0;
     s.packets = data[0] & 1;
     s.tls_fd = s.plain_fd = -1;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, tls)) return 0;

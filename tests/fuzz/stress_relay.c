@@ -1,5 +1,5 @@
 /* Invariant: whatever two ends do, and however often a session is taken back and given again, the relay neither loses,
- * changes nor invents a byte; every session comes to an end, and its reason is one that fits what was done to it; no
+ * changes nor invents a byte, nor miscounts one, or a record; every session comes to an end, and its reason is one that fits what was done to it; no
  * memory is touched that is not the relay's, by no two threads at once.
  *
  * Real TLS of the system's libssl, through the same table of functions.  The main thread is what Python is in a worker;
@@ -56,6 +56,7 @@ struct play {
     bool packets;
     struct session *session; /* NULL: not with the relay */
     size_t size[2], sent[2], got[2];
+    uint64_t records[2]; /* with data, as the remote's OpenSSL tells: sent and got */
     size_t cut; /* bytes of the remote after which a plan other than the first two comes into effect */
     size_t piece;
     bool ended[2], closed[2]; /* by side: it has ended what it sends; it has seen the other's end */
@@ -312,6 +313,16 @@ static void pair(int kind, int fds[2])
     close(listener);
 }
 
+/* The remote has made a record, or has got one: TLS 1.3 tells what is inside. */
+static void saw(int sends, int version, int what, const void *data, size_t size, SSL *ssl, void *argument)
+{
+    struct play *p = argument;
+    const unsigned char *octets = data;
+    (void)version;
+    if (what != (SSL_version(ssl) == TLS1_3_VERSION ? SSL3_RT_INNER_CONTENT_TYPE : SSL3_RT_HEADER) || !size) return;
+    if (octets[0] == SSL3_RT_APPLICATION_DATA) p->records[sends ? REMOTE : APP]++;
+}
+
 /* Shake hands in memory; what is left for the remote stays in the BIOs of both. */
 static void shake(struct play *p, BIO *to_ours, BIO *from_ours)
 {
@@ -364,6 +375,8 @@ static void begin(struct relays *r, struct play *p, uint64_t id, uint64_t *chanc
     state.plain_fd = plain[1];
     state.inward = state.outward = FLOWING;
     state.packets = p->packets;
+    SSL_set_msg_callback(p->remote, saw);
+    SSL_set_msg_callback_arg(p->remote, p);
     SSL_set_fd(p->remote, p->remote_fd); /* lets go of the BIOs in memory */
     p->session = relay_add(r, &state);
     PROMISE(p->session);
@@ -380,6 +393,16 @@ static void hold(struct relays *r, struct play *p)
     p->session = relay_add(r, &state);
     PROMISE(p->session);
     relay_free(&state);
+}
+
+/* Look at a session, which goes on meanwhile. */
+static void look(struct relays *r, struct play *p)
+{
+    struct relay_state state;
+    if (!p->session || !relay_look(r, p->session, &state)) return;
+    PROMISE(state.session_id == p->id && state.from_remote_b <= p->size[REMOTE] && state.to_remote_b <= p->size[APP]);
+    PROMISE(state.from_remote_records <= state.from_remote_b && state.to_remote_records <= state.to_remote_b);
+    PROMISE(!state.to_plain && !state.to_tls);
 }
 
 static void ended(struct play *p, const struct relay_state *state)
@@ -414,6 +437,7 @@ static void judge(struct play *p)
     const struct relay_state *end = &p->end;
     PROMISE(end->reason >= CLEAN && end->reason <= ORDERED);
     PROMISE(end->from_remote_b <= p->sent[REMOTE] && end->to_remote_b <= p->sent[APP]);
+    PROMISE(end->from_remote_records <= p->records[REMOTE] && p->records[APP] <= end->to_remote_records);
     PROMISE(p->got[REMOTE] <= end->from_remote_b && p->got[APP] <= end->to_remote_b);
     PROMISE((end->detail == DETAIL_OPENSSL) == (end->reason == REMOTE_ALERT));
     PROMISE(end->detail != DETAIL_OPENSSL || end->queue[0]);
@@ -421,6 +445,7 @@ static void judge(struct play *p)
     case ENDS_CLEANLY:
         PROMISE(end->reason == CLEAN);
         PROMISE(end->from_remote_b == p->size[REMOTE] && end->to_remote_b == p->size[APP]);
+        PROMISE(end->from_remote_records == p->records[REMOTE] && end->to_remote_records == p->records[APP]);
         break;
     case ENDS_TRUNCATED:
         PROMISE(end->reason == TRUNCATED && end->from_remote_b == p->size[REMOTE]);
@@ -471,6 +496,7 @@ int main(int argc, char **argv)
             if (!p->id && begun < sessions) begin(r, p, ++begun, &chance);
         }
         hold(r, &plays[below(&chance, at_once)]);
+        look(r, &plays[below(&chance, at_once)]);
         for (unsigned i = 0; i < at_once; i++)
             if (plays[i].plan == IS_ORDERED && !below(&chance, 20)) order_end(r, &plays[i]);
         idle_ms = judged > before ? 0 : idle_ms + 1;

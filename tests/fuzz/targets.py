@@ -22,6 +22,7 @@ another kind of test, ELSEWHERE has it.  Order: as long runs go through them, wh
 from __future__ import annotations
 
 from tests.fuzz import (
+    targets_aaa,
     targets_admin,
     targets_audit,
     targets_broker,
@@ -29,6 +30,7 @@ from tests.fuzz import (
     targets_operate,
     targets_play,
     targets_radius,
+    targets_radius_control,
     targets_tls,
     targets_wire,
 )
@@ -38,12 +40,14 @@ TARGETS: tuple[Target, ...] = (
     *targets_tls.TARGETS,
     *targets_play.TARGETS,
     *targets_wire.TARGETS,
+    *targets_aaa.TARGETS,
     *targets_online.TARGETS,
     *targets_radius.TARGETS,
     *targets_broker.TARGETS,
     *targets_operate.TARGETS,
     *targets_audit.TARGETS,
     *targets_admin.TARGETS,
+    *targets_radius_control.TARGETS,
 )
 BY_NAME = {target.name: target for target in TARGETS}
 

@@ -10,11 +10,14 @@ import hmac
 import json
 import re
 from functools import cache
+from types import SimpleNamespace
 
 from tests.fuzz.target import Target, octets, text
 from tests.playbook.broker import FakeRecords, kept_of
 from tlspool_admin.trails import heads_untrusted
-from tlspool_broker import kept
+from tlspool_broker import kept, kept_access
+from tlspool_broker.meter import Meter
+from tlspool_broker.radius_grant import Admission
 from tlspool_broker.workers import Worker, WorkerNumber
 from tlspool_common import audit
 from tlspool_common.errors import Code, PoolError
@@ -182,10 +185,18 @@ def _check_heads(data):
 
 # --- what a worker keeps --------------------------------------------------------------------------------
 
+
+def _grant():
+    """What RADIUS has granted, as it is kept."""
+    access = Admission("mail", "0a-5", ("User-Name=a@b.example",), True, classes=(b"c",), tags=("staff",), terminate=1)
+    return kept_access.to_bytes(SimpleNamespace(access=access, meter=Meter(began_ms=1, timed_ms=2, active_ms=3)))
+
+
 _KEY, _OTHER_KEY = bytes(range(32)), bytes(32)
 _KEPT = (
     kept_of(5, 7),
     kept_of(5, 7, remote_names=("dns:a.example", "dns:b.example"), expected="@b.example", unit="", remoteid=""),
+    kept_of(5, 7, access=_grant()),
 )
 
 

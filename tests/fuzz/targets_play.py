@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import replace
 from functools import cache
 
 from OpenSSL._util import lib
@@ -33,6 +34,7 @@ from tests.fixtures.software_handshakes import NAME, Remote, generation, handsha
 from tests.fuzz import seeds
 from tests.fuzz.target import Target
 from tests.playbook.test_libstub_core import DETAILS, ESTABLISHED, KEY, REQUEST, Play
+from tlspool_common.aaawire import Tags
 from tlspool_common.appwire import FRAME_B, Cmd, ErrorReply, Frame, Ping
 from tlspool_common.codec import encode
 from tlspool_common.errors import Code
@@ -51,6 +53,8 @@ _PAYLOADS = (
     DETAILS.to_payload(),
     Ping().to_payload(),
     ErrorReply(5, "[406] x").to_payload(),
+    replace(DETAILS, tags=2).to_payload(),
+    Tags(KEY, 0, 1, ("gold",)).to_payload(),
 )
 
 
@@ -131,6 +135,8 @@ def _core_seeds():
     details = _said(1, Cmd.LOCAL_DETAILS, 3)
     yield b"\0\0\0\0" + _said(1, Cmd.PING, 4)
     yield b"\1\0\0\0" + plain + b"\4\1\0\0" + reply + details
+    tagged = _said(1, Cmd.LOCAL_DETAILS, 6) + _said(1, Cmd.LOCAL_TAGS, 7)
+    yield b"\1\0\0\0" + plain + b"\4\1\0\0" + reply + tagged
     yield (
         b"\2\0\0\0"
         + _said(1, Cmd.SUCCESS, 0)

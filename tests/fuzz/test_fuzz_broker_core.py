@@ -10,10 +10,12 @@ from collections import Counter
 
 import pytest
 
-from tests.playbook.broker import DEFAULTS, World, anchor, credential, kept_of
+from tests.playbook.broker import ACCEPTS, DEFAULTS, World, anchor, credential, kept_of
+from tests.unit.test_broker_radius import DYNAMIC, record
 from tlspool_broker import kept
 from tlspool_broker.events import (
     AdoptWorker,
+    Clock,
     DrainAsked,
     FdKind,
     FinishAsked,
@@ -23,15 +25,22 @@ from tlspool_broker.events import (
     KillAsked,
     MasterSaid,
     SendApp,
+    SessionId,
     StopAsked,
     WorkerSaid,
 )
 from tlspool_broker.lasting import BLOCK, Lasting
+from tlspool_common.aaawire import AccountCount, AccountStart, Authenticate, Authorize, Subject, Tags
 from tlspool_common.appwire import Cmd, Control, Flag, Info, Prng, Starttls
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.infokind import InfoKind
 from tlspool_common.messages import (
     PROTOCOL,
+    Access,
+    AccessTold,
+    Account,
+    Accounted,
     AskedByRemote,
     ClientHelloSeen,
     Finding,
@@ -42,6 +51,7 @@ from tlspool_common.messages import (
     MasterHello,
     MasterLeaves,
     OnlineHello,
+    RadiusHello,
     RemoteShown,
     RemoteTold,
     SessionEnded,
@@ -71,10 +81,34 @@ class Monkey(World):
         self.given = []
         self.apps, self.callbacks = [], []
         config += "max_sessions_per_caller 30\nmax_requests_per_connection 12\npin_services 3\nchoice_services 2\n"
+        if self.chance.random() < 0.4:
+            config += "radius_secret_file /x\nradius_authn 192.0.2.1\nradius_acct 192.0.2.1\nradius_wait_s 2\n"
+            config += self.chance.choice(["", "radius_authz 192.0.2.2\n"])
+            allow = "account a allow remoteid=@example.org\n"
+            config += self.chance.choice(["", allow, allow, f"account b deny service=smtp\n{allow}"])
+            config += self.chance.choice(["", "radius lax anonymous=accept unanswered=accept\n", "radius a acct=no\n"])
         super().__init__(config, lasting=Lasting(b"lasting", iter(range(1001, 10**9, BLOCK)).__next__))
+        self.accounted, self.late = set(), []
+        accounting = self.core.accounting
+        accounting.start, accounting.failed, accounting.ended = self.starts, self.ends, self.ends
         self.records.disclosures["www.example.com"].append("other.example")
         self.records.identities["other.example", Side.CLIENT] = [credential("other.example")]
         self.records.identities["me.example", Side.SERVER] = [credential("me.example")]
+
+    def starts(self, session, done):
+        """Accounting of a session is to begin: it does, now or later, or cannot."""
+        assert session.session_id not in self.accounted
+        self.accounted.add(session.session_id)
+        if self.chance.random() < 0.6:
+            done(None)
+        elif self.chance.random() < 0.3:
+            done(PoolError(Code.ACCOUNT_UNKEPT, "no space left"))
+        else:
+            self.late.append(done)
+
+    def ends(self, session, _words):
+        """It ends once, whatever has become of the session."""
+        self.accounted.remove(session.session_id)
 
     def happen(self, event):
         frame, passed = getattr(event, "frame", None), getattr(event, "passed", None)
@@ -126,6 +160,7 @@ class Monkey(World):
                 self.answer_one,
                 self.control,
                 self.question,
+                self.aaa,
                 self.tell,
                 self.serve,
                 self.go,
@@ -135,8 +170,9 @@ class Monkey(World):
                 self.kill,
                 self.edit,
                 self.advise,
+                self.rules,
             ],
-            [30, 4, 8, 25, 6, 15, 15, 3, 1, 60, 8, 4, 1, 2, 6],
+            [30, 4, 8, 25, 6, 15, 14, 15, 5, 1, 70, 8, 4, 1, 2, 6, 30],
         )[0](session)
 
     def maybe_fd(self):
@@ -284,6 +320,7 @@ class Monkey(World):
             "EXPECT_HANDSHAKE": ClientHelloSeen if session.as_server and chance.random() < 0.5 else HandshakeDone,
             "EXPECT_ADVICE": None,
             "EXPECT_ALERT": HandshakeFailed,
+            "EXPECT_RADIUS": None,
             "EXPECT_END": SessionEnded,
             "RELAYING": chance.choice([SessionEnded, None, None]),
         }.get(session.state.name)
@@ -383,15 +420,67 @@ class Monkey(World):
         chance = self.chance
         if self.helper is None:
             return
-        if not self.core.online._ready and chance.random() < 0.8:
+        if not self.core.online.helper.ready and chance.random() < 0.8:
             self.happen(HelperSaid(self.helper, 0, OnlineHello(protocol=PROTOCOL + (chance.random() < 0.1), pid=1)))
         elif chance.random() < 0.05:
             self.helper_goes()
         else:
-            exchange = next(iter(self.core.online._open), 0) if chance.random() < 0.98 else chance.randrange(1 << 32)
+            exchange = (
+                next(iter(self.core.online.helper._open), 0) if chance.random() < 0.98 else chance.randrange(1 << 32)
+            )
             crl, ocsp = chance.choice(list(Finding)), chance.choice([Finding.GOOD, *Finding])
             if exchange or chance.random() < 0.02:
                 self.helper_says(crl, ocsp, exchange=exchange)
+
+    def rules(self, _session):
+        """The helper that speaks RADIUS says hello, answers, asks, or goes."""
+        chance, helper = self.chance, self.core.radius.helper
+        if self.radius is None:
+            return
+        if self.late and chance.random() < 0.5:
+            self.late.pop()(chance.choice([None, None, PoolError(Code.ACCOUNT_UNKEPT)]))
+            self.happen(KillAsked(SessionId(1 << 50)))  # nobody: what was done comes out
+        elif not helper.ready and chance.random() < 0.8:
+            self.happen(HelperSaid(self.radius, 0, RadiusHello(protocol=PROTOCOL + (chance.random() < 0.1), pid=1)))
+        elif chance.random() < 0.005:
+            self.radius_goes()
+        elif chance.random() < 0.05:
+            self.happen(HelperSaid(self.radius, chance.randrange(9), DYNAMIC))
+        elif chance.random() < 0.03:
+            self.core.radius.account(RECORD, chance.choice([None, lambda _told: None]))
+        elif open_ones := list(helper._open.items()):
+            exchange, question = chance.choice(open_ones)
+            if chance.random() < 0.005:
+                exchange = chance.randrange(1 << 32)
+            if isinstance(question.message, Account):
+                told = Accounted(code=chance.choice([0, 0, 0, 807]), detail="")
+            else:
+                access = chance.choice([Access.ACCEPTED] * 6 + list(Access))
+                told = AccessTold(access=access, **ACCEPTS | {"message": "\x1b[2J", "tags": ("a", "b\n")})
+            self.happen(HelperSaid(self.radius, exchange, told))
+
+    def aaa(self, _session):
+        """Ask RADIUS, or account for something: mostly about a session of the same user, or whom a rule allows."""
+        chance = self.chance
+        app = chance.choice(self.apps)
+        mine = [one for one in self.core.sessions if one.controller and one.controller.connection_id == app]
+        keys = [*self.core.connections.get(app).subjects, *(one.request.ctlkey for one in mine)]
+        key = chance.choice(keys) if keys and chance.random() < 0.9 else bytes([chance.randrange(12)]) * 16
+        whom = chance.choice(["john@example.org"] * 5 + ["www.example.com", "mary@example.net", "@"])
+        what = chance.choice(["print", "mail"]), chance.choice(["", "1", "2"])
+        cmd, payload = chance.choice(
+            [
+                (Cmd.LOCAL_SUBJECT, Subject(bytes([chance.randrange(12)]) * 16, whom)),
+                (Cmd.LOCAL_SUBJECT, Subject(key, "john@example.org", service="smtp")),
+                (Cmd.LOCAL_AUTHENTICATE, Authenticate(key, b"canary", chance.choice([0, 500]))),
+                (Cmd.LOCAL_AUTHORIZE, Authorize(key, *what)),
+                (Cmd.LOCAL_ACCOUNT_START, AccountStart(key, *what, chance.choice([0, 0, 0, 1]))),
+                (Cmd.LOCAL_ACCOUNT_UPDATE, AccountCount(*what, chance.choice([None, 7]))),
+                (Cmd.LOCAL_ACCOUNT_END, AccountCount(*what, chance.choice([None, 7]))),
+                (Cmd.LOCAL_TAGS, Tags(key, chance.randrange(3))),
+            ]
+        )
+        self.send(app, cmd, payload.to_payload(), reqid=chance.randrange(6))
 
     def wait(self, _session):
         self.later(self.chance.choice([1, 60, 1100, 5000, 70_000]))
@@ -437,15 +526,35 @@ class Monkey(World):
         for post in posts:
             assert post.caller.uid == next(uid for uid, one in self.core.chooser._posts.items() if one is post)
             assert not (post.queue and post.registered and not post.busy)
+        aaa = self.core.aaa
+        assert {one.connection.connection_id for one in aaa._open.values()} <= set(self.apps)
+        assert len(aaa._open) == len(aaa._by_reqid) == aaa._by_uid.total()
+        assert {timer.number for timer in self.timers if timer.clock is Clock.AAA} == set(aaa._open)
+        items = self.core.items
+        assert set(items._shelf.load()) == {item.acct_id for item in items}
+        assert items._by_uid == Counter(item.uid for item in items)
+        pending = [one.pending for one in sessions if one.pending is not None]
+        assert {one.state.name for one in sessions if one.pending is not None} <= {"EXPECT_RADIUS"}
+        radius = self.core.radius
+        asked = {number for one in pending for number in one.questions.values()}
+        awaited = {number for number, one in radius.helper._open.items() if one.told is not None and not one.quiet}
+        assert asked <= awaited
+        begun = {one.session_id for one in sessions if one.accounted}
+        failed = {one.session_id for one in sessions if one.state.name == "EXPECT_END" and not one.established_ms}
+        assert self.accounted == begun - failed
+        assert set(radius._records) == {*radius._unsent, *radius._sent, *radius._unkept}
         advised = {one.question for one in sessions if one.question}
         assert {one.state.name for one in sessions if one.question} <= {"EXPECT_ADVICE"}
-        assert advised == {number for number, one in self.core.online._open.items() if one.told is not None}
+        assert advised == {
+            number for number, one in self.core.online.helper._open.items() if one.told is not None and not one.quiet
+        }
         asked = {app: connections.get(app).asked for app in self.apps}
         assert {app: cbids for app, cbids in asked.items() if cbids} == {
             post.connection.connection_id: {post.cbid} for post in posts if post.cbid
         }
 
 
+RECORD = record()
 HELLO = KeydHello(protocol=PROTOCOL + 1, pid=1, grant_secret=bytes(32))
 
 
@@ -473,6 +582,7 @@ def test_anything_in_any_order(no_leaks, seed):
     assert not sessions._waits
     assert not monkey.core.workers._waiting
     assert not [timer for timer in monkey.timers if timer.clock.name in ("SESSION", "CHOICE", "QUESTION")]
+    assert not monkey.accounted
     assert not monkey.core.questions
     assert not monkey.core.questions._by_session
     assert not monkey.core.questions._by_connection
@@ -484,7 +594,7 @@ def test_anything_in_any_order(no_leaks, seed):
 def test_the_monkey_gets_about(no_leaks):
     """It is no evidence if all it ever gets is the first refusal."""
     reached, rules = set(), set()
-    for seed in range(60):
+    for seed in range(110):
         monkey = Monkey(seed)
         for _ in range(STEPS):
             monkey.step()
@@ -496,6 +606,10 @@ def test_the_monkey_gets_about(no_leaks):
     assert {"localid.chosen", "localid.refused", "session.detached", "session.attached"} <= reached
     assert {"choice.made", "choice.stored", "choice.service_gone", "pin.service_handed_over"} <= reached
     assert {"choice_refused", "choice_timeout", "lidentry_taken", "service_denied", "service_shared"} <= rules
+    assert {"radius.rejected", "radius.unanswered", "session.reauthenticated"} <= reached
+    assert {"aaa.accepted", "aaa.rejected", "aaa.unanswered", "account.started", "account.ended"} <= reached
+    assert {"account_foreign", "account_unknown", "radius_unused"} <= rules
+    assert {"radius_rejected", "radius_unanswered", "radius_unasked", "radius_anonymous", "account_unkept"} <= rules
     assert {"pin.stored", "helper.connected", "helper.lost", "session.asks_online"} <= reached
     assert {"validation_failed", "validation_undecided", "revoked", "revocation_unknown", "expired"} <= rules
     assert {"callback_timeout", "ctlkey_in_use", "no_keyd", "no_worker", "worker_died", "reqid_in_use"} <= rules

@@ -21,6 +21,7 @@ from tlspool_broker.events import (
     Disarm,
     DropFd,
     FdKind,
+    HelperKind,
     HelperLost,
     HelperSaid,
     KeydLost,
@@ -30,6 +31,7 @@ from tlspool_broker.events import (
     Note,
     PassedFd,
     PeerId,
+    Reconfigured,
     SendApp,
     SendHelper,
     SendMaster,
@@ -49,6 +51,11 @@ from tlspool_common.fd import OwnedFd
 from tlspool_common.identity import generalise
 from tlspool_common.messages import (
     PROTOCOL,
+    Access,
+    AccessTold,
+    Account,
+    Accounted,
+    AskAccess,
     ClientHelloSeen,
     EndReason,
     Finding,
@@ -59,6 +66,7 @@ from tlspool_common.messages import (
     KeyKind,
     MasterHello,
     OnlineHello,
+    RadiusHello,
     RemoteAuth,
     RemoteShown,
     RevocationTold,
@@ -67,7 +75,7 @@ from tlspool_common.messages import (
     SpawnWorkers,
     WorkerBorn,
 )
-from tlspool_common.settings import parse_untrusted
+from tlspool_common.settings import Part, parse_untrusted
 
 GRANT_SECRET = b"s" * 32
 SERVER, CLIENT = 0x6, 0x9
@@ -178,21 +186,25 @@ class FakeRecords:
 class World:
     """The core, the time, and who is there."""
 
-    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None):
+    def __init__(self, config="", *, keyd=True, workers=2, lasting=None, records=None, witness=None, shelf=None):
         self.now_ms = 1_000_000
+        self.config = config
         self.unix_time_s = 1_700_000_000.5
         self.settings = parse_untrusted(config)
         self.records = records or FakeRecords()
         self._random = itertools.count()
-        self.core = BrokerCore(self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting, witness)
+        self.core = BrokerCore(
+            self.settings, self.records, self._bytes, lambda: self.unix_time_s, lasting, witness, shelf=shelf
+        )
         self.timers = {}
         self.effects = []
         self.notes = []
         self.fds = []
         self._numbers = itertools.count(1)
         self._worker_ids = itertools.count(1)
-        self.keyd = self.master = self.helper = None
+        self.keyd = self.master = self.helper = self.radius = None
         self.questions = []
+        self.asked = []
         if keyd:
             self.keyd_comes()
         if workers is not None:
@@ -216,8 +228,12 @@ class World:
                     self.timers.pop(timer, None)
                 case Note():
                     self.notes.append(effect)
-                case StartHelper():
-                    self.helper = effect.helper
+                case StartHelper(helper) if helper.kind is HelperKind.RADIUS:
+                    self.radius = helper
+                case StartHelper(helper):
+                    self.helper = helper
+                case SendHelper(helper) if helper.kind is HelperKind.RADIUS:
+                    self.asked.append(effect)
                 case SendHelper():
                     self.questions.append(effect)
             fd = getattr(effect, "fd", None)
@@ -308,6 +324,41 @@ class World:
         """The helper answers the last question."""
         exchange = self.questions[-1].exchange if exchange is None else exchange
         return self.happen(HelperSaid(self.helper, exchange, RevocationTold(crl=crl, ocsp=ocsp, detail=detail)))
+
+    def use_radius(self, config="radius_authz 192.0.2.1\n"):
+        """Read a configuration again that has servers besides, and have the helper there."""
+        config = f"{self.config}radius_secret_file /etc/tlspool/radius.secrets\n{config}"
+        self.happen(Reconfigured(parse_untrusted(config, Part.BROKER)))
+        return self.radius_comes()
+
+    def radius_comes(self):
+        """The helper that speaks RADIUS says hello."""
+        return self.happen(HelperSaid(self.radius, 0, RadiusHello(protocol=PROTOCOL, pid=55)))
+
+    def radius_goes(self):
+        return self.happen(HelperLost(self.radius, "radius has closed its end"))
+
+    def radius_says(self, access=Access.ACCEPTED, *, exchange=None, **fields):
+        """The helper answers the last question about access, or another one."""
+        if exchange is None:
+            exchange = self.access_asked()[-1].exchange
+        told = AccessTold(access=access, **{**ACCEPTS, **fields})
+        return self.happen(HelperSaid(self.radius, exchange, told))
+
+    def radius_keeps(self, code=0, detail=""):
+        """The helper answers all accounting records that it was given since the last time."""
+        given, self.asked = self.asked, [one for one in self.asked if not isinstance(one.message, Account)]
+        effects = []
+        for one in given:
+            if isinstance(one.message, Account):
+                told = Accounted(code=int(code), detail=detail)
+                effects += self.happen(HelperSaid(self.radius, one.exchange, told))
+        self.effects = effects
+        return effects
+
+    def access_asked(self):
+        """Return the questions about access that the helper was sent."""
+        return [one for one in self.asked if isinstance(one.message, AskAccess)]
 
     def say(self, session_id, message=None, *, worker=None, **fields):
         """Let the worker of a session say something."""
@@ -406,6 +457,22 @@ class World:
             fd.close()
 
 
+ACCEPTS = {
+    "detail": "",
+    "message": "",
+    "user_name": "",
+    "classes": (),
+    "tags": (),
+    "state": b"",
+    "session_timeout_s": 0,
+    "idle_timeout_s": 0,
+    "interim_s": 0,
+    "terminate": 0,
+    "server": "192.0.2.1:1812",
+    "elapsed_ms": 3,
+}
+"""AccessTold, but for ``access``."""
+
 DEFAULTS = {
     ClientHelloSeen: {"sni": "localhost", "alpn": b""},
     HandshakeDone: {
@@ -475,6 +542,7 @@ def kept_of(session_id, worker_id, **fields):
         "remoteid": "www.example.com",
         "started_ms": 1_000,
         "established_ms": 2_000,
+        "access": b"",
         **{name: value for name, value in DEFAULTS[HandshakeDone].items() if name != "sni"},
         "sni": "localhost",
     }

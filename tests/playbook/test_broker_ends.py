@@ -55,6 +55,8 @@ def bring(world, state, app, *, reqid=4, **fields):
         return world.starttls(app, reqid=reqid, **fields)
     if state == "RELAYING":
         return world.relaying(app, reqid=reqid, **fields)
+    if state == "EXPECT_RADIUS":
+        world.use_radius()
     if state in JUDGED:
         world.records.change(expressions={("localhost", Side.SERVER): "R"})
     session_id = world.starttls(app, reqid=reqid, **fields)
@@ -72,7 +74,7 @@ def bring(world, state, app, *, reqid=4, **fields):
         world.say(session_id, RemoteShown, fault=Code.EXPIRED)
         return session_id
     world.say(session_id, HandshakeDone)
-    if state == "EXPECT_PLAINTEXT":
+    if state in ("EXPECT_RADIUS", "EXPECT_PLAINTEXT"):
         return session_id
     assert state == "EXPECT_END"
     world.happen(KillAsked(session_id))
@@ -90,6 +92,7 @@ SETTING_UP = [
     "EXPECT_HANDSHAKE",
     "EXPECT_ADVICE",
     "EXPECT_ALERT",
+    "EXPECT_RADIUS",
     "EXPECT_PLAINTEXT",
 ]
 WITHOUT_WORKER = ("EXPECT_CHOICE", "EXPECT_LOCALID", "EXPECT_KEYD", "EXPECT_WORKER")
@@ -238,7 +241,8 @@ def test_a_worker_that_does_not_let_go(world):
 
 
 @pytest.mark.parametrize(
-    "state", ["EXPECT_KEYD with a worker", "EXPECT_CLIENT_HELLO", "EXPECT_HANDSHAKE", "EXPECT_PLAINTEXT"]
+    "state",
+    ["EXPECT_KEYD with a worker", "EXPECT_CLIENT_HELLO", "EXPECT_HANDSHAKE", "EXPECT_RADIUS", "EXPECT_PLAINTEXT"],
 )
 def test_the_worker_goes_away_during_the_setup(world, state):
     app = world.app()

@@ -5,8 +5,19 @@ import itertools
 import pytest
 
 from tests.playbook.broker import CLIENT, SERVER, World, anchor, credential
-from tlspool_broker.events import HelperSaid, KillAsked, Reconfigured, SendHelper, StartHelper, StopAsked, StopHelper
-from tlspool_broker.online import HELLO_MS, HUNG_MS, PAUSE_MS, QUESTIONS
+from tlspool_broker.events import (
+    HelperKind,
+    HelperNumber,
+    HelperSaid,
+    KillAsked,
+    Reconfigured,
+    SendHelper,
+    StartHelper,
+    StopAsked,
+    StopHelper,
+)
+from tlspool_broker.helper import HELLO_MS, HUNG_MS, PAUSE_MS
+from tlspool_broker.online import QUESTIONS
 from tlspool_broker.trustdata import Pin, Revocations
 from tlspool_common.appwire import TIMEOUT_INFINITE_MS, Cmd, Flag
 from tlspool_common.errors import Code
@@ -511,7 +522,7 @@ def test_the_helper_is_started_when_it_may_be_needed(world, app):
     assert not world.of(StartHelper)
     demand(world, "R")
     session_id = world.starttls(app)
-    assert world.of(StartHelper) == [StartHelper(1)]
+    assert world.of(StartHelper) == [StartHelper(HelperNumber(HelperKind.ONLINE, 1))]
     world.now_ms += 400
     world.say(session_id, ClientHelloSeen)
     assert shows(world, session_id) is None

@@ -7,6 +7,8 @@ from tlspool_broker.events import (
     Began,
     Clock,
     Disarm,
+    HelperKind,
+    HelperNumber,
     Reconfigured,
     SendHelper,
     SendMaster,
@@ -15,7 +17,8 @@ from tlspool_broker.events import (
     Timer,
     TimerFired,
 )
-from tlspool_broker.online import PAUSE_MS, Online
+from tlspool_broker.helper import PAUSE_MS
+from tlspool_broker.online import Online
 from tlspool_broker.out import Out
 from tlspool_common.messages import PROTOCOL, AskRevocation, Finding, OnlineHello, RevocationTold, SpawnWorkers
 from tlspool_common.settings import Part, parse_untrusted
@@ -76,14 +79,14 @@ def test_an_idle_helper_is_replaced(helper):
     helper.said(first, number, TOLD)
     helper.reconfigured(parse_untrusted("online_private yes\n"))
     stopped, begun, _ = helper.take()
-    assert (stopped, begun) == (StopHelper(first), StartHelper(first + 1))
+    assert (stopped, begun) == (StopHelper(first), StartHelper(HelperNumber(HelperKind.ONLINE, first.number + 1)))
 
 
 def test_one_that_nobody_wanted_is_not_started_for_that(helper):
     helper.reconfigured(parse_untrusted("online_private yes\n"))
     assert helper.take() == []
     helper.reconfigured(parse_untrusted("crl_file /a\n"))
-    assert helper.take()[0] == StartHelper(1)  # a file is there to be used
+    assert helper.take()[0] == StartHelper(HelperNumber(HelperKind.ONLINE, 1))  # a file is there to be used
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,9 @@ def test_it_is_started_again_without_a_question(no_leaks):
     world.happen(Began())
     world.helper_comes()
     world.helper_goes()
-    assert [one for one in world.later(PAUSE_MS[0]) if isinstance(one, StartHelper)] == [StartHelper(2)]
+    assert [one for one in world.later(PAUSE_MS[0]) if isinstance(one, StartHelper)] == [
+        StartHelper(HelperNumber(HelperKind.ONLINE, 2))
+    ]
     told = world.core.online.describe()
     assert (told["state"], told["started"], told["failed"]) == ("starting", 2, 1)
     world.close()

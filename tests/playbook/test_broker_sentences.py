@@ -10,7 +10,7 @@ from tlspool_broker import dryrun, explain
 from tlspool_broker.session import State
 from tlspool_common.appwire import Cmd, Flag
 from tlspool_common.errors import Code
-from tlspool_common.messages import ClientHelloSeen, HandshakeDone, HandshakeFailed, RemoteShown, Side
+from tlspool_common.messages import Access, ClientHelloSeen, HandshakeDone, HandshakeFailed, RemoteShown, Side
 
 WHO = "session 1 of postfix.service[815] for smtp as server localhost"
 CLIENTS = "session 1 of postfix.service[815] for smtp as client"
@@ -63,6 +63,31 @@ def test_accepted_without_asking_who_it_is(world):
     assert last(world) == f"{WHO} was accepted by generation 7 with a remote that need not say who it is"
 
 
+@pytest.mark.parametrize(
+    ("config", "said", "words"),
+    [
+        ("radius_authz 192.0.2.1\n", Access.ACCEPTED, "RADIUS lets it in, by 192.0.2.1:1812"),
+        (
+            "radius_authz 192.0.2.1\nradius lax unanswered=accept\n",
+            Access.UNANSWERED,
+            "no RADIUS server has answered, and the rule lets it in all the same",
+        ),
+        ("radius_acct 192.0.2.1\n", None, "RADIUS servers account for it"),
+    ],
+)
+def test_accepted_by_radius(world, config, said, words):
+    world.use_radius(config)
+    app = world.app()
+    session_id = in_handshake(world, app)
+    world.say(session_id, HandshakeDone)
+    if said is not None:
+        world.radius_says(said)
+    else:
+        world.radius_keeps()
+    world.answer(app, world.callback(app)[0])
+    assert last(world).endswith(f"and its name is right; {words}")
+
+
 # --- refused, in each state -----------------------------------------------------------------------------
 
 
@@ -103,6 +128,11 @@ def refused(world, state):
         in_handshake(world, app)
         world.say(1, RemoteShown)
         world.say(1, HandshakeFailed, code=int(Code.WRONG_PURPOSE), detail="")
+    elif state is State.EXPECT_RADIUS:
+        world.use_radius()
+        in_handshake(world, app)
+        world.say(1, HandshakeDone)
+        world.radius_says(Access.REJECTED, message="not here")
     elif state is State.EXPECT_PLAINTEXT:
         in_handshake(world, app)
         world.say(1, HandshakeDone)
@@ -122,6 +152,8 @@ SENTENCES = {
     State.EXPECT_ADVICE: f"in the handshake, while others were asked about the certificate: {GONE}",
     State.EXPECT_ALERT: "in the handshake: [407] the remote's certificate is not for this role: localid localhost: E "
     "is false: extended key usage clientAuth (for smtp) is not in the certificate",
+    State.EXPECT_RADIUS: "after the handshake, when RADIUS was asked: [801] the RADIUS server refuses the remote: not "
+    "here",
     State.EXPECT_PLAINTEXT: "after the handshake: [109] ",
 }
 

@@ -5,7 +5,8 @@ import pytest
 from tests.playbook.broker import CLIENT, World
 from tlspool_broker.credentials import Credential
 from tlspool_broker.events import HelperSaid, SendHelper, StartHelper
-from tlspool_broker.online import HUNG_MS, PAUSE_MS, STAPLE_AGAIN_MS, STAPLE_WAIT_MS, STAPLES
+from tlspool_broker.helper import HUNG_MS, PAUSE_MS
+from tlspool_broker.online import STAPLE_AGAIN_MS, STAPLE_WAIT_MS, STAPLES
 from tlspool_common.messages import AskStaple, ClientHelloSeen, KeyKind, Side, StapleTold, UseCredential
 
 WITH_RESPONDER = b"leaf" + bytes.fromhex("06082b06010505073001") + b"http://ocsp.example.com/"

@@ -1,4 +1,4 @@
-"""Every way through session.py's table is gone, and everything a worker may say where the table has no way."""
+"""Every way through states.py's table is gone, and everything a worker may say where the table has no way."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from tests.playbook.broker import CLIENT, SERVER, World, credential
 from tests.playbook.choosing import answer, inquiry
 from tests.playbook.test_broker_ends import bring
 from tlspool_broker.events import CloseWorker, KillAsked, SendMaster, SessionId, WorkerSaid
-from tlspool_broker.session import SAID, TABLE, Happening, Session, State
+from tlspool_broker.session import Session
+from tlspool_broker.states import SAID, TABLE, Happening, State
 from tlspool_common.appwire import Cmd, Flag, Starttls
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import (
@@ -78,6 +79,7 @@ DO = {
     H.HELLO_SEEN: lambda world, session_id: world.say(session_id, ClientHelloSeen),
     H.HANDSHAKE_DONE: lambda world, session_id: world.say(session_id, HandshakeDone),
     H.HANDSHAKE_FAILED: lambda world, session_id: world.say(session_id, HandshakeFailed),
+    H.ADMITTED: lambda world, session_id: world.radius_says(),
     H.PLAIN_GIVEN: do_plain_given,
     H.ENDED: lambda world, session_id: world.say(session_id, SessionEnded),
     H.WORKER_LOST: lambda world, session_id: world.worker_goes(world.session(session_id).worker.number),
@@ -136,6 +138,15 @@ def prepare(world, state, happening, end):
             session_id = bring(world, "EXPECT_LOCALID with a worker", app)
             frame, _ = world.callback(app, Cmd.STARTTLS_LOCALID)
             world.answer(app, frame)
+            return session_id
+        case S.EXPECT_HANDSHAKE, H.HANDSHAKE_DONE, S.EXPECT_RADIUS:
+            world.use_radius()
+            return bring(world, "EXPECT_HANDSHAKE", app)
+        case S.EXPECT_RADIUS, H.ADMITTED, S.RELAYING:
+            world.use_radius()
+            session_id = bring(world, "EXPECT_LOCALID with a worker", app)
+            world.answer(app, world.callback(app, Cmd.STARTTLS_LOCALID)[0])
+            world.say(session_id, HandshakeDone)
             return session_id
         case S.EXPECT_HANDSHAKE, H.HELLO_SEEN, _:
             return peer(world, app, end)

@@ -3,13 +3,14 @@
 import pytest
 
 from tests.playbook.test_symmetry import ALERT, SERVER_HELLO, hello
-from tests.playbook.test_worker_sessions import HELLO, Play, facts, fd
+from tests.playbook.test_worker_sessions import HELLO, Play, facts, fd, traffic
 from tlspool_common.errors import Code
 from tlspool_common.messages import (
     AskedByRemote,
     AskExport,
     AskFact,
     AskRemote,
+    AskTraffic,
     ClientHelloSeen,
     EndReason,
     EndSession,
@@ -46,6 +47,10 @@ def fact(number, question=1):
     return AskFact(session_id=number, question=question, fact=Fact.REMOTE_SUBJECT, name=b"")
 
 
+def moved(number):
+    return AskTraffic(session_id=number)
+
+
 def remote(number, question=1, generation=1):
     return AskRemote(
         session_id=number, question=question, trust_generation=generation, sigalgs="", remote_name="",
@@ -71,7 +76,7 @@ def test_a_question_to_the_remote_comes_with_anchors(play):
     assert (ask.trust.number, ask.trust.frozen) == (1, True)
 
 
-@pytest.mark.parametrize("make", [export, fact, remote])
+@pytest.mark.parametrize("make", [export, fact, remote, moved])
 @pytest.mark.parametrize("state", [state for state in State if state not in (State.RELAYING, State.OVER)])
 def test_a_question_about_a_session_that_does_not_relay(play, make, state):
     number = play.in_state(state)
@@ -79,16 +84,16 @@ def test_a_question_about_a_session_that_does_not_relay(play, make, state):
         play.core.broker_said(make(number))
 
 
-@pytest.mark.parametrize("make", [export, fact, remote])
+@pytest.mark.parametrize("make", [export, fact, remote, moved])
 def test_a_question_that_crosses_the_end(play, make):
     number = play.relaying()
-    play.core.relay_ended(number, EndReason.CLEAN, 0, 0, "")
+    play.core.relay_ended(EndReason.CLEAN, traffic(number, 0, 0), "")
     play.take()
     play.core.broker_said(make(number))
     assert play.take() == []
 
 
-@pytest.mark.parametrize("make", [export, fact, remote])
+@pytest.mark.parametrize("make", [export, fact, remote, moved])
 def test_a_question_about_no_session(play, make):
     with pytest.raises(BrokenBroker):
         play.core.broker_said(make(5))
@@ -164,7 +169,7 @@ def test_the_plaintext_end_comes_meanwhile(play):
 def test_a_session_that_ends_meanwhile(play):
     number = play.relaying()
     play.core.remote_asks(number)
-    play.core.relay_ended(number, EndReason.CLEAN, 0, 0, "")
+    play.core.relay_ended(EndReason.CLEAN, traffic(number, 0, 0), "")
     play.take()
     play.core.broker_said(use(number))
     play.core.broker_said(Proceed(session_id=number))
@@ -180,7 +185,7 @@ def test_a_broker_that_goes_away_meanwhile(play):
     assert play.take() == [Answer(number, ())]
     play.core.remote_asks(number)
     assert play.take() == [Answer(number, ())]
-    play.core.relay_ended(number, EndReason.CLEAN, 0, 0, "")
+    play.core.relay_ended(EndReason.CLEAN, traffic(number, 0, 0), "")
     assert play.take() == [Finish(Exit.OK)]
 
 

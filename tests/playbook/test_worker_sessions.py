@@ -21,6 +21,7 @@ from tlspool_common.messages import (
     Proceed,
     SessionEnded,
     Side,
+    Traffic,
     TrustAnchor,
     TrustBegin,
     UseCredential,
@@ -47,6 +48,7 @@ from tlspool_worker.exits import Exit
 from tlspool_worker.session import TABLE, State, alert_record
 from tlspool_worker.sessions import BrokenBroker, Sessions
 from tlspool_worker.shown import Chain, Wire, describe_untrusted
+from tlspool_worker.telling import end_of
 from tlspool_worker.tls import Step
 from tlspool_worker.tls_errors import Fault
 
@@ -57,6 +59,18 @@ def fd():
     read_fd, write_fd = os.pipe()
     os.close(write_fd)
     return OwnedFd(read_fd)
+
+
+def traffic(session_id, from_remote_b, to_remote_b):
+    """What has been moved: of each record some bytes."""
+    return Traffic(
+        session_id=session_id,
+        from_remote_b=from_remote_b,
+        to_remote_b=to_remote_b,
+        from_remote_records=from_remote_b // 5,
+        to_remote_records=to_remote_b // 5,
+        idle_ms=7,
+    )
 
 
 class Play:
@@ -72,7 +86,7 @@ class Play:
     def _want(self, effect):
         self.wanted.append(effect)
         if isinstance(effect, EndRelay):  # the relay reports its end before the effect is done
-            self.core.relay_ended(effect.session_id, EndReason.ORDERED, 1, 2, "")
+            self.core.relay_ended(EndReason.ORDERED, traffic(effect.session_id, 1, 2), "")
 
     def take(self):
         found, self.wanted = self.wanted, []
@@ -209,8 +223,9 @@ def test_credentials_and_first_step(play):
     play.core.broker_said(PlainConnected(session_id=number), fd())
     (attach,) = play.take()
     assert isinstance(attach, Attach)
-    play.core.relay_ended(number, EndReason.CLEAN, 10, 20, "")
-    ended = SessionEnded(session_id=number, reason=EndReason.CLEAN, from_remote_b=10, to_remote_b=20, detail="")
+    play.core.relay_ended(EndReason.CLEAN, traffic(number, 10, 20), "")
+    ended = end_of(EndReason.CLEAN, traffic(number, 10, 20), "")
+    assert (ended.from_remote_b, ended.from_remote_records, ended.to_remote_records, ended.idle_ms) == (10, 2, 4, 7)
     assert play.take() == [Say(ended)]
     assert len(play.core) == 0
 
@@ -603,7 +618,7 @@ def test_without_broker_what_relays_goes_on(play):
     dropped = {effect.session_id for effect in wanted if isinstance(effect, (Drop, EndRelay))}
     assert dropped == {number for state, number in numbers.items() if state is not State.RELAYING}
     assert not [effect for effect in wanted if isinstance(effect, (Say, Finish))]
-    play.core.relay_ended(numbers[State.RELAYING], EndReason.CLEAN, 0, 0, "")
+    play.core.relay_ended(EndReason.CLEAN, traffic(numbers[State.RELAYING], 0, 0), "")
     assert play.take() == [Finish(Exit.OK)]
 
 
@@ -619,7 +634,7 @@ def test_retirement(play):
     assert play.take() == []
     play.core.cipher_ended(failing)
     assert not any(isinstance(effect, Finish) for effect in play.take())
-    play.core.relay_ended(number, EndReason.CLEAN, 0, 0, "")
+    play.core.relay_ended(EndReason.CLEAN, traffic(number, 0, 0), "")
     assert play.take()[-1] == Finish(Exit.OK)
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.playbook.test_worker_sessions import Play, fd
+from tests.playbook.test_worker_sessions import Play, fd, traffic
 from tlspool_common.messages import (
     AskedByRemote,
     BrokerAway,
+    EndKept,
     EndReason,
     KeepRecord,
     PlainConnected,
@@ -19,7 +20,7 @@ from tlspool_worker.effects import Answer, Drop, EndRelay, Finish, ForgetQuestio
 from tlspool_worker.exits import Exit
 from tlspool_worker.session import State
 from tlspool_worker.sessions import BrokenBroker
-from tlspool_worker.telling import PORTION, UNSAID, UNSAID_MS, Telling
+from tlspool_worker.telling import PORTION, UNSAID, UNSAID_MS, Telling, end_of
 
 SETTING_UP = [state for state in State if state not in (State.RELAYING, State.OVER)]
 
@@ -51,7 +52,7 @@ def here(number, nonce=77):
 
 
 def end(play, number, reason=EndReason.CLEAN):
-    play.core.relay_ended(number, reason, 5, 6, "")
+    play.core.relay_ended(reason, traffic(number, 5, 6), "")
 
 
 def test_what_relays_is_told_in_order(play):
@@ -106,7 +107,7 @@ def test_nothing_is_said_while_there_is_no_broker_and_ends_are_told_later(play):
     end(play, one)
     assert not play.take()
     ask(play)
-    ended = SessionEnded(session_id=one, reason=EndReason.CLEAN, from_remote_b=5, to_remote_b=6, detail="")
+    ended = end_of(EndReason.CLEAN, traffic(one, 5, 6), "")
     assert said(play) == [here(one), ended, here(other), SessionsTold(nonce=77, last=other, more=False)]
     end(play, other)
     assert [message.session_id for message in said(play)] == [other]
@@ -228,7 +229,7 @@ def test_ends_that_nobody_hears_are_bounded():
     telling = Telling(out.append)
     numbers = range(1, UNSAID + 11)
     for number in numbers:
-        telling.keep(number, b"r")
+        telling.keep(number, b"r", accounted=number % 2 == 0)
     telling.broker_away(set(numbers))
     for number in numbers:
         telling.ended(
@@ -237,4 +238,77 @@ def test_ends_that_nobody_hears_are_bounded():
     assert (telling.unsaid, out) == (UNSAID, [])
     telling.tell(TellSessions(nonce=1, after=0))
     assert out[0].message.session_id == 11
-    assert telling.unsaid == UNSAID - PORTION
+    assert telling.unsaid == UNSAID - PORTION // 2  # those that are accounted for stay
+
+
+# --- sessions that are accounted for ----------------------------------------------------------------
+
+
+def accounted(play):
+    number = kept(play)
+    play.core.broker_said(KeepRecord(session_id=number, record=b"record %d" % number, accounted=True))
+    return number
+
+
+def test_the_end_of_what_is_accounted_for_is_told_until_it_is_on_record(play):
+    number, other = accounted(play), kept(play)
+    end(play, number)
+    end(play, other)
+    ended = end_of(EndReason.CLEAN, traffic(number, 5, 6), "")
+    assert said(play)[0] == ended
+    for nonce in (1, 2):
+        play.core.broker_said(BrokerAway())
+        play.take()
+        ask(play, nonce)
+        assert said(play) == [here(number, nonce), ended, SessionsTold(nonce=nonce, last=number, more=False)]
+    play.core.broker_said(EndKept(session_id=number))
+    ask(play, 3)
+    assert said(play) == [SessionsTold(nonce=3, last=0, more=False)]
+
+
+def test_a_retired_worker_stays_until_the_last_end_is_on_record(play):
+    numbers = [accounted(play) for _ in range(2)]
+    play.core.retire()
+    for number in numbers:
+        end(play, number)
+    assert not any(isinstance(effect, Finish) for effect in play.take())
+    play.core.broker_said(EndKept(session_id=numbers[0]))
+    assert play.take() == []
+    play.core.broker_said(EndKept(session_id=numbers[1]))
+    assert play.take() == [Finish(Exit.OK)]
+
+
+def test_a_retired_worker_does_not_stay_for_ever(play):
+    number = accounted(play)
+    play.core.retire()
+    end(play, number)
+    assert Wait(0, UNSAID_MS) in play.take()
+    play.core.waited(0)
+    assert play.take() == [Finish(Exit.OK)]
+
+
+def test_nobody_will_come_to_record_anything(play):
+    number = accounted(play)
+    end(play, number)
+    play.take()
+    play.core.broker_gone()
+    assert play.take() == [Finish(Exit.OK)]
+
+
+def test_a_session_may_stop_being_accounted_for(play):
+    number = accounted(play)
+    play.core.broker_said(KeepRecord(session_id=number, record=b"r"))
+    end(play, number)
+    play.take()
+    ask(play)
+    assert said(play) == [SessionsTold(nonce=77, last=0, more=False)]
+
+
+def test_an_end_on_record_of_what_has_not_ended_breaks_the_table(play):
+    with pytest.raises(BrokenBroker, match="has not ended"):
+        play.core.broker_said(EndKept(session_id=accounted(play)))
+
+
+def test_an_end_on_record_that_is_forgotten_already(play):
+    play.core.broker_said(EndKept(session_id=5))
+    assert play.take() == []

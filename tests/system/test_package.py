@@ -78,6 +78,7 @@ def test_files_are_their_owners(host):
         assert host.run("ls", "/var/lib/tlspool/keyd", user=user, check=False).returncode
     for user in ("tlspool-keyd", "tlspool-worker", "alice"):
         assert host.run("ls", "/var/lib/tlspool/db", user=user, check=False).returncode
+        assert host.run("ls", "/var/lib/tlspool/radius", user=user, check=False).returncode
     assert host.run("touch", "/run/tlspool/x", user="tlspool-broker", check=False).returncode
     found = host.run("find", "/usr/lib/tlspool", "/usr/bin", "-name", "*tlspool*", "-not", "-user", "root").stdout
     assert not found
@@ -244,6 +245,46 @@ print(type(broker.receive().message).__name__)
                     "/opt/helper.py", check=False)  # fmt: skip
     host.path("/opt/helper.py").unlink()
     assert "OnlineHello" in done.stdout, done.stdout + done.stderr
+
+
+def test_radius_by_the_pages(host):
+    """The server of the examples, as the package has them; the pool as docs/install.md has it, within its unit."""
+    path = host.path("/etc/tlspool.conf")
+    before = path.read_text()
+    host.run("cp", "-r", "/usr/share/doc/tlspool/examples/radius", "/root/raddb")
+    host.run("mkdir", "/root/records")
+    local = host.path("/root/raddb/local.conf")
+    local.write_text(local.read_text().replace("/var/log/freeradius/tlspool", "/root/records"))
+    server = host.start("freeradius", "-d", "/root/raddb", "-D", "/usr/share/freeradius", "-f")
+    try:
+        secrets = "/etc/tlspool/radius-secrets"
+        host.run("install", "-o", "tlspool-broker", "-g", "tlspool", "-m", "0600", "/dev/null", secrets)
+        host.path(secrets).write_text("127.0.0.1 change-this-secret-of-the-pool\n")
+        lines = "radius_authn 127.0.0.1\nradius_authz 127.0.0.1\nradius_acct 127.0.0.1\n"
+        path.write_text(f"{before}{lines}radius_secret_file {secrets}\n")
+        assert host.run("tlspool", "check").returncode == 0
+        host.run("systemctl", "restart", "tlspool-broker")
+        host.await_ready()
+        words = ("alice@home.example", "--localid", "home.example", "--service", "imap")
+        host.wait(
+            lambda: host.run("tlspool", "radius", "test", *words, check=False).returncode == 0,
+            what="nobody asks the server",
+        )
+        told = host.run("tlspool", "radius", "test", *words).stdout
+        assert "< tags=staff" in told
+        assert host.run("tlspool", "radius", "test", "bob@home.example", check=False).returncode == 1
+        assert host.run("tlspool", "radius", "status").returncode == 0
+        assert "0 records wait" in host.run("tlspool", "radius", "spool").stdout
+        mode = host.run("stat", "-c", "%U %a", "/var/lib/tlspool/radius").stdout
+        assert mode == "tlspool-broker 700\n"
+        helper = host.run("pgrep", "-u", "tlspool-broker", "-f", "radius").stdout.split()
+        assert helper, "it runs as the broker's user"
+    finally:
+        server.terminate()
+        server.wait(30)
+        path.write_text(before)
+        host.run("systemctl", "restart", "tlspool-broker")
+        host.await_ready()
 
 
 KNOCK = """

@@ -156,6 +156,8 @@ def bad(findings):
 
 def test_daemons_that_are_well():
     assert bad(pool.daemons(WELL)) == []
+    for state in ("ready", "not used"):
+        assert bad(pool.daemons({**WELL, "broker": {**WELL["broker"], "radius": {"state": state}}})) == []
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,7 @@ def test_daemons_that_are_well():
         ({"broker": {**WELL["broker"], "keyd": False}}, "is not connected"),
         ({"broker": {**WELL["broker"], "master": False}}, "is not connected"),
         ({"broker": {**WELL["broker"], "workers": 0}}, "there are no workers"),
+        ({"broker": {**WELL["broker"], "radius": {"state": "absent"}}}, "the helper that speaks RADIUS is absent"),
         ({"keyd": {"pid": 3, "protocol": 2}}, "protocols differ: broker speaks 3, keyd speaks 2"),
     ],
 )

@@ -46,6 +46,16 @@ def test_pages_are_put_together(broker, capsys):
     assert "5 more; go on with --after 2" in capsys.readouterr().out
 
 
+def test_tags_are_a_column_where_there_are_any(monkeypatch, capsys):
+    rows = [{"session": 1, "tags": []}, {"session": 2, "tags": []}]
+    monkeypatch.setattr(module, "ask_broker", lambda _args, _command, **_fields: {"sessions": rows, "more": 0})
+    assert main(["sessions"]) == 0
+    assert "tags" not in capsys.readouterr().out
+    rows[1]["tags"] = ["gold", "late"]
+    assert main(["sessions"]) == 0
+    assert "gold, late" in capsys.readouterr().out
+
+
 def test_numbers_are_not_asked_about(broker, capsys):
     assert main(["kill", "5", "99", "6"]) == 1
     told = capsys.readouterr()

@@ -33,6 +33,9 @@ def but(name, **fields):
         (but("broker", draining=True), Level.DEGRADED, "tlspool resume"),
         (but("broker", lag_ms={"p50": 101.0}), Level.DEGRADED, "101 ms late"),
         (but("broker", lag_ms={"p50": 20, "p99": 2000}), Level.FINE, ""),
+        (but("broker", radius={"state": "ready"}), Level.FINE, ""),
+        (but("broker", radius={"state": "not used"}), Level.FINE, ""),
+        (but("broker", radius={"state": "absent"}), Level.DEGRADED, "the helper that speaks RADIUS is absent"),
         (but("keyd", locked=["pkcs11:"]), Level.DEGRADED, "keys unlock"),
         (but("keyd", waiting=65), Level.DEGRADED, "65 signatures wait"),
         (but("keyd", modules=[{"state": "PIN_WRONG", "wanted": T}]), Level.DEGRADED, f"{T}: PIN_WRONG"),
@@ -57,7 +60,8 @@ _JSON = st.recursive(
     max_leaves=8,
 )
 _ANSWER = st.dictionaries(
-    st.sampled_from(["ok", "keyd", "master", "workers", "lag_ms", "locked", "modules", "waiting", "error"]), _JSON
+    st.sampled_from(["ok", "keyd", "master", "workers", "lag_ms", "radius", "locked", "modules", "waiting", "error"]),
+    _JSON,
 )
 
 

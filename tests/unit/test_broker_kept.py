@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.playbook.broker import kept_of
-from tlspool_broker import kept
+from tlspool_broker import kept, kept_access
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
 
@@ -24,10 +24,11 @@ def test_the_longest_fits():
         "unit": "u" * 256, "command": "c" * 64, "request": bytes(380), "planned": "a" * 127, "localid": "a" * 127,
         "expected": "a" * 127, "cipher": "c" * 64, "group": "g" * 64, "alpn": bytes(255), "sni": "s" * 255,
         "remote_names": names, "remote_subject": "s" * 1024, "remoteid": "r" * 127,
+        "access": bytes(kept_access.ACCESS_B),
     }  # fmt: skip
     sealed = kept.seal(KEY, kept_of(2**64 - 1, 2**32 - 1, **long))
-    assert 5000 < len(sealed) <= limits.RECORD_B
-    assert 10 < len(names) < 64
+    assert 15_000 < len(sealed) <= limits.RECORD_B
+    assert 5 < len(names) < 64
 
 
 def test_another_key_says_nothing():

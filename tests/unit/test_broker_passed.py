@@ -22,6 +22,11 @@ def kind(fd, own=OWN):
         return found.kind
 
 
+def address(fd):
+    with OwnedFd(os.dup(fd)) as owned:
+        return passed.looked_at(owned, OWN).address
+
+
 @pytest.mark.parametrize(
     ("family", "form", "expected"),
     [
@@ -50,8 +55,26 @@ def test_tcp(no_leaks, host):
         one.connect(listener.getsockname())
         other, _ = listener.accept()
         assert kind(one.fileno()) is FdKind.STREAM
+        assert address(one.fileno()) == address(other.fileno()) == host
         other.close()
         assert kind(one.fileno()) is FdKind.STREAM  # the remote has ended; that is not for us to find out
+
+
+def test_ipv4_at_a_socket_of_ipv6_is_written_as_such(no_leaks):
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as one,
+    ):
+        other, (host, *_) = listener.accept()
+        assert host == "::ffff:127.0.0.1"
+        assert address(other.fileno()) == address(one.fileno()) == "127.0.0.1"
+        other.close()
+
+
+def test_a_pair_has_no_address(no_leaks):
+    one, other = socket.socketpair()
+    with one, other:
+        assert address(one.fileno()) == ""
 
 
 def test_what_is_no_socket(no_leaks, tmp_path):

@@ -19,6 +19,7 @@ from tlspool_broker.events import (
     Clock,
     Disarm,
     DropFd,
+    HelperKind,
     HelperLost,
     HelperNumber,
     HelperSaid,
@@ -370,7 +371,8 @@ async def test_a_message_of_ours_that_breaks_the_table_costs_its_channel():
 
 # --- the helper -------------------------------------------------------------------------------------
 
-HELPER = HelperNumber(3)
+HELPER = HelperNumber(HelperKind.ONLINE, 3)
+OTHER = HelperNumber(HelperKind.ONLINE, 2)
 QUESTION = AskRevocation(wants=1, chain=(), crl_urls=(), ocsp_urls=(), deadline_ms=2000)
 
 
@@ -388,11 +390,11 @@ async def test_a_helper_is_started_asked_and_stopped():
         hello = next(event for event in core.seen if isinstance(event, HelperSaid))
         assert (hello.helper, type(hello.message)) == (HELPER, OnlineHello)
         pid = hello.message.pid
-        core.answers.append([SendHelper(HELPER, 77, QUESTION), SendHelper(HelperNumber(2), 78, QUESTION)])
+        core.answers.append([SendHelper(HELPER, 77, QUESTION), SendHelper(OTHER, 78, QUESTION)])
         made.happened(TimerFired(Timer(Clock.IDLE)))
         await until(lambda: isinstance(core.seen[-1], HelperSaid) and core.seen[-1].exchange == 77)
         assert isinstance(core.seen[-1].message, RevocationTold)
-        core.answers.append([StopHelper(HelperNumber(2)), StopHelper(HELPER), SendHelper(HELPER, 79, QUESTION)])
+        core.answers.append([StopHelper(OTHER), StopHelper(HELPER), SendHelper(HELPER, 79, QUESTION)])
         made.happened(TimerFired(Timer(Clock.IDLE)))
         await until(lambda: log.of("helper.gone"))
         assert log.of("helper.gone") == [{"pid": pid, "status": 0}]
@@ -417,6 +419,6 @@ async def test_a_helper_that_cannot_be_started():
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     with pytest.MonkeyPatch.context() as patch, shell() as (made, core, _):
-        patch.setattr(borders, "spawn", fails)
+        patch.setattr(borders.online, "spawn", fails)
         starts(made, core)
         assert core.seen[-1].reason == "it cannot be started: Resource temporarily unavailable"

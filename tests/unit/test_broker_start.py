@@ -174,6 +174,20 @@ def test_a_reload_online_that_was_not(entered, monkeypatch):
         start.reload(entered / "conf")
 
 
+def test_secrets_that_change_are_seen_at_a_reload(tmp_path):
+    path = tmp_path / "secrets"
+    config = parse_untrusted(f"radius_secret_file {path}\n")
+    seen = start.Secrets(config)
+    assert not seen.changed(config)
+    path.write_text("192.0.2.1 first\n")
+    assert seen.changed(config)
+    assert not seen.changed(config)
+    path.write_text("192.0.2.1 other secret\n")
+    assert seen.changed(config)
+    assert seen.changed(parse_untrusted(""))
+    assert not seen.changed(parse_untrusted(""))
+
+
 RADIUS = "radius_authz 192.0.2.1\nradius_secret_file {}/lists/secrets\n"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tlspool_common import appwire, servicewire
+from tlspool_common import aaawire, appwire, servicewire
 from tlspool_common.errors import Code
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,12 +35,27 @@ def fields_of(form):
         ("## CONTROL_DETACH, CONTROL_REATTACH", appwire.Control),
         ("### LOCAL_OPTIONS", appwire.Options),
         ("### LOCAL_DETAILS", appwire.Details),
+        ("### LOCAL_TAGS", aaawire.Tags),
+        ("### LOCAL_SUBJECT", aaawire.Subject),
+        ("### LOCAL_AUTHENTICATE", aaawire.Authenticate),
+        ("### LOCAL_AUTHORIZE", aaawire.Authorize),
+        ("### A verdict", aaawire.Verdict),
+        ("### LOCAL_ACCOUNT_UPDATE", aaawire.AccountCount),
     ],
 )
 def test_offsets(heading, payload):
     section = PAGE.partition(f"\n{heading}")[2].partition("\n##")[0]
     rows = re.findall(r"^\| (\d+) \| (\d+) \| `", section, re.MULTILINE)
     assert [(int(offset), int(size_b)) for offset, size_b in rows] == fields_of(payload.FORM)
+
+
+def test_offsets_of_a_start_and_of_its_reply():
+    section = PAGE.partition("\n### LOCAL_ACCOUNT_START")[2].partition("\n##")[0]
+    rows = [
+        [(int(offset), int(size_b)) for offset, size_b in re.findall(r"^\| (\d+) \| (\d+) \| `", part, re.MULTILINE)]
+        for part in section.split("The reply is the same command")
+    ]
+    assert rows == [fields_of(aaawire.AccountStart.FORM), fields_of(aaawire.AccountKept.FORM)]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -48,6 +49,66 @@ def test_sizes_both_ways(world, size_b):
             got += world.received()
         assert got == data
     assert world.counts() == (3 * size_b, 3 * size_b)
+
+
+# Records of the remote, and what the application writes: of one size each, the last of several records.
+SENT = ((1, 200, 16384), (1, 20_000, 100_000))
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before the application", "with it"])
+def test_records_and_bytes_are_counted(world, early):
+    """In C as in Python."""
+    sent, wrote = SENT
+    if not early:
+        world.attach()
+    for size in sent:
+        world.remote.tls.write(bytes(size))
+    world.flush()
+    if early:
+        world.attach()
+    assert world.app.recv(sum(sent), socket.MSG_WAITALL) == bytes(sum(sent))
+    for size in wrote:
+        world.app.sendall(bytes(size))
+        world.gets(bytes(size))
+    counted = world.traffic()
+    assert (counted.from_remote_b, counted.from_remote_records) == (sum(sent), len(sent))
+    assert counted.to_remote_b == sum(wrote)
+    assert counted.to_remote_records == world.records() >= 1 + 2 + 7
+    world.app.close()
+    world.ended()
+    assert world.ends_with == replace(counted, idle_ms=world.ends_with.idle_ms)
+
+
+def test_records_without_data_are_none(world):
+    """KeyUpdates, and the end."""
+    world.attach()
+    world.send(b"one")
+    assert world.app.recv(100) == b"one"
+    with contextlib.suppress(ssl.SSLWantReadError):
+        world.remote.tls.unwrap()
+    world.flush()
+    world.app.close()
+    world.ended()
+    assert (world.ends_with.from_remote_records, world.ends_with.to_remote_records) == (1, 0)
+
+
+def test_how_long_nothing_was_moved(world):
+    world.attach()
+    began_s = time.monotonic()
+    world.send(b"one")
+    assert world.app.recv(100) == b"one"
+    world.until(lambda: world.traffic().idle_ms >= 50)
+    assert world.traffic().idle_ms <= (time.monotonic() - began_s) * 1000 + 11  # C's clock moves in steps
+    world.app.sendall(b"two")
+    sent_s = time.monotonic()
+    world.gets(b"two")
+    assert world.traffic().idle_ms <= (time.monotonic() - sent_s) * 1000 + 11
+
+
+def test_how_long_nothing_was_moved_since_the_handshake(world):
+    world.attach()
+    before_ms = world.traffic().idle_ms
+    world.until(lambda: world.traffic().idle_ms >= before_ms + 30)
 
 
 def test_a_record_in_pieces(world):
@@ -422,4 +483,18 @@ def test_hold_of_a_session_that_is_over_in_its_thread(no_leaks):
     assert world.ends == []
     world.turn()
     assert world.ended() == [(EndReason.CLEAN, "")]
+    world.close()
+
+
+def test_traffic_of_a_session_that_is_over(no_leaks):
+    """Its end tells it."""
+    world = World("native")
+    world.attach()
+    world.app.close()
+    deadline_s = time.monotonic() + 10
+    while not select.select([world.around._event_fd], [], [], 0.1)[0]:
+        assert time.monotonic() < deadline_s
+    assert world.relay.traffic() is None
+    world.turn()
+    assert world.relay.traffic() is None
     world.close()

@@ -113,7 +113,7 @@ def test_directories_are_the_same_everywhere():
     for service in SERVICES:
         for name in DIRECTORIES:
             base = {"RuntimeDirectory": "/run", "StateDirectory": "/var/lib"}[name]
-            for path in values(service, name):
+            for path in " ".join(values(service, name)).split():
                 assert made[f"{base}/{path}"] == (values(service, f"{name}Mode")[0], service)
 
 

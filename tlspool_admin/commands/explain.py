@@ -128,9 +128,26 @@ def account(answer: Mapping[str, object]) -> str:
     if isinstance(remote, Mapping):
         lines.append("  the remote showed")
         lines += [f"    {word}: {clean(remote[name])}" for name, word in _FACTS if remote.get(name)]
+    if isinstance(radius := answer.get("radius"), Mapping):
+        lines += ["  what RADIUS had to do with it", *_radius(radius)]
     if trace := objects(answer.get("trace")):
         lines += ["  what was weighed", *_trace(trace)]
     return "\n".join(lines)
+
+
+_ACCESS = {"accepted": "green", "rejected": "red"}
+
+
+def _radius(radius: Mapping[str, object]) -> list[str]:
+    known = (("rule", "rule"), ("acct_id", "Acct-Session-Id"), ("tags", "tags"))
+    lines = [f"    {word}: {clean(radius[name])}" for name, word in known if radius.get(name)]
+    for one in objects(radius.get("asked")):
+        access = clean(one.get("access"))
+        by = f" by {clean(one.get('server'))} in {clean(one.get('ms'))} ms" if one.get("server") else ""
+        why = clean(one.get("message") or one.get("detail") or "")
+        line = f"    {clean(one.get('purpose'))}: {paint(access, _ACCESS.get(access, 'yellow'))}{by}"
+        lines.append(line + (f": {why}" if why else ""))
+    return lines
 
 
 _VALUES = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}

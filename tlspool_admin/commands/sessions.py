@@ -87,6 +87,8 @@ def run_list(args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     rows = objects(answer.get("sessions"))
+    if not any(row.get("tags") for row in rows):  # a column for pools that ask RADIUS servers
+        rows = [{name: value for name, value in row.items() if name != "tags"} for row in rows]
     print(table(rows) if rows else "there are no sessions" if not fields_of(args) else "there is no such session")
     more = answer.get("more")
     if isinstance(more, int) and more:

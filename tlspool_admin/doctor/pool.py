@@ -52,6 +52,13 @@ def daemons(answers: Answers) -> list[Finding]:
     if len(set(protocols.values())) > 1:
         text = ", ".join(f"{name} speaks {number}" for name, number in protocols.items())
         found.append(Finding(ERROR, "daemons", "", f"protocols differ: {text}", "restart all three after an upgrade"))
+    radius = broker.get("radius")
+    state = radius.get("state") if isinstance(radius, Mapping) else None
+    if state == "ready":
+        found.append(Finding(OK, "daemons", "tlspool-radius", "the helper that speaks RADIUS is there"))
+    elif state not in (None, "not used"):
+        remedy = "see the broker's log: helper.lost says why; then tlspool radius status"
+        found.append(Finding(ERROR, "daemons", "tlspool-radius", f"the helper that speaks RADIUS is {state}", remedy))
     if broker.get("master") and not broker.get("workers"):
         found.append(Finding(WARNING, "daemons", "tlspool-worker", "there are no workers", "see its log"))
     return found

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tlspool_admin.client import NotReachable, ask
-from tlspool_admin.doctor import credentials, host, pool
+from tlspool_admin.doctor import credentials, host, pool, radius
 from tlspool_admin.doctor.finding import ERROR, NOTE, Finding
 from tlspool_admin.operations import operate
 from tlspool_admin.options import config_path
 from tlspool_admin.table import objects
 from tlspool_admin.where import control_socket
-from tlspool_common import settings
-from tlspool_common.errors import PoolError
+from tlspool_common import setting_checks_radius, settings
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.settings import Settings
 
 Say = Callable[[str], None]
@@ -41,6 +41,8 @@ def examine(args: argparse.Namespace, say: Say = lambda _what: None) -> list[Fin
     keyd = answers["keyd"]
     if not isinstance(keyd, str):
         findings += pool.tokens(keyd)
+    if not isinstance(answers["broker"], str):
+        findings += _radius(found)
     say("the databases")
     return [*findings, *_databases(args, found, now, keyd_answers=not isinstance(keyd, str))]
 
@@ -55,6 +57,7 @@ def _host(path: Path, found: Settings, now: datetime) -> list[Finding]:
     findings += host.pin_file(found.pkcs11_pin_file) if not found.pkcs11_pin_secret else []
     findings += host.modules(module.path for module in found.pkcs11)
     findings += host.provider()
+    findings += radius.settings(setting_checks_radius.look(found))
     written = host.written_at([path, found.dbenv_dir, Path(host.__file__)])
     return [*findings, *host.clock(now, written, synchronised=host.kernel_clock_synchronised())]
 
@@ -67,6 +70,18 @@ def _daemons(found: Settings) -> dict[str, Mapping[str, object] | str]:
         except (NotReachable, PoolError) as error:
             answers[name] = str(error)
     return answers
+
+
+def _radius(found: Settings) -> list[Finding]:
+    try:
+        answer: Mapping[str, object] | str = ask(control_socket(found.run_dir, "broker"), {"cmd": "radius"})
+    except PoolError as error:
+        if error.code is Code.RADIUS_UNUSED:
+            return []
+        answer = str(error)
+    except NotReachable as error:
+        answer = str(error)
+    return radius.servers(answer)
 
 
 def _databases(args: argparse.Namespace, found: Settings, now: datetime, *, keyd_answers: bool) -> list[Finding]:

@@ -6,6 +6,9 @@ What is not in the table is no request: unknown codes, and those that only we se
 from __future__ import annotations
 
 from tlspool_broker.calls import (
+    account,
+    authenticate,
+    authorize,
     control,
     details,
     identities,
@@ -16,6 +19,8 @@ from tlspool_broker.calls import (
     ping,
     prng,
     starttls,
+    subject,
+    tags,
 )
 from tlspool_broker.calls.call import Call, Desk, Handler
 from tlspool_common.appwire import Cmd
@@ -29,6 +34,13 @@ HANDLERS: dict[int, Handler] = {
     Cmd.LOCAL_IDENTITIES: identities.handle,
     Cmd.LOCAL_OPTIONS: options.handle,
     Cmd.LOCAL_ASKER: lidentry.asker,
+    Cmd.LOCAL_TAGS: tags.handle,
+    Cmd.LOCAL_SUBJECT: subject.handle,
+    Cmd.LOCAL_AUTHENTICATE: authenticate.handle,
+    Cmd.LOCAL_AUTHORIZE: authorize.handle,
+    Cmd.LOCAL_ACCOUNT_START: account.start,
+    Cmd.LOCAL_ACCOUNT_UPDATE: account.update,
+    Cmd.LOCAL_ACCOUNT_END: account.end,
     Cmd.PINENTRY: pinentry.handle,
     Cmd.PRNG: prng.handle,
     Cmd.INFO: info.handle,
@@ -48,6 +60,7 @@ NEEDS_STARTTLS = frozenset(
         Cmd.LOCAL_DETAILS,
         Cmd.LOCAL_ASKER,
         Cmd.LOCAL_IDENTITIES,
+        Cmd.LOCAL_TAGS,
     }
 )
 """Commands that are refused when the facility is denied; STARTTLS looks for itself, in the order of its checks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tlspool_broker.aaa import Aaa
 from tlspool_broker.access import Access
 from tlspool_broker.chooser import Chooser
 from tlspool_broker.connections import Connection, Connections
@@ -35,6 +36,7 @@ class Desk:
     keyd: Keyd
     chooser: Chooser
     explain: Explain
+    aaa: Aaa
 
 
 @dataclass(slots=True)

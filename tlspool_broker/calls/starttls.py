@@ -43,6 +43,7 @@ def _begin(desk: Desk, call: Call, request: Starttls) -> None:
     as_server = None
     if policy.is_peer(request.flags):
         as_server = policy.make_plan(request, records, allowed, Side.SERVER, named_by_client=by_name)
+    address = call.passed.address if call.passed is not None else ""
     desk.sessions.open(
         call.connection,
         call.frame.reqid,
@@ -52,6 +53,7 @@ def _begin(desk: Desk, call: Call, request: Starttls) -> None:
         call.take_fd(),
         alpn,
         as_server,
+        remote_address=address,
         chooses=undecided is not None,
     )
 

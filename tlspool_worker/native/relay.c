@@ -163,7 +163,9 @@ static size_t take_plain(struct session *s)
         s->out = ENDING;
         return 0;
     }
+    s->last_ms = r->now_ms;
     s->to_remote_b += (uint64_t)count;
+    s->to_remote_records += ((uint64_t)count + RECORD_B - 1) / RECORD_B; /* as Stream.encrypt has it */
     r->o.err_clear_error();
     if (r->o.ssl_write(s->ssl, r->plain, (int)count) != count) {
         broken(s);
@@ -204,6 +206,7 @@ static void decrypted(struct session *s, size_t count)
     char *output;
     if (count) {
         size_t sent = 0;
+        s->last_ms = r->now_ms;
         s->from_remote_b += count;
         if (s->plain_gone) {
             note(s, PLAIN_LOST, DETAIL_REMOTE_GOES_ON, 0);
@@ -293,6 +296,7 @@ static size_t decrypt(struct session *s, int count)
             return total;
         }
         total += (size_t)got;
+        s->from_remote_records++; /* SSL_read gives of one record, and there is room for all of it */
         if (r->o.bio_get_mem_data(s->rbio, &unread) <= 0) return total;
     }
 }

@@ -57,6 +57,8 @@ struct relay_state {
     unsigned char *to_plain, *to_tls; /* given: copied.  Taken: to be freed by relay_free. */
     uint64_t to_plain_b, to_tls_b;
     uint64_t from_remote_b, to_remote_b;
+    uint64_t from_remote_records, to_remote_records; /* of TLS, with data */
+    int64_t last_ms;                                 /* of CLOCK_MONOTONIC: when the last data came, either way */
     uint64_t queue[RELAY_QUEUE]; /* OpenSSL's errors, cause first; unused ones are 0 */
     int32_t tls_fd, plain_fd;
     int32_t inward, outward; /* enum relay_flow */
@@ -88,6 +90,10 @@ struct session *relay_add(struct relays *relays, const struct relay_state *state
 /* Take a session back, as it is; `session` is gone.  Returns 0 if it is over already: then relay_next will tell. */
 int relay_take(struct relays *relays, struct session *session, struct relay_state *state);
 void relay_free(struct relay_state *state);
+
+/* Tell how a session is, without what it keeps of its data, and leave it where it is.  Returns 0 if it is over already:
+ * then relay_next will tell. */
+int relay_look(struct relays *relays, struct session *session, struct relay_state *state);
 
 /* End a session, if it is not over already, with close_notify.  `session` is gone. */
 void relay_end(struct relays *relays, struct session *session, struct relay_state *state);

@@ -15,7 +15,7 @@ enum {
     /* A batch's plaintext, a record that was begun before, and a record that SSL_read might want room for. */
     PLAIN_B = CIPHER_B + 2 * 16384,
     BATCH_B = 8 * 16384,
-    RECORD_B = 16384,     /* a write beyond it is a burst, whose memory is given back */
+    RECORD_B = 16384,     /* data of a record; a write beyond it is a burst, whose memory is given back */
     SMALL_B = 2048,       /* what comes in smaller batches is copied: one call instead of three */
     PACKET_B = 512,       /* longest packet written to a seqpacket socket */
     PACKETS = 64,         /* packets read from an application at a time */
@@ -35,7 +35,8 @@ struct session {
     uint64_t session_id;
     void *ssl, *rbio, *wbio;
     struct rest to_plain, to_tls;
-    uint64_t from_remote_b, to_remote_b;
+    uint64_t from_remote_b, to_remote_b, from_remote_records, to_remote_records;
+    int64_t last_ms;
     uint64_t queue[RELAY_QUEUE];
     int tls_fd, plain_fd, error;
     unsigned tls_mask, plain_mask;
@@ -59,7 +60,7 @@ struct relays {
     bool stopping, some_busy;
     struct session *sessions, *told, *graves;
     unsigned grave_count;
-    int64_t slim_at_ms;
+    int64_t slim_at_ms, now_ms; /* the latter: of the last batch of events */
     unsigned char *cipher, *plain; /* whoever has the lock uses them, for one session at a time */
 };
 

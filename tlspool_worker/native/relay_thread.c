@@ -31,10 +31,10 @@ enum {
     STACK_B = 1024 * 1024 /* room for a callback into Python; only what is used takes memory */
 };
 
-static int64_t now_ms(void)
+static int64_t now_ms(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
@@ -131,6 +131,9 @@ static void describe(const struct session *s, struct relay_state *state)
         .wbio = s->wbio,
         .from_remote_b = s->from_remote_b,
         .to_remote_b = s->to_remote_b,
+        .from_remote_records = s->from_remote_records,
+        .to_remote_records = s->to_remote_records,
+        .last_ms = s->last_ms,
         .tls_fd = s->tls_fd,
         .plain_fd = s->plain_fd,
         .inward = s->in,
@@ -181,6 +184,7 @@ static void *serve(void *argument)
     do {
         int count = epoll_wait(r->epoll_fd, events, EVENTS, wait_ms);
         pthread_mutex_lock(&r->lock);
+        r->now_ms = now_ms(CLOCK_MONOTONIC_COARSE); /* some ms are nothing to when data last came: it is the cheap one */
         for (int i = 0; i < count; i++) {
             give_way(r);
             handle(r, &events[i]);
@@ -188,7 +192,7 @@ static void *serve(void *argument)
         free_graves(r);
         wait_ms = -1;
         if (r->some_busy) {
-            int64_t now = now_ms();
+            int64_t now = now_ms(CLOCK_MONOTONIC);
             if (now >= r->slim_at_ms) {
                 if (r->slim_at_ms) slim_all(r);
                 r->slim_at_ms = now + SLIM_MS;
@@ -281,6 +285,9 @@ PUBLIC struct session *relay_add(struct relays *r, const struct relay_state *sta
     s->wbio = state->wbio;
     s->from_remote_b = state->from_remote_b;
     s->to_remote_b = state->to_remote_b;
+    s->from_remote_records = state->from_remote_records;
+    s->to_remote_records = state->to_remote_records;
+    s->last_ms = state->last_ms;
     s->tls_fd = state->tls_fd;
     s->plain_fd = state->plain_fd;
     s->in = (enum relay_flow)state->inward;
@@ -327,6 +334,16 @@ PUBLIC int relay_take(struct relays *r, struct session *s, struct relay_state *s
         state->to_tls = take_rest(&s->to_tls, &state->to_tls_b);
         bury(s);
     }
+    leave(r);
+    return there;
+}
+
+PUBLIC int relay_look(struct relays *r, struct session *s, struct relay_state *state)
+{
+    int there;
+    enter(r);
+    there = !s->over;
+    if (there) describe(s, state);
     leave(r);
     return there;
 }

@@ -1,0 +1,57 @@
+"""Account rules as the configuration has them: which program may ask RADIUS about whom, and account for whom.
+
+    account NAME allow|deny [CRITERION=VALUE[,VALUE...]] ...
+
+The criteria are those of access rules: socket, user, group, unit, exe, localid, service; and
+
+    remoteid  identity or selector of whom is asked about, or accounted for; ``-`` is a remote without identity
+
+The first rule that applies decides.  Where none does, and without rules, a program may ask about and account for the
+remotes of sessions that relay and are its own user's, at the identity that we have in these sessions, and nobody else.
+A rule that denies holds for these sessions, too.
+
+Without a session a program says for itself which ``localid`` and which ``service`` it means, as with access rules; a
+rule that allows should name ``remoteid``, and a user, a unit or a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tlspool_common.access import caller_casts, read_criteria, rule_name, selector, session_casts
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRule:
+    """A rule; criteria that are empty apply to everything."""
+
+    name: str
+    allow: bool
+    text: str = field(compare=False)
+    sockets: frozenset[str] = frozenset()
+    uids: frozenset[int] = frozenset()
+    gids: frozenset[int] = frozenset()
+    units: frozenset[str] = frozenset()
+    exes: frozenset[str] = frozenset()
+    localids: frozenset[str] = frozenset()
+    services: frozenset[str] = frozenset()
+    remoteids: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_account(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) -> AccountRule:
+    """Read what is behind ``account``; ``uid`` and ``gid`` look up names of users and groups.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    casts = {**caller_casts(uid, gid), **session_casts(), "remoteid": ("remoteids", selector)}
+    del casts["role"]  # who asks without a session has none
+    first, *words = text.split() or [""]
+    name = rule_name(first)
+    if not words or words[0] not in ("allow", "deny"):
+        raise ValueError("must have allow or deny behind the name")
+    return AccountRule(name, words[0] == "allow", " ".join(words), **read_criteria(words[1:], casts))
