@@ -33,7 +33,7 @@ from tlspool_admin.progress import Progress
 
 REMOTE = "john@home.example"
 WANTED_PER_S = 200
-"""Sessions a second with everything that is asked and accounted for."""
+"""Sessions a second with authorisation on."""
 
 RECORDS = 10_000
 AT_ONCE = 512
@@ -146,9 +146,10 @@ def handshakes(pools: Pools, rounds: int, seconds: float) -> None:
         _line(f"{what}, 1/s", [{name: figure.per_s for name, figure in row.items()} for row in rows])
         _line(f"{'':<{len(what)}}  us", [{name: figure.cpu_us for name, figure in row.items()} for row in rows])
     print("  us: processor time of all processes of pool, helper and tunnel for one handshake")
-    most = statistics.median(row["all"].per_s for row in figures[16])
-    verdict = "yes" if most >= WANTED_PER_S else "NO"
-    print(f"  {WANTED_PER_S} sessions a second with authorisation and accounting: {verdict}, {most:.0f}")
+    for name, words in (("authz", "authorisation"), ("all", "authentication, authorisation and accounting")):
+        most = statistics.median(row[name].per_s for row in figures[16])
+        verdict = "yes" if most >= WANTED_PER_S else "NO"
+        print(f"  {WANTED_PER_S} sessions a second with {words}: {verdict}, {most:.0f}")
     print(f"  the server has {pools.settle()} records of them, and none waits")
 
 
