@@ -57,8 +57,11 @@ from tlspool_common.messages_relaying import AskExport as AskExport
 from tlspool_common.messages_relaying import AskFact as AskFact
 from tlspool_common.messages_relaying import AskRemote as AskRemote
 from tlspool_common.messages_relaying import AskTraffic as AskTraffic
+from tlspool_common.messages_relaying import EndReason as EndReason
+from tlspool_common.messages_relaying import EndSession as EndSession
 from tlspool_common.messages_relaying import Fact as Fact
 from tlspool_common.messages_relaying import RemoteTold as RemoteTold
+from tlspool_common.messages_relaying import SessionEnded as SessionEnded
 from tlspool_common.messages_relaying import Told as Told
 from tlspool_common.messages_relaying import Traffic as Traffic
 from tlspool_common.messages_token import TokenFind as TokenFind
@@ -108,18 +111,6 @@ class KeyKind(IntEnum):
     EC_P256 = 2
     EC_P384 = 3
     ED25519 = 4
-
-
-class EndReason(IntEnum):
-    """Why a session that was relaying has ended."""
-
-    CLEAN = 1  # both directions closed in order
-    TRUNCATED = 2  # remote closed TCP without close_notify (RFC 8446 section 6.1)
-    REMOTE_RESET = 3  # remote reset the connection
-    REMOTE_ALERT = 4  # remote sent a fatal alert, or a record that does not decrypt
-    PLAIN_LOST = 5  # the plaintext descriptor failed
-    ORDERED = 6  # the broker asked for it
-    WORKER_LOST = 7  # said by the broker itself, of a worker that died
 
 
 DonaiText = Annotated[str, limits.IDENTITY_B]
@@ -391,31 +382,6 @@ class PlainConnected(Message):
     """The descriptor is the plaintext end: start to relay."""
 
     session_id: U64
-
-
-@named_record
-class EndSession(Message):
-    """Stop: in a handshake with this alert (255: none), in the relay with close_notify."""
-
-    session_id: U64
-    alert: U8
-
-
-@named_record
-class SessionEnded(Message):
-    """A relaying session is over, or an EndSession was carried out.
-
-    ``idle_ms``: how long before that the last byte went either way.
-    """
-
-    session_id: U64
-    reason: Annotated[EndReason, Bits(8)]
-    from_remote_b: U64
-    to_remote_b: U64
-    detail: Prose
-    from_remote_records: U64 = 0
-    to_remote_records: U64 = 0
-    idle_ms: U32 = 0
 
 
 @record

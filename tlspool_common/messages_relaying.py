@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Annotated
 
 from tlspool_common import limits
-from tlspool_common.codec import U16, U32, U64, Bits, Items
+from tlspool_common.codec import U8, U16, U32, U64, Bits, Items
 from tlspool_common.message import Message
 from tlspool_common.record import named_record
 
@@ -28,6 +28,18 @@ class Fact(IntEnum):
     TLS_UNIQUE = 7  # RFC 5929 section 3
     TLS_SERVER_END_POINT = 8  # RFC 5929 section 4
     TLS_EXPORTER = 9  # RFC 9266
+
+
+class EndReason(IntEnum):
+    """Why a session that was relaying has ended."""
+
+    CLEAN = 1  # both directions closed in order
+    TRUNCATED = 2  # remote closed TCP without close_notify (RFC 8446 section 6.1)
+    REMOTE_RESET = 3  # remote reset the connection
+    REMOTE_ALERT = 4  # remote sent a fatal alert, or a record that does not decrypt
+    PLAIN_LOST = 5  # the plaintext descriptor failed
+    ORDERED = 6  # the broker asked for it
+    WORKER_LOST = 7  # said by the broker itself, of a worker that died
 
 
 FactField = Annotated[Fact, Bits(8)]
@@ -127,3 +139,28 @@ class Traffic(Message):
     from_remote_records: U64
     to_remote_records: U64
     idle_ms: U32
+
+
+@named_record
+class EndSession(Message):
+    """Stop: in a handshake with this alert (255: none), in the relay with close_notify."""
+
+    session_id: U64
+    alert: U8
+
+
+@named_record
+class SessionEnded(Message):
+    """A relaying session is over, or an EndSession was carried out.
+
+    ``idle_ms``: how long before that the last byte went either way.
+    """
+
+    session_id: U64
+    reason: Annotated[EndReason, Bits(8)]
+    from_remote_b: U64
+    to_remote_b: U64
+    detail: Annotated[str, limits.PROSE_B]
+    from_remote_records: U64 = 0
+    to_remote_records: U64 = 0
+    idle_ms: U32 = 0

@@ -8,64 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from tlspool_common import setting_kinds as k
 from tlspool_common.policies import DEFAULT
 from tlspool_common.setting_kinds import Kind, choice, seconds, whole
-
-
-class Part(Enum):
-    """Who reads a configuration; the value is the letter in the table."""
-
-    BROKER = "B"
-    WORKER = "W"
-    KEYD = "K"
-
-    @property
-    def program(self) -> str:
-        """Name of the program."""
-        return f"tlspool-{self.name.lower()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the table.
-
-    Attributes:
-        parts: letters of the daemons that need it.
-        restart: letters of those among them that take a new value only when they start.
-        repeated: each line adds to the ones before it.
-        secret: its value is shown to nobody.
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-    parts: str
-    restart: str
-    doc: str
-    repeated: bool = False
-    secret: bool = False
-
-    def needed_by(self, part: Part | None) -> bool:
-        """Whether a daemon keeps it; None keeps everything."""
-        return part is None or part.value in self.parts
-
-    def at_start(self, part: Part | None) -> bool:
-        """Whether a daemon takes a new value only when it starts."""
-        return part is not None and part.value in self.restart
-
-    def shown(self, value: Any) -> list[str]:
-        """Return a value as lines of the file have it; [''] for none."""
-        if self.secret and value:
-            return ["(secret)"]
-        if self.repeated and value:
-            return [self.kind.show((one,)) for one in value]
-        return ["" if value is None else self.kind.show(value)]
-
+from tlspool_common.setting_option import Option as Option
+from tlspool_common.setting_option import Part as Part
+from tlspool_common.setting_radius import RADIUS
 
 TABLE: tuple[Option, ...] = (
     Option("run_dir", k.PATH, Path("/run/tlspool"), "BWK", "BWK", "directory of the sockets"),
@@ -370,87 +320,7 @@ TABLE: tuple[Option, ...] = (
         "B",
         "loopback address and port where the broker answers `GET /metrics`, such as 127.0.0.1:9109; default: nowhere",
     ),
-    Option(
-        "radius_authn",
-        k.SERVERS_AUTH,
-        (),
-        "B",
-        "",
-        "[RADIUS](radius.md) server that authenticates remotes: its address or name, with :port if that is not 1812; "
-        "of several the first that answers is asked; may be repeated",
-        True,
-    ),
-    Option("radius_authz", k.SERVERS_AUTH, (), "B", "", "server that authorises them, likewise", True),
-    Option("radius_acct", k.SERVERS_ACCT, (), "B", "", "server that accounts for sessions, likewise, port 1813", True),
-    Option(
-        "radius_secret_file",
-        k.PATH,
-        None,
-        "B",
-        "",
-        "file of the broker's own, mode 0600, with a line `SERVER SECRET` for each server, named as in the others",
-    ),
-    Option("radius_timeout_s", seconds(0.1, 30), 2.0, "B", "", "how long a server may take to answer"),
-    Option("radius_tries", whole(1, 10), 2, "B", "", "how often a server is asked before the next one is"),
-    Option("radius_dead_s", seconds(1, 3600), 60.0, "B", "", "how long a server that did not answer is left alone"),
-    Option(
-        "radius_wait_s",
-        seconds(0.1, 60),
-        8.0,
-        "B",
-        "",
-        "how long a session waits for all servers together: two servers asked twice take that long",
-    ),
-    Option(
-        "radius_unsigned",
-        choice("refuse", "accept"),
-        "refuse",
-        "B",
-        "",
-        "what is made of answers without a Message-Authenticator: anybody on the way can forge them (CVE-2024-3596)",
-    ),
-    Option(
-        "radius_interim_s",
-        seconds(0, 86400),
-        600.0,
-        "B",
-        "",
-        "seconds between two accounting updates of a session, at least 60; 0: none; a server may say otherwise",
-    ),
-    Option(
-        "radius_spool_dir",
-        k.PATH,
-        Path("/var/lib/tlspool/radius"),
-        "B",
-        "B",
-        "directory where accounting records wait for their server",
-    ),
-    Option(
-        "radius_spool_records",
-        whole(100, 10_000_000),
-        1_000_000,
-        "B",
-        "",
-        "records that may wait: a kilobyte each; a session more is one that cannot be accounted for",
-    ),
-    Option(
-        "radius_dynamic",
-        k.ADDRESSES,
-        (),
-        "B",
-        "",
-        "address of a server that may end sessions and change their timeouts (RFC 5176), with its secret in "
-        "`radius_secret_file`; may be repeated",
-        True,
-    ),
-    Option(
-        "radius_dynamic_listen",
-        k.ENDPOINT,
-        None,
-        "B",
-        "",
-        "address and UDP port where that is taken, such as 127.0.0.1:3799; default: nowhere",
-    ),
+    *RADIUS,
     Option("log_level", k.LOG_LEVEL, "info", "BWK", "", "least level that is logged: debug, info, warning or error"),
 )
 
