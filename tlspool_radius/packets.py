@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pyrad import packet as pyrad
@@ -91,8 +92,9 @@ def key_of(attribute: Attribute) -> Key:
     return (attribute.vendor, attribute.number) if attribute.vendor else attribute.number
 
 
+@lru_cache(4096)
 def encoded(text: str) -> tuple[Key, bytes]:
-    """Return the number and the bytes of ``Name=value``.
+    """Return the number and the bytes of ``Name=value``; many are the same in many packets.
 
     Raises:
         BadAttribute: there is no such attribute, it is none that is sent, or cannot have this value.
@@ -125,8 +127,12 @@ def _raw(attribute: Attribute, value: str) -> bytes:
 
 
 def _fill(packet: pyrad.Packet, attributes: Iterable[tuple[Key, bytes]]) -> None:
+    """Give a packet attributes that it has not yet; those of one number stand together, in their order."""
+    found: dict[Key, list[bytes]] = {}
     for key, raw in attributes:
-        packet.setdefault(key, []).append(raw)
+        found.setdefault(key, []).append(raw)
+    for key, values in found.items():
+        packet[key] = values
 
 
 def question(message: AskAccess, secret: bytes, number: int, authenticator: bytes) -> Request:
@@ -137,11 +143,12 @@ def question(message: AskAccess, secret: bytes, number: int, authenticator: byte
     """
     packet = pyrad.AuthPacket(ACCESS_REQUEST, number, secret, authenticator)
     packet.add_message_authenticator()  # puts it first: what is before it helps a forger (CVE-2024-3596)
+    attributes = [encoded(text) for text in message.attributes]
     if message.password:
-        _fill(packet, [(BY_NAME["User-Password"].number, packet.PwCrypt(message.password))])
-    _fill(packet, map(encoded, message.attributes))
+        attributes.insert(0, (BY_NAME["User-Password"].number, packet.PwCrypt(message.password)))
     if message.state:
-        _fill(packet, [(BY_NAME["State"].number, message.state)])
+        attributes.append((BY_NAME["State"].number, message.state))
+    _fill(packet, attributes)
     return _made(packet)
 
 
@@ -171,8 +178,7 @@ def record(message: Account, secret: bytes, number: int, record_id: str, delay_s
             continue
     while True:
         packet = pyrad.AcctPacket(ACCOUNTING_REQUEST, number, secret)
-        _fill(packet, given)
-        _fill(packet, _figures(message, record_id, delay_s))
+        _fill(packet, [*given, *_figures(message, record_id, delay_s)])
         try:
             return _made(packet)
         except BadAttribute:
