@@ -335,6 +335,9 @@ def test_alerts_are_of_tls():
     assert policy.alert_for(Code.REVOKED) == 44  # certificate_revoked
     assert policy.alert_for(Code.NOT_POST_QUANTUM) == 71  # insufficient_security
     assert policy.alert_for(Code.BAD_CALLBACK_ANSWER) == 49  # access_denied: the application said no
+    assert policy.alert_for(Code.RADIUS_REJECTED) == 49
+    assert policy.alert_for(Code.RADIUS_ANONYMOUS) == 49
+    assert policy.alert_for(Code.RADIUS_UNANSWERED) == 80  # internal_error: it is no fault of the remote
 
 
 @pytest.mark.parametrize("code", TABLE)
