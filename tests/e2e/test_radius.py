@@ -507,7 +507,7 @@ def test_applications_ask_too(world):
             account.update(3)
             account.end(7)
         acct_id = last_of(world, ALICE)["acct_id"]
-    records = world.server.await_records(2, TLSPool_Kind="mail")
+    records = world.server.await_records(3, TLSPool_Kind="mail")
     assert records[-1]["Acct-Status-Type"] == ["Stop"]
     assert records[-1]["TLSPool-Items"] == ["7"]
     assert {one["Acct-Multi-Session-Id"][0] for one in records} == {acct_id}
