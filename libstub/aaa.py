@@ -52,23 +52,25 @@ Talk = Generator[Command, bytes, T]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A RADIUS server accepts.
+    """A RADIUS server accepts.  In place of an identity it stands for the same one, and what is billed has its Class.
 
     Attributes:
         message: what it says for people; often ''.
         tags: what it calls the identity (Filter-Id, TLSPool-Tag).
         session_timeout_s: how long that holds, 0 for ever: the program is to mind it.
         idle_timeout_s: how long a use of it may be idle, 0 for ever; likewise.
+        key: what the pool knows the answer by, over this connection.
     """
 
     message: str = ""
     tags: tuple[str, ...] = ()
     session_timeout_s: int = 0
     idle_timeout_s: int = 0
+    key: bytes = field(default=b"", repr=False, compare=False)
 
 
 def authenticate(
-    whom: str | TlsSession, password: str | bytes, localid: str, service: str, timeout_s: float | None
+    whom: str | TlsSession | Access, password: str | bytes, localid: str, service: str, timeout_s: float | None
 ) -> Talk[Access]:
     """Ask for a password."""
     secret = password.encode() if isinstance(password, str) else password
@@ -78,7 +80,7 @@ def authenticate(
 
 
 def authorize(
-    whom: str | TlsSession, kind: str, instance: str, localid: str, service: str, timeout_s: float | None
+    whom: str | TlsSession | Access, kind: str, instance: str, localid: str, service: str, timeout_s: float | None
 ) -> Talk[Access]:
     """Ask for a permission."""
     key = yield from _subject(whom, localid, service)
@@ -87,7 +89,7 @@ def authorize(
 
 
 def start(
-    whom: str | TlsSession,
+    whom: str | TlsSession | Access,
     kind: str,
     instance: str,
     localid: str,
@@ -132,11 +134,11 @@ def more_tags(key: bytes, tags: tuple[str, ...], total: int) -> Talk[tuple[str, 
     return tags
 
 
-def _subject(whom: str | TlsSession, localid: str, service: str) -> Talk[bytes]:
+def _subject(whom: str | TlsSession | Access, localid: str, service: str) -> Talk[bytes]:
     if not isinstance(whom, str):
         if localid or service:
-            raise Misuse("a session has its localid and its service: give them with an identity only")
-        return whom.ctlkey
+            raise Misuse("a session, or an answer, has its localid and its service: give them with an identity only")
+        return whom.key if isinstance(whom, Access) else whom.ctlkey
     key = secrets.token_bytes(KEY_B)
     yield Command(Cmd.LOCAL_SUBJECT, _fitting(Subject(key, whom, localid, service)), Cmd.SUCCESS)
     return key
@@ -153,7 +155,7 @@ def _verdict(key: bytes, cmd: Cmd, payload: bytes) -> Talk[Access]:
     if verdict.said != Said.ACCEPTED:
         raise AccessRejected(verdict.message or "the RADIUS server refuses", int(Code.RADIUS_REJECTED))
     tags = yield from more_tags(key, verdict.tags, verdict.tags_total)
-    return Access(verdict.message, tags, verdict.session_timeout_s, verdict.idle_timeout_s)
+    return Access(verdict.message, tags, verdict.session_timeout_s, verdict.idle_timeout_s, key)
 
 
 def _kept(cmd: Cmd, payload: bytes) -> Talk[AccountKept]:

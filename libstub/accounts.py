@@ -117,7 +117,7 @@ class AskingRadius:
 
     def authenticate(
         self,
-        identity: str | TlsSession,
+        identity: str | TlsSession | Access,
         password: str | bytes,
         *,
         localid: str = "",
@@ -127,7 +127,8 @@ class AskingRadius:
         """Ask a RADIUS server whether this is somebody's password.
 
         Args:
-            identity: whose, ``user@domain`` or a domain; or a session of this pool, whose remote is meant.
+            identity: whose, ``user@domain`` or a domain; a session of this pool, whose remote is meant; or one of the
+                last answers of this pool.
             localid: who we are for it; '' is nobody in particular.
             service: what for, as in ``starttls_server``.
             timeout_s: how long it may take; None is what the pool allows.
@@ -142,7 +143,7 @@ class AskingRadius:
 
     def authorize(
         self,
-        identity: str | TlsSession,
+        identity: str | TlsSession | Access,
         *,
         kind: str = "",
         instance: str = "",
@@ -162,7 +163,7 @@ class AskingRadius:
         kind: str,
         instance: str = "",
         *,
-        identity: str | TlsSession,
+        identity: str | TlsSession | Access,
         localid: str = "",
         service: str = "",
         at_s: float | None = None,
@@ -172,7 +173,7 @@ class AskingRadius:
 
         Args:
             kind: what for, in words of the program, at most 63 bytes; ``instance``: which one, at most 127.
-            identity: whom, ``user@domain`` or a domain; or a session of this pool, whose remote is meant.
+            identity: whom, as in ``authenticate``; an answer has what is billed bear its Class.
             localid, service: as in ``authenticate``.
             at_s: when it began, in seconds since 1970; None is now.
             resume: go on with one of the same kind and instance that was started before, instead of failing.

@@ -4,7 +4,8 @@
     LOCAL_ACCOUNT_START, UPDATE, END    --> ............................... --> Items (items.py) --> AccountKept
 
 * Who is meant follows from the key of a question: it is the control key of a session of this connection, or one that a
-  Subject on this connection has given to a name.  Such a name is for one question.
+  Subject on this connection has given to a name.  Such a name is for one question; the key of one that was accepted
+  stands for the same from then on, and what is accounted for with it has the Class of that answer.
 * ``account`` rules say who may ask about whom; where none applies, a program may ask about the remotes of live sessions
   of its own user (tlspool_common/account_rules.py).  That is looked at when it asks, and so is what a radius rule says.
 * What is rejected is an answer.  What is not answered is an error: the rule's ``unanswered`` is for sessions, here the
@@ -58,6 +59,15 @@ class Who:
     localid: str
     service: str
     session: Session | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Who was accepted, and what of the answer counts later."""
+
+    who: Who
+    tags: tuple[str, ...]
+    classes: tuple[bytes, ...]
 
 
 class Describing(Protocol):
@@ -141,15 +151,23 @@ class Aaa:
         Raises:
             PoolError: CTLKEY_UNKNOWN; ACCOUNT_FOREIGN, this program may not ask about that.
         """
-        named = connection.subjects.pop(key, None)
-        if named is None:
-            session = self._keys.controlled(connection, key)
-            who = Who(session.remoteid, session.localid, session.request.service, session)
-        else:
-            own = self._keys.own(connection.caller.uid, named.remoteid, named.localid)
-            who = named if own is None else Who(named.remoteid, own.localid, named.service or own.request.service, own)
+        who = connection.subjects.pop(key, None) or self._known(connection, key)
+        if who.session is None and who.remoteid:
+            own = self._keys.own(connection.caller.uid, who.remoteid, who.localid)
+            if own is not None:
+                who = Who(who.remoteid, own.localid, who.service or own.request.service, own)
         self._check(connection.caller, who)
         return who
+
+    def _known(self, connection: Connection, key: bytes) -> Who:
+        """Return whose session has this control key, or who was accepted with it."""
+        try:
+            session = self._keys.controlled(connection, key)
+        except PoolError:
+            if key not in connection.verdicts:
+                raise
+            return connection.verdicts[key].who
+        return Who(session.remoteid, session.localid, session.request.service, session)
 
     def _check(self, caller: Caller, who: Who) -> None:
         for rule in self._settings.accounts:
@@ -218,7 +236,12 @@ class Aaa:
                 self._refuse(waiting, error)
                 return
             self._note(connection.caller, who, purpose, answer, begun_ms)
-            self._say(waiting, connection, verdict, () if answer is None else answer.tags)
+            if answer is not None and verdict.said == Said.ACCEPTED:
+                named = Who(who.remoteid, who.localid, who.service, None)
+                self._remember(connection, key, Accepted(named, answer.tags, answer.classes))
+            else:
+                connection.verdicts.pop(key, None)
+            self._connections.send(connection, waiting.reqid, 0, waiting.cmd, verdict.to_payload())
 
         asked = self._radius.ask(message, told)
         waiting = self._open.get(number)
@@ -228,14 +251,12 @@ class Aaa:
         if waiting is not None:
             waiting.forget = lambda: self._radius.forget(asked)
 
-    def _say(self, waiting: _Open, connection: Connection, verdict: Verdict, tags: tuple[str, ...]) -> None:
-        if verdict.tags_total > len(verdict.tags):
-            connection.verdicts[verdict.key] = tags
-            if len(connection.verdicts) > limits.RADIUS_SUBJECTS:
-                connection.verdicts.popitem(last=False)
-        else:
-            connection.verdicts.pop(verdict.key, None)
-        self._connections.send(connection, waiting.reqid, 0, waiting.cmd, verdict.to_payload())
+    @staticmethod
+    def _remember(connection: Connection, key: bytes, accepted: Accepted) -> None:
+        connection.verdicts[key] = accepted
+        connection.verdicts.move_to_end(key)
+        if len(connection.verdicts) > limits.RADIUS_SUBJECTS:
+            connection.verdicts.popitem(last=False)
 
     def _note(
         self,
@@ -264,13 +285,13 @@ class Aaa:
         )
 
     def tags(self, connection: Connection, key: bytes) -> tuple[str, ...]:
-        """Return the tags of a verdict that had more of them than fitted, or of the remote of a session.
+        """Return the tags of who was accepted, or of the remote of a session.
 
         Raises:
             PoolError: CTLKEY_UNKNOWN.
         """
         if key in connection.verdicts:
-            return connection.verdicts[key]
+            return connection.verdicts[key].tags
         return self._keys.controlled(connection, key).tags
 
     def _attributes(self, caller: Caller, who: Who, *more: str) -> tuple[str, ...]:
@@ -297,6 +318,10 @@ class Aaa:
         self.items.check_free(caller.uid, asked.kind, asked.instance)
         at_ms = self._time(asked.at_ms)
         admission = None if who.session is None else who.session.access
+        accepted = connection.verdicts.get(asked.key)
+        classes = accepted.classes if accepted is not None else ()
+        if admission is not None and not classes:
+            classes = admission.classes
         more = [f"{name}={value}" for name, value in _what(asked.kind, asked.instance) if value]
         if admission is not None and admission.acct_id:
             more.append(f"Acct-Multi-Session-Id={admission.acct_id}")
@@ -306,7 +331,7 @@ class Aaa:
             kind=asked.kind,
             instance=asked.instance,
             attributes=self._attributes(caller, who, *more),
-            classes=() if admission is None else admission.classes,
+            classes=classes,
             started_ms=at_ms,
             at_ms=at_ms,
             heard_ms=self.items.now_ms,

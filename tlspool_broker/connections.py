@@ -27,7 +27,7 @@ from tlspool_common.appwire import Cmd, ErrorReply, Frame
 from tlspool_common.errors import Code, app_text, com_err
 
 if TYPE_CHECKING:
-    from tlspool_broker.aaa import Who
+    from tlspool_broker.aaa import Accepted, Who
 
 _CBIDS = 0xFFFF
 
@@ -72,7 +72,7 @@ class Connection:
     late: OrderedDict[int, Late] = field(default_factory=OrderedDict)
     asked: set[int] = field(default_factory=set)  # callback ids of a program that chooses identities
     subjects: dict[bytes, Who] = field(default_factory=dict)  # whom keys stand for, until a question has them (aaa.py)
-    verdicts: OrderedDict[bytes, tuple[str, ...]] = field(default_factory=OrderedDict)  # tags that did not fit
+    verdicts: OrderedDict[bytes, Accepted] = field(default_factory=OrderedDict)  # the last ones, by their keys
     noted_since_ms: int = 0
     noted: int = 0
 

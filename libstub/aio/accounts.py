@@ -88,7 +88,7 @@ class AskingRadius:
 
     async def authenticate(
         self,
-        identity: str | TlsSession,
+        identity: str | TlsSession | Access,
         password: str | bytes,
         *,
         localid: str = "",
@@ -100,7 +100,7 @@ class AskingRadius:
 
     async def authorize(
         self,
-        identity: str | TlsSession,
+        identity: str | TlsSession | Access,
         *,
         kind: str = "",
         instance: str = "",
@@ -116,7 +116,7 @@ class AskingRadius:
         kind: str,
         instance: str = "",
         *,
-        identity: str | TlsSession,
+        identity: str | TlsSession | Access,
         localid: str = "",
         service: str = "",
         at_s: float | None = None,

@@ -30,6 +30,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PEOPLE = f"""alice@home.example	Cleartext-Password := "correct horse"
 	Filter-Id = "gold", Filter-Id += "staff", Session-Timeout = 3600, Reply-Message = "hello"
 
+dave@home.example	Cleartext-Password := "battery staple"
+	Class = "tariff-9"
+
 bob@home.example	Auth-Type := Reject
 	Reply-Message = "no more credit"
 
@@ -258,6 +261,16 @@ def test_an_account_of_a_session_is_of_its_remote(pool, server):
     assert start["Class"] == [f"0x{b'tariff-7'.hex()}"]
     [of_session] = server.await_records(1, Acct_Session_Id=start["Acct-Multi-Session-Id"][0])[:1]
     assert of_session["User-Name"] == [CLIENT]
+
+
+def test_class_of_an_answer_goes_with_what_is_billed(pool, server):
+    access = pool.authenticate("dave@home.example", "battery staple", service="imap")
+    with pool.account("mail", "dave", identity=access) as account:
+        account.end(items=3)
+    for one in server.await_records(2, Acct_Session_Id=account.acct_id):
+        assert one["User-Name"] == ["dave@home.example"]
+        assert one["Class"] == [f"0x{b'tariff-9'.hex()}"]
+        assert one["TLSPool-Service"] == ["imap"]
 
 
 def test_going_on_with_an_account(site, pool, server):

@@ -239,6 +239,38 @@ def test_a_name_is_for_one_question(world, app):
     authorize(world, app)
     authorize(world, app, reqid=12)
     assert world.error(app)[:2] == (12, Code.CTLKEY_UNKNOWN)
+    world.radius_says(Access.REJECTED)
+    authorize(world, app, reqid=12)
+    assert world.error(app)[:2] == (12, Code.CTLKEY_UNKNOWN)
+
+
+def test_the_key_of_who_was_accepted_stands_for_the_same(world, app):
+    """By a name, or by a session that is over since; if that may still be asked about."""
+    subject(world, app, service="imap")
+    authenticate(world, app)
+    world.radius_says()
+    authorize(world, app, reqid=12)
+    found = attributes(world.access_asked()[-1].message)
+    assert (found["User-Name"], found["TLSPool-Service"]) == ("john@example.org", "imap")
+    world.happen(Reconfigured(parse_untrusted(SERVERS, Part.BROKER)))
+    authorize(world, app, reqid=13)
+    assert world.error(app)[:2] == (13, Code.ACCOUNT_FOREIGN)
+    other = world.app()
+    authorize(world, other, reqid=14)
+    assert world.error(other)[:2] == (14, Code.CTLKEY_UNKNOWN)
+
+
+def test_the_key_of_a_session_that_is_over_and_was_accepted(make):
+    world = make(SERVERS + RULE.replace("@example.org", REMOTE))
+    app = world.app()
+    number = world.relaying(app, ctlkey=KEY, remoteid=REMOTE)
+    authorize(world, app, KEY)
+    world.radius_says()
+    world.say(number, SessionEnded)
+    authorize(world, app, KEY, reqid=12)
+    found = attributes(world.access_asked()[-1].message)
+    assert found["User-Name"] == REMOTE
+    assert "TLSPool-TLS-Version" not in found
 
 
 def test_names_are_bounded(world, app):

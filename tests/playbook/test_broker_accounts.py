@@ -3,7 +3,19 @@
 import pytest
 
 from tests.playbook import aaa
-from tests.playbook.aaa import KEY, REMOTE, RULE, SERVERS, attributes, count, kept, records, start, subject
+from tests.playbook.aaa import (
+    KEY,
+    REMOTE,
+    RULE,
+    SERVERS,
+    attributes,
+    authenticate,
+    count,
+    kept,
+    records,
+    start,
+    subject,
+)
 from tests.playbook.broker import ClientHelloSeen, HandshakeDone
 from tlspool_broker.aaa import KEEP_MS
 from tlspool_broker.events import Clock, Reconfigured, Timer
@@ -75,6 +87,22 @@ def test_the_session_that_an_item_belongs_to(make):
     [frame] = world.frames(app)
     assert Tags.from_payload_untrusted(frame.payload.ljust(380, b"\0")) == Tags(KEY, 0, 1, ("gold",))
     assert world.session(number).details(KEY).tags == 1
+
+
+def test_class_of_an_answer_goes_with_what_is_accounted_for(world, app, session):
+    subject(world, app)
+    authenticate(world, app)
+    world.radius_says(classes=(b"tariff", b"7"))
+    start(world, app)
+    assert (records(world)[0].classes, attributes(records(world)[0])["User-Name"]) == (
+        (b"tariff", b"7"),
+        "john@example.org",
+    )
+    world.radius_keeps()
+    authenticate(world, app, KEY)
+    world.radius_says(classes=(b"mail",))
+    start(world, app, KEY, instance="job-2")
+    assert (records(world)[0].classes, attributes(records(world)[0])["User-Name"]) == ((b"mail",), REMOTE)
 
 
 def test_other_users_items_are_unknown(world, app):

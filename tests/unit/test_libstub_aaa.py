@@ -59,6 +59,15 @@ def test_a_session_has_its_key():
     assert Authorize.from_payload_untrusted(asked.payload.ljust(PAYLOAD_B, b"\0")) == Authorize(KEY, "mailbox", "INBOX")
 
 
+def test_an_answer_stands_for_whom_it_is_about():
+    access, _ = outcome(aaa.authorize(Session(), "", "", "", "", None), padded(Verdict(KEY, Said.ACCEPTED)))
+    assert (access.key, repr(KEY) in repr(access)) == (KEY, False)
+    _, [asked] = outcome(aaa.start(access, "print", "", "", "", None, resume=False), padded(AccountKept(1, "A-1")))
+    assert asked.payload[:16] == KEY
+    with pytest.raises(errors.Misuse, match="identity only"):
+        outcome(aaa.authorize(access, "", "", "", "imap", None))
+
+
 def test_a_rejection_cannot_be_overlooked():
     answer = padded(Verdict(KEY, Said.REJECTED, "no more credit"))
     with pytest.raises(errors.AccessRejected) as caught:
