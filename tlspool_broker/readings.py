@@ -8,6 +8,7 @@ from contextlib import suppress
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_common.errors import PoolError
+from tlspool_common.metric_table import DOMAINS
 from tlspool_common.metrics import Reading, by_state
 
 
@@ -30,8 +31,9 @@ def readings(core: BrokerCore, databases: Databases) -> list[Reading]:
         ("tlspool_radius_open", {}, core.radius.open_questions),
         ("tlspool_radius_records", {}, core.radius.records),
         *(
-            ("tlspool_radius_records_told", {"status": status, "kept": kept}, count)
-            for (status, kept), count in sorted(core.radius.kept.items())
+            ("tlspool_radius_records_told", {"status": status, "kept": kept}, core.radius.kept.get((status, kept), 0))
+            for status in DOMAINS["status"]
+            for kept in DOMAINS["kept"]
         ),
         ("tlspool_radius_sessions", {}, len(core.accounting)),
         ("tlspool_application_items", {}, len(core.items)),
