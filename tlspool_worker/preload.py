@@ -10,17 +10,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import traceback
+import warnings
 
 import cryptography
+from cryptography.utils import CryptographyDeprecationWarning
 
 _CODECS = ("ascii", "idna", "latin_1", "punycode", "unicode_escape", "utf_8", "utf_16_be", "utf_32_be")
 """BMPString is UTF-16, UniversalString is UTF-32, TeletexString is taken for Latin 1."""
 
 
 def everything() -> None:
-    """Import it.  To be called in the master, before the sandbox and the first fork."""
+    """Import it; to be called in the master, before the sandbox and the first fork.  And warn of no certificates."""
     for module in pkgutil.walk_packages(cryptography.__path__, "cryptography."):
         importlib.import_module(module.name)
+    # What strangers write into certificates is no news for standard error.
+    warnings.filterwarnings("ignore", category=CryptographyDeprecationWarning)
     for codec in _CODECS:
         "".encode(codec)
     try:

@@ -24,7 +24,7 @@ from tests.fixtures.living import broker_says, context_for, kill, status_until
 from tests.fixtures.radius_server import SECRET, Server
 from tlspool_admin.devpool import DevPool
 
-ROUNDS = int(os.environ.get("TLSPOOL_CRASH_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("TLSPOOL_CRASH_ROUNDS", "4"))
 CLIENTS = 6
 INPUT, OUTPUT, INPUT_PACKETS, OUTPUT_PACKETS, CAUSE = 42, 43, 47, 48, 49
 START, STOP, UPDATE = 1, 2, 3

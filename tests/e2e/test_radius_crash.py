@@ -20,7 +20,7 @@ from tlspool_common.messages import AccountSettled
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-ROUNDS = int(os.environ.get("TLSPOOL_CRASH_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("TLSPOOL_CRASH_ROUNDS", "5"))
 
 
 class Broker:

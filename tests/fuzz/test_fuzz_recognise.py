@@ -12,7 +12,7 @@ from tests.unit.test_recognise import ACCEPTED, REFUSED
 from tlspool_common.errors import Code, PoolError
 from tlspool_keyd import lookalikes, recognise
 
-RUNS = 600_000
+RUNS = 300_000
 
 
 def test_mutants():
