@@ -16,3 +16,8 @@ def post_fork(server: Any, worker: Any) -> None:
     """Put TLS of the pool on the sockets of a worker."""
     localid = os.environ.get("LOCALID", "localhost")
     worker.sockets = [libstub.listen(each.sock, localid, remote_auth="request") for each in worker.sockets]
+
+
+def post_worker_init(worker: Any) -> None:
+    """Say that a worker serves; a signal that comes before that is lost on it."""
+    worker.log.info("Serving as %s", os.environ.get("LOCALID", "localhost"))

@@ -116,7 +116,7 @@ def test_gunicorn(pool, tmp_path, worker):
     command += ["--chdir", str(EXAMPLES), "--no-control-socket", "wsgi_page:application"]  # of examples/wsgi_page.py
     server = Running(pool, tmp_path, command, BIND=f"127.0.0.1:{port}", LOCALID="localhost")
     try:
-        server.await_output(r"(?s)Booting worker.*Booting worker")
+        server.await_output(r"(?s)Serving as localhost.*Serving as localhost")
         url = f"https://localhost:{port}/"
         with connect(port), concurrent.futures.ThreadPoolExecutor(8) as threads:
             pages = list(threads.map(lambda _: curl(pool, url), range(16)))
