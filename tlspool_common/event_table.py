@@ -212,8 +212,6 @@ TABLE: dict[str, Event] = {
     "online.failed": Event("O", "a list or a response could not be had"),
     "online.file_read": Event("O", "a revocation list was read from a file"),
     "online.file_unusable": Event("O", "it cannot be used"),
-    "online.internal": Event("O", "a bug in the helper"),
-    "online.broker_broken": Event("O", "the broker broke the table of messages"),
     "online.refuses_to_start": Event("O", "its command line is wrong"),
     # --- the helper that speaks RADIUS ------------------------------------------------------------------------
     "radius.counters": Event("R", "what the helper has done"),
@@ -226,8 +224,8 @@ TABLE: dict[str, Event] = {
     "radius.spool_unusable": Event("R", "it cannot be used, and nothing can be accounted for"),
     "radius.dynamic": Event("BR", "a server wants sessions ended or changed; of so many, or why of none"),
     "radius.dynamic_dropped": Event("R", "what came where such requests come in is none that counts"),
-    "radius.internal": Event("R", "a bug in the helper"),
-    "radius.broker_broken": Event("R", "the broker broke the table of messages"),
+    "helper.internal": Event("OR", "a bug in the helper"),
+    "helper.broker_broken": Event("OR", "the broker broke the table of messages"),
     "radius.refuses_to_start": Event("R", "command line, file with secrets or address to listen at cannot be used"),
     # --- these readers themselves ---------------------------------------------------------------------------
     "log.withheld": Event("BWK", "so many lines of an event were not written, in one second that had too many"),

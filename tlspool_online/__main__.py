@@ -24,9 +24,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import os
-import resource
 import sys
 import warnings
 from collections.abc import Sequence
@@ -40,16 +38,14 @@ from tlspool_common.channel import ChannelBroken, from_fd
 from tlspool_common.child import die_with_parent
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import OwnedFd, open_fds
+from tlspool_common.helping import EXIT_USAGE as EXIT_USAGE
+from tlspool_common.helping import give_up
 from tlspool_common.log import LEVELS, Log
 from tlspool_common.messages import Party
 from tlspool_online.core import Options
 from tlspool_online.shell import Shell
 from tlspool_online.watch import Watched
 
-EXIT_USAGE = 64
-"""EX_USAGE of sysexits.h."""
-
-_PR_SET_NO_NEW_PRIVS = 38
 _FDS = 512
 """Descriptors: a connection for each download, and few others."""
 
@@ -68,15 +64,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def give_up() -> None:
-    """Give up what is never needed: rights of other programs, writing files, core files, many descriptors."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FDS if hard == resource.RLIM_INFINITY else min(_FDS, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the helper, and return its exit code."""
     args = arguments(argv)
@@ -86,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What strangers write into certificates is no news for standard error.
     warnings.filterwarnings("ignore", category=CryptographyDeprecationWarning)
     die_with_parent(args.parent)
-    give_up()
+    give_up(_FDS)
     allowed = tuple(args.port or (80,))
     try:
         channel = from_fd(OwnedFd(args.fd), Party.ONLINE, Party.BROKER)

@@ -7,32 +7,22 @@ them there are is bounded, and none of them is waited for at the end.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_never
 
-from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received
-from tlspool_common.line import Line
+from tlspool_common.channel import Channel, Received
+from tlspool_common.helping import Helping
 from tlspool_common.log import Log
 from tlspool_common.messages import AskRevocation, AskStaple
-from tlspool_common.title import Title
 from tlspool_online import bounds
 from tlspool_online import events as e
 from tlspool_online.core import OnlineCore, Options
 from tlspool_online.fetch import Fetcher, FetchError
 from tlspool_online.lists import BadList, RevocationList, read_untrusted
 from tlspool_online.watch import Watched
-
-EXIT_BUG = 70
-"""EX_SOFTWARE of sysexits.h: an exception nobody expected; a trace is on standard error."""
-
-EXIT_BROKEN = 76
-"""EX_PROTOCOL: the broker broke the table of messages."""
 
 
 def _now() -> e.Now:
@@ -54,35 +44,18 @@ class Shell:
         self._fetcher = Fetcher(options.ports, private, self._resolve)
         self._tasks: set[asyncio.Task[None]] = set()
         self._files = files
-        self._title = Title("tlspool-online", lambda: self._core.title)
-        self._stop = asyncio.Event()
-        self._exit_code = 0
-        self._channel = channel
-        self._line: Line | None = None
+        self._helping = Helping("online", channel, log, lambda: self._core.title, self._said)
 
     async def run(self) -> int:
         """Serve until the broker is gone, or until told to stop; return the exit code."""
-        self._loop.set_exception_handler(self._bug)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop.set)
         for file in self._files:
             self._happened(file.read())
-        self._line = Line(self._channel, self._said, self._lost)
+        return await self._helping.serve(self._begin_core)
+
+    def _begin_core(self) -> None:
         self._carry_out(self._core.begin())
         if self._files:
             self._loop.call_later(bounds.FILES_S, self._look_at_files)
-        await self._stop.wait()
-        self._title.close()
-        self._line.close()
-        return self._exit_code
-
-    def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception that nobody expected: nothing can be relied on any more."""
-        error = context.get("exception")
-        sys.stderr.write("".join(traceback.format_exception(error)) if error else context.get("message", ""))
-        self._log.error("online.internal", error=type(error).__name__)
-        self._exit_code = EXIT_BUG
-        self._stop.set()
 
     # --- the broker -------------------------------------------------------------------------------------
 
@@ -90,24 +63,17 @@ class Shell:
         if isinstance(received.message, (AskRevocation, AskStaple)):
             self._happened(e.BrokerAsked(received.message, received.exchange))
 
-    def _lost(self, error: ChannelClosed) -> None:
-        if isinstance(error, ChannelBroken):
-            self._log.error("online.broker_broken", detail=str(error))
-            self._exit_code = EXIT_BROKEN
-        self._stop.set()
-
     # --- events and effects -----------------------------------------------------------------------------
 
     def _happened(self, event: e.Event) -> None:
         self._carry_out(self._core.handle(event, _now()))
-        self._title.changed()
+        self._helping.title.changed()
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:
             match effect:
                 case e.Send(message, exchange):
-                    if self._line is not None:
-                        self._line.send(message, exchange)
+                    self._helping.send(message, exchange)
                 case e.Fetch():
                     self._begin(self._fetch(effect))
                 case e.ReadList():

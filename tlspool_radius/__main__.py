@@ -31,10 +31,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import os
 import random
-import resource
 import secrets
 import socket
 import sys
@@ -47,6 +45,8 @@ from tlspool_common.channel import ChannelBroken, from_fd
 from tlspool_common.child import die_with_parent
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import OwnedFd, open_fds
+from tlspool_common.helping import EXIT_USAGE as EXIT_USAGE
+from tlspool_common.helping import give_up
 from tlspool_common.log import LEVELS, Log
 from tlspool_common.messages import Party
 from tlspool_radius import secrets_file
@@ -56,13 +56,9 @@ from tlspool_radius.servers import Purpose, Server
 from tlspool_radius.shell import Shell
 from tlspool_radius.sockets import listening
 
-EXIT_USAGE = 64
-"""EX_USAGE of sysexits.h."""
-
 EXIT_CONFIG = 78
 """EX_CONFIG: the file with secrets, or the address to listen at, cannot be used."""
 
-_PR_SET_NO_NEW_PRIVS = 38
 _FDS = 1024
 """Descriptors: 16 for each of 24 servers, the spool's, and few others."""
 
@@ -93,16 +89,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sandbox", choices=sandbox.MODES, default=sandbox.REQUIRED, help="what must confine it")
     parser.add_argument("--log-level", choices=tuple(LEVELS), default="info")
     return parser.parse_args(argv)
-
-
-def give_up() -> None:
-    """Give up what is never needed: rights of other programs, core files, many descriptors, files for others."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FDS if hard == resource.RLIM_INFINITY else min(_FDS, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    os.umask(0o077)
 
 
 def _secrets(path: Path | None, log: Log) -> secrets_file.Secrets:
@@ -138,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fd in open_fds() - {0, 1, 2, args.fd}:
         os.close(fd)
     die_with_parent(args.parent)
-    give_up()
+    give_up(_FDS)
+    os.umask(0o077)
     listener: socket.socket | None = None
     try:
         channel = from_fd(OwnedFd(args.fd), Party.RADIUS, Party.BROKER)

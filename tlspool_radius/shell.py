@@ -6,29 +6,19 @@ One thread on asyncio's loop.  One more writes the spool, and others look up nam
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-import sys
 import time
-import traceback
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
-from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, Received
-from tlspool_common.line import Line
+from tlspool_common.channel import Channel, Received
+from tlspool_common.helping import Helping
 from tlspool_common.log import Log
 from tlspool_common.messages import Account, AccountSettled, AskAccess, AskRadius, DynamicTold
-from tlspool_common.title import Title
 from tlspool_radius import events as e
 from tlspool_radius.core import RadiusCore
 from tlspool_radius.sockets import Listener, Sockets
 from tlspool_radius.spooler import Spooler
-
-EXIT_BUG = 70
-"""EX_SOFTWARE of sysexits.h: an exception nobody expected; a trace is on standard error."""
-
-EXIT_BROKEN = 76
-"""EX_PROTOCOL: the broker broke the table of messages."""
 
 
 def _now() -> e.Now:
@@ -53,38 +43,19 @@ class Shell:
         self._sockets = Sockets(self._happened)
         self._listener = Listener(listener, self._happened) if listener is not None else None
         self._spooler = Spooler(*spool, self._from_thread) if spool is not None else None
-        self._title = Title("tlspool-radius", lambda: self._core.title)
-        self._stop = asyncio.Event()
-        self._exit_code = 0
-        self._channel = channel
-        self._line: Line | None = None
+        self._helping = Helping("radius", channel, log, lambda: self._core.title, self._said)
 
     async def run(self) -> int:
         """Serve until the broker is gone, or until told to stop; return the exit code."""
-        self._loop.set_exception_handler(self._bug)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop.set)
         if self._spooler is not None:
             self._spooler.start()
-        self._line = Line(self._channel, self._said, self._lost)
-        self._carry_out(self._core.begin())
-        await self._stop.wait()
-        self._title.close()
-        self._line.close()
+        code = await self._helping.serve(lambda: self._carry_out(self._core.begin()))
         self._sockets.close()
         if self._listener is not None:
             self._listener.close()
         if self._spooler is not None:
             self._spooler.stop()
-        return self._exit_code
-
-    def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception that nobody expected: nothing can be relied on any more."""
-        error = context.get("exception")
-        sys.stderr.write("".join(traceback.format_exception(error)) if error else context.get("message", ""))
-        self._log.error("radius.internal", error=type(error).__name__)
-        self._exit_code = EXIT_BUG
-        self._stop.set()
+        return code
 
     # --- the broker -------------------------------------------------------------------------------------
 
@@ -93,28 +64,21 @@ class Shell:
         if isinstance(message, (AskAccess, Account, AccountSettled, AskRadius, DynamicTold)):
             self._happened(e.BrokerSaid(message, received.exchange))
 
-    def _lost(self, error: ChannelClosed) -> None:
-        if isinstance(error, ChannelBroken):
-            self._log.error("radius.broker_broken", detail=str(error))
-            self._exit_code = EXIT_BROKEN
-        self._stop.set()
-
     # --- events and effects -----------------------------------------------------------------------------
 
     def _from_thread(self, event: e.Event) -> None:
         self._loop.call_soon_threadsafe(self._happened, event)
 
     def _happened(self, event: e.Event) -> None:
-        if not self._stop.is_set():
+        if not self._helping.ends:
             self._carry_out(self._core.handle(event, _now()))
-            self._title.changed()
+            self._helping.title.changed()
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:
             match effect:
                 case e.Send(message, exchange):
-                    if self._line is not None:
-                        self._line.send(message, exchange)
+                    self._helping.send(message, exchange)
                 case e.Transmit():
                     self._sockets.transmit(effect)
                 case e.ClosePort(server, port):

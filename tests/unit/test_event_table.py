@@ -21,6 +21,7 @@ LETTERS = {
 SHARED = {
     "tlspool_common/reloading.py": "BWK",
     "tlspool_common/line.py": "B",
+    "tlspool_common/helping.py": "OR",
     "tlspool_common/sandbox.py": "BWKOR",
 }
 NAME = re.compile(r"[a-z_]+\.[a-z_]+")

@@ -71,7 +71,7 @@ def test_a_broker_that_breaks_the_table(tmp_path):
     with Helper(log=tmp_path / "log") as helper:
         helper.send_raw(b"\0\0\0\0\0\0\0\0")
         assert helper.wait() == 76
-    assert "online.broker_broken" in (tmp_path / "log").read_text()
+    assert "helper.broker_broken" in (tmp_path / "log").read_text()
 
 
 def test_a_descriptor_that_is_no_channel(capfd):

@@ -7,10 +7,11 @@ import pytest
 
 from tests.fixtures.radius_process import question
 from tlspool_common.channel import from_fd, pair
+from tlspool_common.helping import EXIT_BUG
 from tlspool_common.log import Log
 from tlspool_common.messages import Party
 from tlspool_radius import events as e
-from tlspool_radius.shell import EXIT_BUG, Shell
+from tlspool_radius.shell import Shell
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -69,7 +70,7 @@ def test_a_bug_ends_it(capfd):
     assert run(Core(bug=ZeroDivisionError("here")), ask=True, count=1) == EXIT_BUG
     told = capfd.readouterr().err
     assert "ZeroDivisionError: here" in told
-    assert "event=radius.internal error=ZeroDivisionError" in told
+    assert "event=helper.internal error=ZeroDivisionError" in told
 
 
 def test_effects_that_need_what_there_is_not():
