@@ -28,6 +28,8 @@ Key = tuple[int, int]
 class _Port:
     sock: socket.socket | None = None
     waiting: list[bytes] = field(default_factory=list)
+    others: list[Address] = field(default_factory=list)
+    last: bytes = field(default=b"", repr=False)
 
 
 class Sockets:
@@ -92,9 +94,9 @@ class Sockets:
                     self._send(key, sock, data)
 
     def _connect(self, key: Key, port: _Port, addresses: list[Address]) -> None:
-        """Open a socket; of several addresses the first that there is a route to."""
+        """Open a socket; of several addresses the first that there is a route to, and the next when nobody is there."""
         detail = "there is no address"
-        for address in addresses:
+        for number, address in enumerate(addresses, 1):
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
             try:
                 sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -107,23 +109,39 @@ class Sockets:
                 detail = error.strerror or str(error)
                 sock.close()
                 continue
-            port.sock = sock
+            port.sock, port.others = sock, addresses[number:]
             self._loop.add_reader(sock, self._readable, key, sock)
             return
         del self._ports[key]
         self._later(Unreachable(*key, detail))
 
+    def _go_on(self, key: Key) -> bool:
+        """Nobody is at an address: go on to the next one of that name, if there is one."""
+        port = self._ports.get(key)
+        if port is None or port.sock is None or not port.others:
+            return False
+        old = port.sock
+        self._loop.remove_reader(old)
+        old.close()
+        self._connect(key, port, port.others)
+        if port.sock is not old:
+            self._send(key, port.sock, port.last)  # what else was sent is repeated in its time
+        return True
+
     def _later(self, event: Event) -> None:
         self._loop.call_soon(self._tell, event)
 
     def _send(self, key: Key, sock: socket.socket, data: bytes) -> None:
+        if self._ports[key].others:
+            self._ports[key].last = data
         try:
             sock.send(data)
         except BlockingIOError:
             return  # as if it were lost on the way: it is repeated
         except OSError as error:
             # It is of an earlier datagram, or there is no route; asyncio's reader would be told no more of it.
-            self._later(Unreachable(*key, _words(error)))
+            if not self._go_on(key):
+                self._later(Unreachable(*key, _words(error)))
 
     def _readable(self, key: Key, sock: socket.socket) -> None:
         for _ in range(bounds.DATAGRAMS_AT_ONCE):
@@ -134,8 +152,10 @@ class Sockets:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._tell(Unreachable(*key, _words(error)))
+                if not self._go_on(key):
+                    self._tell(Unreachable(*key, _words(error)))
                 return
+            self._ports[key].others = []
             self._tell(Heard(*key, data))
 
 

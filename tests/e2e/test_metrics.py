@@ -89,7 +89,8 @@ def played(pool, port):
             libstub.starttls_server(unconnected, pool=other, localid="localhost")
         spare = json.loads(tlspool(pool, "workers", "--json").stdout)["workers"][0]["pid"]
         os.kill(spare, signal.SIGKILL)
-        return await_value(port, "tlspool_worker_deaths_total", meaning="signal")
+        await_value(port, "tlspool_worker_deaths_total", meaning="signal")
+        return await_value(port, "tlspool_worker_forks_total", 2)
     finally:
         server.close()
 

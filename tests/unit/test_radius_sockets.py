@@ -162,3 +162,24 @@ def test_requests_and_replies(host):
         listener.close()
 
     on_loop(play())
+
+
+def test_a_name_with_several_addresses(monkeypatch):
+    """Where nobody listens the next address is tried, at once, and with what was sent; the last one counts."""
+
+    async def play():
+        told = Told()
+        ours = Sockets(told)
+        with udp() as server:
+            number = server.getsockname()[1]
+            monkeypatch.setattr(sockets, "_addresses", lambda host, port: [("127.0.0.2", port), ("127.0.0.1", port)])
+            ours.transmit(e.Transmit(7, 1, ("server.example", number), b"one"))
+            data, source = await asyncio.to_thread(server.recvfrom, 100)
+            assert data == b"one"
+            server.sendto(b"answer", source)
+            assert await told.next() == e.Heard(7, 1, b"answer")
+        ours.transmit(e.Transmit(7, 1, ("server.example", number), b"two"))
+        assert await told.next() == e.Unreachable(7, 1, "nobody listens there")
+        ours.close()
+
+    on_loop(play())
