@@ -11,15 +11,11 @@ from __future__ import annotations
 import argparse
 import base64
 import datetime
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -28,13 +24,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
 
-from bench.peers import IDENTITY, Peer, family, free_port, wait_for
+from bench.peers import IDENTITY, Peer, free_port
+from bench.verified import Figure, cpu_s, issue, measure, start
 from tlspool_admin.client import ask
 from tlspool_admin.devca import DevCa
 from tlspool_admin.devpool import DevPool
@@ -213,22 +208,6 @@ def lookups(directory: Path, seconds: float) -> dict[str, float]:
 # --- handshakes -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Handshakes a second, and the processor time that pool and tunnel take for one."""
-
-    per_s: float
-    cpu_us: float
-
-
-def cpu_s(pid: int) -> float:
-    """Return the processor time of a process (proc_pid_stat(5), fields 14 and 15)."""
-    with suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
-
-
 class Pair:
     """Two pools with tunnels in either role, one CA for all remotes, and one remote of each kind."""
 
@@ -237,19 +216,13 @@ class Pair:
         self._load = load
         self._backend_port = backend_port
         self._ca = DevCa(directory)
-        self._pem = {name: self._issue(name) for name in ("john@example.com", IDENTITY)}
+        self._pem = {
+            name: issue(self._ca, name, directory / f"{name}.both.pem") for name in ("john@example.com", IDENTITY)
+        }
         self.pools: list[DevPool] = []
         self._peers: list[Peer] = []
         self._tunnels: dict[str, list[int]] = {}
         self.ports: dict[str, dict[str, int]] = {}
-
-    def _issue(self, name: str) -> Path:
-        key = ec.generate_private_key(ec.SECP256R1())
-        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        path = self.directory / f"{name}.both.pem"
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.write_bytes(self._ca.issue(name, spki).public_bytes(Encoding.PEM) + secret)
-        return path
 
     def start(self) -> None:
         """Start everything."""
@@ -282,16 +255,9 @@ class Pair:
         return self._run([*command, "--connect", f"127.0.0.1:{to}", *words], port, pool.environment)
 
     def _run(self, command: list[str], port: int, environment: dict[str, str]) -> int:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **environment},
-        )
-        self._peers.append(Peer(command[0], port, [process]))
-        wait_for(port)
-        return process.pid
+        peer = start(command, port, environment)
+        self._peers.append(peer)
+        return peer.processes[0].pid
 
     def _write(self, pool: DevPool, full: bool) -> None:
         def tell(command: str, **fields: object) -> None:
@@ -323,25 +289,16 @@ class Pair:
 
     def measure(self, name: str, side: str, seconds: float, clients: int) -> Figure:
         """Take one figure."""
-        before = self._cpu_s(name)
         more = {"LOAD_PLAIN": "1"} if side == "client" else {"LOAD_PEM": str(self._pem["john@example.com"])}
-        done = subprocess.run(
-            [self._load, str(self.ports[name][side]), "handshakes", str(seconds), str(clients)],
-            env={**os.environ, **more},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode:
-            raise RuntimeError(f"policy {name}, our {side}: {done.stderr.strip()}")
-        per_s = float(done.stdout.split()[0])
-        return Figure(per_s, (self._cpu_s(name) - before) * 1e6 / (per_s * seconds))
-
-    def _cpu_s(self, name: str) -> float:
-        """Return the processor time that the pool and its tunnels have had."""
+        command = [self._load, str(self.ports[name][side]), "handshakes", str(seconds), str(clients)]
         pool = self.pools[list(self.ports).index(name)]
-        pids = family([*pool.running().values(), *self._tunnels[name]])
-        return sum(cpu_s(pid) for pid in pids)
+        return measure(
+            f"policy {name}, our {side}",
+            command,
+            more,
+            seconds,
+            lambda: cpu_s([*pool.running().values(), *self._tunnels[name]]),
+        )
 
     def close(self) -> None:
         """Stop everything."""

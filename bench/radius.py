@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 import base64
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from bench.peers import IDENTITY, Peer, family, free_port, wait_for
-from bench.policy import Figure, cpu_s
+from bench.peers import IDENTITY, Peer, free_port
+from bench.verified import Figure, cpu_s, issue, measure, start
 from tests.fixtures.freeradius import FreeRadius
 from tests.fixtures.radius_process import Helper, Status, account
 from tlspool_admin.client import ask
@@ -50,20 +47,12 @@ class Pools:
         self._load = load
         self._backend_port = backend_port
         self._ca = DevCa(directory)
-        self._pem = self._issue(REMOTE)
+        self._pem = issue(self._ca, REMOTE, directory / f"{REMOTE}.radius.pem")
         self.server = FreeRadius(f"{REMOTE}\n\tClass = bench\n", f"{IDENTITY}/*/home.example\n")
         # Nobody reads the log of questions, and writing it is no part of what is measured.
         self.server.edit("site.conf", "\t\ttlspool_asked\n", "")
         self._pools: dict[str, DevPool] = {}
         self._peers: dict[str, Peer] = {}
-
-    def _issue(self, name: str) -> Path:
-        key = ec.generate_private_key(ec.SECP256R1())
-        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        path = self._directory / f"{name}.radius.pem"
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.write_bytes(self._ca.issue(name, spki).public_bytes(Encoding.PEM) + secret)
-        return path
 
     def start(self) -> None:
         """Start everything."""
@@ -84,35 +73,17 @@ class Pools:
             command = [str(Path(sys.executable).parent / "python"), "-m", "tlspool_admin", "tunnel", "server"]
             command += ["--listen", f"127.0.0.1:{port}", "--connect", f"127.0.0.1:{self._backend_port}"]
             command += ["--localid", IDENTITY, "--client-auth", "require"]
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **pool.environment},
-            )
-            self._peers[name] = Peer(name, port, [process])
-            wait_for(port)
+            self._peers[name] = start(command, port, pool.environment)
 
     def measure(self, name: str, seconds: float, clients: int) -> Figure:
         """Take one figure."""
-        before = self._cpu_s(name)
-        done = subprocess.run(
-            [self._load, str(self._peers[name].port), "handshakes", str(seconds), str(clients)],
-            env={**os.environ, "LOAD_PEM": str(self._pem)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode:
-            raise RuntimeError(f"RADIUS {name}: {done.stderr.strip()}")
-        per_s = float(done.stdout.split()[0])
-        return Figure(per_s, (self._cpu_s(name) - before) * 1e6 / (per_s * seconds))
+        command = [self._load, str(self._peers[name].port), "handshakes", str(seconds), str(clients)]
 
-    def _cpu_s(self, name: str) -> float:
-        """Return the processor time of pool, helper and tunnel; the server's is not ours."""
-        pids = family([*self._pools[name].running().values(), *self._peers[name].pids])
-        return sum(cpu_s(pid) for pid in pids)
+        def spent_s() -> float:
+            """Return the processor time of pool, helper and tunnel; the server's is not ours."""
+            return cpu_s([*self._pools[name].running().values(), *self._peers[name].pids])
+
+        return measure(f"RADIUS {name}", command, {"LOAD_PEM": str(self._pem)}, seconds, spent_s)
 
     def settle(self) -> int:
         """Wait until all records have left; return how many the server has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -87,12 +88,12 @@ class Account(Accounted):
             self.end()
 
 
-class AskingRadius:
+class AskingRadius(ABC):
     """The questions of a Pool to RADIUS servers.  They wait for the servers, for a bounded time."""
 
+    @abstractmethod
     def command(self, cmd: Cmd, payload: bytes, reply: Cmd, *, patience_s: float | None) -> bytes:
         """Send a command that has one reply, and return the payload of that."""
-        raise NotImplementedError
 
     def talk(self, talk: Talk[T]) -> T:
         """Send commands one after the other, as each asks for the next (libstub.aaa); return what came of it.

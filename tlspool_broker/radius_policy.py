@@ -28,7 +28,7 @@ from tlspool_common.radius_rules import WORDS, RadiusRule, check_value, fill
 from tlspool_common.radius_table import BY_NAME
 from tlspool_common.settings import Settings
 
-BY_DEFAULT = RadiusRule("", "the defaults")
+BY_DEFAULT = RadiusRule(name="", text="the defaults")
 
 ATTRIBUTES_B = 1_600
 """Of attributes that rules set, in a packet of 4096: accounting has eight Class attributes besides, and the figures."""

@@ -88,7 +88,7 @@ class InDirectory:
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123 - of a descriptor
+            with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
                 file.write(content)
             fresh.replace(self._directory / name)
         except OSError as error:

@@ -39,24 +39,30 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(?:service|scope|socket|mount|sw
 _SERVICE_B = 15
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRule:
-    """A rule; criteria that are empty apply to everything."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A rule about who calls; criteria that are empty apply to everything."""
 
     name: str
-    allow: bool
     text: str = field(compare=False)
     sockets: frozenset[str] = frozenset()
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
     units: frozenset[str] = frozenset()
     exes: frozenset[str] = frozenset()
-    sides: frozenset[Side] = frozenset()
-    localids: frozenset[str] = frozenset()
-    services: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRule(Rule):
+    """A rule about who may do what."""
+
+    allow: bool
+    sides: frozenset[Side] = frozenset()
+    localids: frozenset[str] = frozenset()
+    services: frozenset[str] = frozenset()
 
 
 def _path(value: str) -> str:
@@ -135,6 +141,19 @@ def read_criteria(words: Iterable[str], casts: Mapping[str, tuple[str, Callable[
     return found
 
 
+def read_verdict(text: str, casts: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+    """Read NAME allow|deny and criteria; return a value for each attribute.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    first, *words = text.split() or [""]
+    name = rule_name(first)
+    if not words or words[0] not in ("allow", "deny"):
+        raise ValueError("must have allow or deny behind the name")
+    return {"name": name, "allow": words[0] == "allow", "text": " ".join(words), **read_criteria(words[1:], casts)}
+
+
 def rule_name(text: str) -> str:
     """Return the name of a rule.
 
@@ -153,8 +172,4 @@ def parse_rule(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) 
         ValueError: what is wrong with it.
     """
     casts = {**caller_casts(uid, gid), **session_casts()}
-    first, *words = text.split() or [""]
-    name = rule_name(first)
-    if not words or words[0] not in ("allow", "deny"):
-        raise ValueError("must have allow or deny behind the name")
-    return AccessRule(name, words[0] == "allow", " ".join(words), **read_criteria(words[1:], casts))
+    return AccessRule(**read_verdict(text, casts))

@@ -17,29 +17,19 @@ rule that allows should name ``remoteid``, and a user, a unit or a program.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tlspool_common.access import caller_casts, read_criteria, rule_name, selector, session_casts
+from tlspool_common.access import Rule, caller_casts, read_verdict, selector, session_casts
 
 
-@dataclass(frozen=True, slots=True)
-class AccountRule:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountRule(Rule):
     """A rule; criteria that are empty apply to everything."""
 
-    name: str
     allow: bool
-    text: str = field(compare=False)
-    sockets: frozenset[str] = frozenset()
-    uids: frozenset[int] = frozenset()
-    gids: frozenset[int] = frozenset()
-    units: frozenset[str] = frozenset()
-    exes: frozenset[str] = frozenset()
     localids: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
     remoteids: frozenset[str] = frozenset()
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def parse_account(text: str, uid: Callable[[str], int], gid: Callable[[str], int]) -> AccountRule:
@@ -50,8 +40,4 @@ def parse_account(text: str, uid: Callable[[str], int], gid: Callable[[str], int
     """
     casts = {**caller_casts(uid, gid), **session_casts(), "remoteid": ("remoteids", selector)}
     del casts["role"]  # who asks without a session has none
-    first, *words = text.split() or [""]
-    name = rule_name(first)
-    if not words or words[0] not in ("allow", "deny"):
-        raise ValueError("must have allow or deny behind the name")
-    return AccountRule(name, words[0] == "allow", " ".join(words), **read_criteria(words[1:], casts))
+    return AccountRule(**read_verdict(text, casts))

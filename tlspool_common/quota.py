@@ -21,35 +21,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from tlspool_common.access import caller_casts, read_criteria, rule_name
+from tlspool_common.access import Rule, caller_casts, read_criteria, rule_name
 
 MOST = 1_000_000
 """Of everything that can be limited: more than a host has descriptors."""
 
 
-@dataclass(frozen=True, slots=True)
-class LimitRule:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRule(Rule):
     """A rule; criteria that are empty apply to everybody, quantities that are None are left to the settings."""
 
-    name: str
-    text: str = field(compare=False)
-    sockets: frozenset[str] = frozenset()
-    uids: frozenset[int] = frozenset()
-    gids: frozenset[int] = frozenset()
-    units: frozenset[str] = frozenset()
-    exes: frozenset[str] = frozenset()
     sessions: int | None = None
     handshakes: int | None = None
     connections: int | None = None
     rate: float | None = None
     burst: int | None = None
     requests: float | None = None
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def _number(value: str) -> int:
@@ -102,4 +92,4 @@ def parse_limit(text: str, uid: Callable[[str], int], gid: Callable[[str], int])
         raise ValueError(f"limits nothing: name one of {', '.join(_QUANTITIES)}")
     if quantities.get("burst") == 0:
         raise ValueError("burst must be at least 1; handshakes=0 allows none")
-    return LimitRule(name, " ".join(words), **read_criteria(criteria, casts), **quantities)
+    return LimitRule(name=name, text=" ".join(words), **read_criteria(criteria, casts), **quantities)

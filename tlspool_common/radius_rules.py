@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from tlspool_common.access import caller_casts, read_criteria, rule_name, session_casts
+from tlspool_common.access import Rule, caller_casts, read_criteria, rule_name, session_casts
 from tlspool_common.messages import Side
 from tlspool_common.radius_table import BY_NAME, Use
 
@@ -74,8 +74,8 @@ _CHOICES = ("authn", "authz", "acct", "unanswered", "anonymous")
 _PIECES = re.compile(r"\{([a-z.]*)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class RadiusRule:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RadiusRule(Rule):
     """A rule; criteria that are empty apply to everything.
 
     Attributes:
@@ -84,13 +84,6 @@ class RadiusRule:
         attributes: each attribute with its template, defaults among them; none is empty.
     """
 
-    name: str
-    text: str = field(compare=False)
-    sockets: frozenset[str] = frozenset()
-    uids: frozenset[int] = frozenset()
-    gids: frozenset[int] = frozenset()
-    units: frozenset[str] = frozenset()
-    exes: frozenset[str] = frozenset()
     sides: frozenset[Side] = frozenset()
     localids: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
@@ -100,9 +93,6 @@ class RadiusRule:
     accept_unanswered: bool = False
     anonymous: str | None = ""
     attributes: tuple[tuple[str, str], ...] = DEFAULTS
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def fill(template: str, words: Mapping[str, str]) -> str:
@@ -196,4 +186,4 @@ def parse_radius(text: str, uid: Callable[[str], int], gid: Callable[[str], int]
     sent = tuple((attribute, template) for attribute, template in attributes.items() if template)
     if len(sent) > ATTRIBUTES:
         raise ValueError(f"sets {len(sent)} attributes where {ATTRIBUTES} fit into a packet")
-    return RadiusRule(name, " ".join(words), **read_criteria(criteria, casts), **choices, attributes=sent)
+    return RadiusRule(name=name, text=" ".join(words), **read_criteria(criteria, casts), **choices, attributes=sent)

@@ -174,15 +174,13 @@ class Asker:
             question.port, question.id, question.request = port, identifier, request
             question.tries, question.first_ms, question.faults = 0, now.ms, {}
             server.counters.asked += 1
-            self._transmit(number, now)
+            self._transmit(number, server, port, request, now)
             return
         is_asked = question.request is not None
         self._over(number, None, "; ".join(question.troubles), now, is_asked=is_asked)
 
-    def _transmit(self, number: int, now: Now) -> None:
+    def _transmit(self, number: int, server: Server, port: Port, request: Request, now: Now) -> None:
         question = self._questions[number]
-        server, port, request = question.server, question.port, question.request
-        assert server is not None and port is not None and request is not None  # noqa: S101 - set by _move_on
         question.tries += 1
         server.counters.repeated += question.tries > 1
         wait_ms = self._manner.timeout_ms * (1 - bounds.JITTER * self._chance())
@@ -193,18 +191,18 @@ class Asker:
     def timed_out(self, number: int, now: Now) -> None:
         """A question's timer has fired: perhaps one of an earlier server."""
         question = self._questions.get(number)
-        if question is None or question.server is None:
+        if question is None or now.ms < question.due_ms - 0.5:
             return
-        if now.ms < question.due_ms - 0.5:
+        server, port, request = question.server, question.port, question.request
+        if server is None or port is None or request is None:
             return
         is_late = now.ms >= question.deadline_ms - 0.5
         if question.tries < question.most and not is_late:
-            self._transmit(number, now)
+            self._transmit(number, server, port, request, now)
             return
         waited_ms = now.ms - question.first_ms
-        server = question.server
         server.counters.timeouts += 1
-        detail = self._silence(question)
+        detail = self._silence(question, server)
         self._leave(question)
         if waited_ms >= self._manner.timeout_ms * (1 - bounds.JITTER) - 1:
             self._blame(server, question.first_ms, detail, now)
@@ -214,17 +212,16 @@ class Asker:
         else:
             self._move_on(number, now)
 
-    def _silence(self, question: _Question) -> str:
+    def _silence(self, question: _Question, server: Server) -> str:
         """Say what a server did instead of answering."""
-        assert question.server is not None  # noqa: S101
         tries = f"{question.tries} {'try' if question.tries == 1 else 'tries'}"
         if not question.faults:
-            text = f"{question.server.name} has not answered in {tries}"
-            if question.server.fault_ms >= question.first_ms:
-                text += f", and has sent what is no answer to anything: {question.server.fault}"
+            text = f"{server.name} has not answered in {tries}"
+            if server.fault_ms >= question.first_ms:
+                text += f", and has sent what is no answer to anything: {server.fault}"
             return text
         found = "; ".join(f"{text} ({count})" if count > 1 else text for text, count in question.faults.items())
-        return f"{question.server.name} has sent what is no answer in {tries}: {found}"
+        return f"{server.name} has sent what is no answer in {tries}: {found}"
 
     def _blame(self, server: Server, since_ms: float, detail: str, now: Now) -> None:
         server.trouble = detail

@@ -5,6 +5,7 @@ Arguments, results and errors are those of the methods of Pool.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from types import TracebackType
 from typing import TypeVar
@@ -62,12 +63,12 @@ class Starting:
             await self._account.end()
 
 
-class AskingRadius:
+class AskingRadius(ABC):
     """The questions of an AsyncPool to RADIUS servers."""
 
+    @abstractmethod
     async def command(self, cmd: Cmd, payload: bytes, reply: Cmd, *, patience_s: float | None) -> bytes:
         """Send a command that has one reply, and return the payload of that."""
-        raise NotImplementedError
 
     async def talk(self, talk: Talk[T]) -> T:
         """Send commands one after the other, as each asks for the next; return what came of it."""

@@ -72,8 +72,7 @@ def test_a_reload_gets_sessions_out_that_wait_for_a_silent_server(tmp_path, peop
             with world.echo() as server, ThreadPoolExecutor(8) as threads:
                 begin = time.monotonic()
                 remotes = [threads.submit(world.remote, ALICE, server.port) for _ in range(8)]
-                waits = lambda: world.control("status")["states"].get("expect_radius", 0)  # noqa: E731
-                until(lambda: waits() == 8)
+                until(lambda: world.control("status")["states"].get("expect_radius") == 8)
                 first = helper_pid(world)
                 answer = configure(world, f"{silent.auth}\n", f"{world.server.auth}\n")
                 assert answer["ok"] is True

@@ -15,6 +15,7 @@ from tlspool_broker.events import (
     AppFrame,
     AppGone,
     Arm,
+    Began,
     Caller,
     Clock,
     ConnectionId,
@@ -547,3 +548,20 @@ def kept_of(session_id, worker_id, **fields):
         "sni": "localhost",
     }
     return Kept(**{**values, **fields})
+
+
+def worlds(default: str):
+    """The body of a fixture: yield what makes worlds whose broker has begun, and whose RADIUS helper is ``there``."""
+    made = []
+
+    def world_of(config: str = default, *, there: bool = True, **fields):
+        world = World(config, **fields)
+        made.append(world)
+        world.happen(Began())
+        if there:
+            world.radius_comes()
+        return world
+
+    yield world_of
+    for world in made:
+        world.close()

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from tests.playbook.broker import World, kept_of
+from tests.playbook.broker import kept_of, worlds
 from tests.playbook.test_broker_rejoin import lasting
 from tlspool_broker import kept, kept_access
 from tlspool_broker.accounting import LATE_MS, SOON_MS
 from tlspool_broker.events import (
-    Began,
     Clock,
     CloseWorker,
     HelperSaid,
@@ -59,19 +58,7 @@ START, STOP, INTERIM = Status.START, Status.STOP, Status.INTERIM
 
 @pytest.fixture
 def make(no_leaks):
-    made = []
-
-    def world_of(config=BOTH, *, there=True, **fields):
-        world = World(config, **fields)
-        made.append(world)
-        world.happen(Began())
-        if there:
-            world.radius_comes()
-        return world
-
-    yield world_of
-    for world in made:
-        world.close()
+    yield from worlds(BOTH)
 
 
 @pytest.fixture

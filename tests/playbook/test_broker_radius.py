@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.playbook.broker import SERVER, World
+from tests.playbook.broker import SERVER, worlds
 from tlspool_broker.events import (
-    Began,
     HelperKind,
     HelperNumber,
     HelperSaid,
@@ -81,19 +80,7 @@ KEY = bytes(range(16))
 
 @pytest.fixture
 def make(no_leaks):
-    made = []
-
-    def world_of(config=AUTHZ, *, there=True, **fields):
-        world = World(config, **fields)
-        made.append(world)
-        world.happen(Began())
-        if there:
-            world.radius_comes()
-        return world
-
-    yield world_of
-    for world in made:
-        world.close()
+    yield from worlds(AUTHZ)
 
 
 @pytest.fixture

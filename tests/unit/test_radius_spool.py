@@ -120,8 +120,7 @@ def test_records_of_another_spool_are_not_removed(spool):
 
 def test_either_all_of_a_batch_or_nothing(spool):
     keep(spool, account(START, "a", 1))
-    bad = account(START, "b", 2)
-    bad.acct_id = object()  # type: ignore
+    bad = account(START, object(), 2)
     with pytest.raises(sqlite3.Error):
         keep(spool, account(START, "c", 1), account(STOP, "a", 2), bad)
     assert statuses(spool) == [("a", START)]
