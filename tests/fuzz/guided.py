@@ -9,12 +9,42 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+import sysconfig
+import tempfile
 import traceback
 import warnings
 from importlib import import_module
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import atheris
+from atheris import core_with_libfuzzer
+
+from tests.fixtures.native import shared
+from tests.fuzz.der import MANNERS
+from tests.fuzz.target import SMALL, inside_der
+
+
+def tracer() -> ModuleType:
+    """Make trace.c."""
+    with tempfile.TemporaryDirectory(prefix="trace-") as scratch:
+        headers = sysconfig.get_path("include")
+        made = shared(Path(scratch) / "trace.so", Path(__file__).with_name("trace.c"), flags=("-O2", f"-I{headers}"))
+        spec = spec_from_file_location("trace", made, loader=ExtensionFileLoader("trace", str(made)))
+        return module_from_spec(spec)
+
+
+TRACE = tracer()
+
+
+def use_tracer() -> None:
+    """Let instrumented code call it: it looks these names up each time."""
+    atheris._reserve_counter, atheris._trace_branch, atheris._trace_cmp = TRACE.reserve, TRACE.branch, TRACE.compare
+
+
+use_tracer()
 
 with atheris.instrument_imports(
     include=[
@@ -29,9 +59,6 @@ with atheris.instrument_imports(
     ]
 ):
     TARGET = next(each for each in import_module(sys.argv[1]).TARGETS if each.name == sys.argv[2])
-
-from tests.fuzz.der import MANNERS
-from tests.fuzz.target import SMALL, inside_der
 
 
 def mutate(data: bytes, most_b: int, seed: int) -> bytes:
@@ -56,6 +83,8 @@ def main() -> None:
     found = next(each.partition("=")[2] for each in sys.argv if each.startswith("-artifact_prefix="))
 
     def one(data: bytes) -> None:
+        if atheris._trace_branch != TRACE.branch:
+            use_tracer()  # Fuzz has put its own in their place
         try:
             check(data)
         except BaseException:
@@ -67,6 +96,7 @@ def main() -> None:
             raise
 
     atheris.Setup([sys.argv[0], *sys.argv[3:]], one, **special)
+    TRACE.start(core_with_libfuzzer.__file__)
     atheris.Fuzz()
 
 

@@ -7,7 +7,9 @@ libFuzzer's language, and this reads it.  What covers something new is kept unde
 time.  What breaks an invariant, takes longer than TIMEOUT_S or more than MEMORY_MB is written to
 ``tests/fuzz/corpus/NAME/``, where test_fuzz_targets.py replays it; the exit code is 1 then.
 
-With ``--report`` the table of that page is brought up to date: runs and seconds of all reports so far together.
+With ``--report`` the table of that page is brought up to date: runs and seconds of all reports so far together; with
+``--up-to-report`` a target is given only what the table says it still lacks.  Interrupted (SIGINT, SIGTERM), what runs
+ends soon, is counted like any other, and nothing more is begun.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import hashlib
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,9 +82,10 @@ def dictionary(tokens: tuple[bytes, ...]) -> str:
 class Run:
     """One target, in a process of its own."""
 
-    def __init__(self, target: Target | native.Native, options: argparse.Namespace) -> None:
+    def __init__(self, target: Target | native.Native, options: argparse.Namespace, had: int = 0) -> None:
         self.target = target
         self.options = options
+        self.runs = options.runs - had
         self.result = Result(target.name)
         self.begun_s = time.monotonic()
         self.said_s = 0.0
@@ -111,15 +115,19 @@ class Run:
                 text=True,
                 errors="replace",
                 cwd=ROOT,
+                start_new_session=True,  # a terminal's SIGINT is ours alone, for Python would take it for a finding
             ) as process:
+                _RUNNING.append(process)
                 try:
                     for line in process.stdout:
                         self._heard(line.rstrip())
                 except BaseException:
                     process.kill()
                     raise
+                finally:
+                    _RUNNING.remove(process)
             self.result.seconds = time.monotonic() - self.begun_s
-            if process.returncode and not self.result.findings:
+            if process.returncode and not self.result.findings and not _OVER.is_set():
                 self.result.is_broken = True
                 print(f"{self.target.name} did not run:", *self.tail[-25:], sep="\n  ", file=sys.stderr, flush=True)
             self.result.kept = sum(1 for _ in grown.iterdir())
@@ -131,7 +139,7 @@ class Run:
     def _options(self, tokens: Path) -> list[str]:
         options = self.options
         found = [
-            f"-runs={options.runs}",
+            f"-runs={self.runs}",
             f"-max_len={self.target.most_b}",
             f"-timeout={TIMEOUT_S}",
             f"-rss_limit_mb={MEMORY_MB}",
@@ -165,28 +173,45 @@ class Run:
         result = self.result
         with _PRINTING:
             print(
-                f"{result.name}: {result.runs:,} of {self.options.runs:,} inputs, {rate}; kept {result.kept:,}, "
+                f"{result.name}: {result.runs:,} of {self.runs:,} inputs, {rate}; kept {result.kept:,}, "
                 f"covered {result.covered:,}; {len(result.findings)} findings; {self.said_s - self.begun_s:.0f} s",
                 flush=True,
             )
 
 
+def interrupt(_number: int, _frame: object) -> None:
+    """End what runs, and begin nothing more."""
+    _OVER.set()
+    for process in list(_RUNNING):
+        process.send_signal(signal.SIGUSR1)  # libFuzzer's sign to tell its figures and to end
+
+
+_OVER = threading.Event()
+_RUNNING: list[subprocess.Popen[str]] = []
 _PRINTING = threading.Lock()
 _REPORTING = threading.Lock()
+
+
+def had(rows: Mapping[str, str], name: str) -> tuple[int, int, int]:
+    """Return what a table says of a target: inputs, seconds, findings."""
+    if name not in rows:
+        return 0, 0, 0
+    cells = [cell.strip().replace(",", "") for cell in rows[name].split("|")]
+    return int(cells[2]), int(cells[3]), int(cells[7])
+
+
+def rows_of(page: Path) -> tuple[str, dict[str, str], str]:
+    """Return what stands before the table of a page, its rows by target, and what stands behind it."""
+    before, _, rest = page.read_text().partition(_BEGIN)
+    table, _, after = rest.partition(_END)
+    return before, {cells[1].strip(): line for line in table.splitlines() if len(cells := line.split("|")) > 8}, after
 
 
 def report(page: Path, result: Result) -> None:
     """Bring the table of a page up to date."""
     with _REPORTING:
-        text = page.read_text()
-        before, _, rest = text.partition(_BEGIN)
-        table, _, after = rest.partition(_END)
-        rows = {cells[1].strip(): line for line in table.splitlines() if len(cells := line.split("|")) > 8}
-        old = (0, 0, 0)
-        if result.name in rows:
-            cells = [cell.strip().replace(",", "") for cell in rows[result.name].split("|")]
-            old = (int(cells[2]), int(cells[3]), int(cells[7]))
-        rows[result.name] = result.row(old)
+        before, rows, after = rows_of(page)
+        rows[result.name] = result.row(had(rows, result.name))
         lines = [rows[target.name] for target in (*TARGETS, *native.TARGETS) if target.name in rows]
         page.write_text("\n".join([before + _BEGIN, _HEAD, *lines, _END]) + after)
 
@@ -202,6 +227,7 @@ def parser(every: Mapping[str, Target | native.Native]) -> argparse.ArgumentPars
     made.add_argument("--grown", default=GROWN, help="where what covers something new is kept")
     made.add_argument("--found", default=CORPUS, help="where findings are put")
     made.add_argument("--report", type=Path, help="a page whose table is brought up to date")
+    made.add_argument("--up-to-report", action="store_true", help="only what that table says is lacking")
     return made
 
 
@@ -215,11 +241,16 @@ def main() -> int:
     names = list(every) if "all" in options.target else options.target
 
     def one(name: str) -> Result:
-        result = Run(every.get(name, planted.TARGETS[0]), options).go()
+        before = had(rows_of(options.report)[1], name)[0] if options.report and options.up_to_report else 0
+        if before >= options.runs or _OVER.is_set():
+            return Result(name)
+        result = Run(every.get(name, planted.TARGETS[0]), options, before).go()
         if options.report and not result.is_broken:
             report(options.report, result)
         return result
 
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(one, names))
     found = sum(len(result.findings) for result in results)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 
@@ -39,6 +40,34 @@ def test_a_run_without_findings(tmp_path):
     )
     assert re.search(r"^\| c-provider \| 5,00\d \|", page.read_text(), re.MULTILINE)
     assert (tmp_path / "grown" / "c-provider").is_dir()
+
+
+def test_an_interrupted_run_is_counted(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{long._BEGIN}\n{long._END}\n")
+    command = [sys.executable, "-m", "tests.fuzz.long", "--target", "c-provider", "--target", "c-relay"]
+    command += ["--grown", tmp_path / "grown", "--found", tmp_path / "found", "--report", page]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=long.ROOT) as process:
+        assert re.match(r"c-provider: [0-9,]+ of 10,000,000 inputs", process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0, rest
+    found = re.search(r"c-provider: ([0-9,]+) of 10,000,000 inputs, [0-9,]+/s, done", rest)[1]
+    assert long.had(long.rows_of(page)[1], "c-provider")[0] == int(found.replace(",", ""))
+    assert "c-relay" not in rest + page.read_text()
+
+
+def test_only_what_is_lacking(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{long._BEGIN}\n{long._END}\n")
+    report(page, Result("c-provider", 3000, 1.0))
+    report(page, Result("c-relay", 5000, 1.0))
+    options = ("--target", "c-provider", "--target", "c-relay", "--runs", "5000", "--report", page, "--up-to-report")
+    done, _ = run(tmp_path, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "c-provider: 2,000 of 2,000 inputs" in done.stdout
+    assert "c-relay" not in done.stdout
+    assert [long.had(long.rows_of(page)[1], name)[0] for name in ("c-provider", "c-relay")] == [5000, 5000]
 
 
 def test_what_does_not_run_is_no_success(tmp_path, monkeypatch):
