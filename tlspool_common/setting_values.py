@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,10 +203,9 @@ class Settings:
     def rows(self) -> list[dict[str, object]]:
         """Return every setting in force with where it comes from; secrets are not shown."""
         rows = [
-            self._row(option.name, shown, restart=option.at_start(self.part))
-            for option in TABLE
-            if option.needed_by(self.part) and option.name not in OF_SOCKET and option.name != "socket_name"
-            for shown in option.shown(vars(self)[attribute_of(option)])
+            self._row(option.name, shown, restart=restart)
+            for option, attribute, restart in _own_rows(self.part)
+            for shown in option.shown(vars(self)[attribute])
         ]
         if "sockets" in vars(self):
             for socket in self.sockets:
@@ -230,6 +230,16 @@ class Settings:
 def attribute_of(option: Option) -> str:
     """Return the name of the attribute that has an option's value."""
     return f"{option.name}_secret" if option.secret else option.name
+
+
+@cache
+def _own_rows(part: Part | None) -> list[tuple[Option, str, bool]]:
+    """Return what has rows of its own: options, their attributes, and whether a daemon takes them only at its start."""
+    return [
+        (option, attribute_of(option), option.at_start(part))
+        for option in TABLE
+        if option.needed_by(part) and option.name not in OF_SOCKET and option.name != "socket_name"
+    ]
 
 
 def _keyword(attribute: str) -> str:

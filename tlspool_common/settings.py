@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from difflib import get_close_matches
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from tlspool_common import setting_kinds as kinds
+from tlspool_common.near import Words
 from tlspool_common.policies import DEFAULT, POLICIES, TLS12, TLS13
 from tlspool_common.rules import RULES
 from tlspool_common.setting_errors import Problem, SettingError
@@ -45,16 +46,21 @@ _LINE_B = 4096
 
 _FILE_B = 1024 * 1024
 
+_DEFAULTS = {option.name: option.default for option in TABLE}
+_ATTRIBUTES = {attribute_of(option): option.name for option in TABLE}
+_QUANTUM = [option.name for option in TABLE if option.name.startswith("quantum_proof_")]
+_KNOWN = frozenset({*BY_NAME, *REPEATED, *UNUSED})
+_nearest = lru_cache(64)(Words([*BY_NAME, *REPEATED, *UNUSED]).nearest)
 
-_LIKENESSES = 20
-"""Keywords that nobody knows and for which one is looked for that is like them: each takes a millisecond."""
+_LIKENESSES = 5
+"""Problems up to which one looks for what was meant: who has more of them has to read the page anyway."""
 
 
 class _Reader:
     """What has been read so far, and what was wrong with it."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {option.name: option.default for option in TABLE}
+        self.values: dict[str, Any] = dict(_DEFAULTS)
         self.origins: dict[str, int] = {}
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
@@ -106,9 +112,8 @@ class _Reader:
             if unused.kind.cast(value) not in unused.harmless:
                 self.warnings.append(f"line {number}: {keyword} has no effect: {unused.instead}")
         else:
-            many = len(self.problems) >= _LIKENESSES
-            near = [] if many else get_close_matches(keyword, [*BY_NAME, *REPEATED, *UNUSED], 1)
-            kinds.refuse(f"no such setting; {f'is it {near[0]}?' if near else 'see docs/configuration.md'}")
+            near = _nearest(keyword) if len(self.problems) < _LIKENESSES else None
+            kinds.refuse(f"no such setting; {f'is it {near}?' if near else 'see docs/configuration.md'}")
         self.origins[keyword] = number
 
     def _option(self, number: int, option: Option, value: str) -> None:
@@ -173,7 +178,7 @@ class _Reader:
         if values["tls_min_version"] > values["tls_max_version"]:
             self._wrong("tls_min_version", "must not be above tls_max_version")
             return
-        quantum = [name for name in values if name.startswith("quantum_proof_") and values[name]]
+        quantum = [name for name in _QUANTUM if values[name]]
         if quantum and "tls_policy" not in self.origins:
             values["tls_policy"] = "pq-required"
         elif quantum and not POLICIES[values["tls_policy"]].expression:
@@ -196,7 +201,7 @@ class _Reader:
 
     def settings(self, part: Part | None) -> Settings:
         """Return what a daemon keeps."""
-        values = {attribute_of(option): self.values[option.name] for option in TABLE}
+        values = {attribute: self.values[name] for attribute, name in _ATTRIBUTES.items()}
         asked = values["pkcs11_pin_file"] is None and values["pkcs11_pin_secret"] is None
         made = Settings(
             **values,
@@ -211,12 +216,17 @@ class _Reader:
             origins=dict(self.origins),
             warnings=tuple(self.warnings),
         )
-        kept = {attribute_of(option) for option in TABLE if option.needed_by(part)}
-        kept |= {name for name, parts in DERIVED.items() if part is None or part.value in parts}
-        for name in set(values) | set(DERIVED):
-            if name not in kept:
-                del vars(made)[name]
+        for name in _dropped(part):
+            del vars(made)[name]
         return made
+
+
+@cache
+def _dropped(part: Part | None) -> frozenset[str]:
+    """Return the attributes that a daemon does not keep."""
+    kept = {attribute_of(option) for option in TABLE if option.needed_by(part)}
+    kept |= {name for name, parts in DERIVED.items() if part is None or part.value in parts}
+    return frozenset({*_ATTRIBUTES, *DERIVED} - kept)
 
 
 def _begin(line: str) -> str:
@@ -232,7 +242,7 @@ def _openly(keyword: str, value: str) -> str | None:
     if keyword == "pkcs11_token":
         return value.partition("?")[0]
     secret = keyword in BY_NAME and BY_NAME[keyword].secret
-    return None if secret or keyword not in {*BY_NAME, *REPEATED, *UNUSED} else value
+    return None if secret or keyword not in _KNOWN else value
 
 
 def _app_socket(values: dict[str, Any]) -> AppSocket:

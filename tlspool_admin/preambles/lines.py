@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 
 from tlspool_admin.preambles.script import LINE_B, LINES, NeedUntil, Refused, Side, Step
@@ -9,16 +10,19 @@ from tlspool_admin.preambles.script import LINE_B, LINES, NeedUntil, Refused, Si
 TEXT = 200
 """So much of what a server says goes into an error."""
 
+_LINE = {side: NeedUntil(side) for side in Side}
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 def line(side: Side, limit_b: int = LINE_B) -> Generator[Step, bytes, str]:
     """Hear a line, without its end.
 
     Control characters are refused: a program further on might take a lone CR for the end of a line, too.
     """
-    data = yield NeedUntil(side, limit_b=limit_b)
+    data = yield _LINE[side] if limit_b == LINE_B else NeedUntil(side, limit_b=limit_b)
     data = data.removesuffix(b"\n").removesuffix(b"\r")
     text = data.decode("utf-8", "surrogateescape")
-    if any((ord(letter) < 0x20 and letter != "\t") or ord(letter) == 0x7F for letter in text):
+    if _CONTROL.search(data):
         raise Refused(side, f"control characters in a line: {quoted(text)}")
     return text
 
@@ -83,4 +87,5 @@ def until_dot(side: Side) -> Generator[Step, bytes, list[str]]:
 
 def first_word(text: str) -> str:
     """Return the first word in capitals; '' if there is none."""
-    return text.split(maxsplit=1)[0].upper() if text.split() else ""
+    words = text.split(maxsplit=1)
+    return words[0].upper() if words else ""

@@ -20,7 +20,7 @@ A script raises nothing but Refused for what it hears.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import assert_never
@@ -43,6 +43,8 @@ class Side(Enum):
 
     CRYPT = "crypt"
     PLAIN = "plain"
+
+    __hash__ = object.__hash__  # of Enum it is a function in Python, which every look into a dictionary calls
 
 
 class Refused(Exception):
@@ -125,6 +127,8 @@ class Fail:
 
 Effect = Say | Secure | Fail
 
+_NAMES = {Side.CRYPT: "the remote", Side.PLAIN: "the backend"}
+
 
 @dataclass(slots=True)
 class Dialogue:
@@ -135,10 +139,10 @@ class Dialogue:
     """
 
     script: Script
-    names: dict[Side, str] = field(default_factory=lambda: {Side.CRYPT: "the remote", Side.PLAIN: "the backend"})
+    names: Mapping[Side, str] = field(default_factory=lambda: _NAMES)
     over: bool = False
     _need: Need | NeedUntil | None = None
-    _buffers: dict[Side, bytearray] = field(default_factory=lambda: {side: bytearray() for side in Side})
+    _buffers: dict[Side, bytearray] = field(default_factory=lambda: {Side.CRYPT: bytearray(), Side.PLAIN: bytearray()})
     _read_b: int = 0
 
     def start(self) -> list[Effect]:
@@ -181,20 +185,21 @@ class Dialogue:
         if self._read_b > TOTAL_B:
             return self._fail(side, f"{self.names[side]} said more than {TOTAL_B} bytes before TLS")
         effects: list[Effect] = []
-        while not self.over and self._need is not None:
-            need = self._need
+        while not self.over and (need := self._need) is not None:
             held = self._buffers[need.side]
             if isinstance(need, Need):
-                size_b = need.size_b if len(held) >= need.size_b else 0
+                if len(held) < need.size_b:
+                    return effects
+                end = need.size_b
             else:
-                size_b = held.find(need.end, 0, need.limit_b) + len(need.end)
-                size_b = size_b if size_b >= len(need.end) else 0
-                if not size_b and len(held) >= need.limit_b:
-                    return effects + self._fail(need.side, f"{self.names[need.side]} sent an endless line")
-            if not size_b:
-                return effects
-            part = bytes(held[:size_b])
-            del held[:size_b]
+                at = held.find(need.end, 0, need.limit_b)
+                if at < 0:
+                    if len(held) >= need.limit_b:
+                        effects += self._fail(need.side, f"{self.names[need.side]} sent an endless line")
+                    return effects
+                end = at + len(need.end)
+            part = bytes(held[:end])
+            del held[:end]
             effects += self._go_on(part)
         return effects
 
