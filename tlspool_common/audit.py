@@ -41,6 +41,7 @@ _SHORT_CHARACTERS = 200
 RECOVERED = "audit.recovered"
 
 _MEMBERS = ["seq", "time", "daemon", "event", "fields", "prev", "hash"]
+_TEXT, _PLAIN = frozenset((str,)), frozenset((str, int, float, bool, type(None)))
 _HASH = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _TAIL_B = len(',"hash":""}') + 64
@@ -131,6 +132,9 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
 
 
+_load = json.JSONDecoder(parse_constant=_no_number).decode
+
+
 def record_untrusted(data: bytes) -> Record:
     """Read a line, with its end.
 
@@ -141,7 +145,7 @@ def record_untrusted(data: bytes) -> Record:
         raise BadRecord("it is no whole line of at most 64 KiB")
     try:
         text = data[:-1].decode("ascii")
-        found = json.loads(text, parse_constant=_no_number)
+        found = _load(text)
         written = _dump(found) if isinstance(found, dict) else ""
     except (ValueError, RecursionError):
         raise BadRecord("it is no JSON of a record") from None
@@ -152,9 +156,9 @@ def record_untrusted(data: bytes) -> Record:
     seq, time, daemon, event, fields, prev, digest = (found[name] for name in _MEMBERS)
     if type(seq) is not int or seq < 1 or not isinstance(fields, dict):
         raise BadRecord("a member is not of its kind")
-    if not all(isinstance(one, str) for one in (time, daemon, event, prev, digest)):
+    if not _TEXT.issuperset(map(type, (time, daemon, event, prev, digest))):
         raise BadRecord("a member is not of its kind")
-    if any(isinstance(value, (dict, list)) for value in fields.values()):
+    if not _PLAIN.issuperset(map(type, fields.values())):
         raise BadRecord("a field is no plain value")
     if not (_HASH.fullmatch(prev) and _HASH.fullmatch(digest) and _TIME.fullmatch(time)):
         raise BadRecord("a hash or the time is malformed")
@@ -173,8 +177,8 @@ class Lost:
         self.count_b = 0
         self.end = b""
         self._ends_line = self._is_put = False
-        self._digest = hashlib.sha256()
-        self._but_last = self._digest.copy()
+        self._but_last = hashlib.sha256()
+        self._last = b""  # byte, which is not in that digest
 
     def add(self, data: bytes) -> None:
         """Add some."""
@@ -182,9 +186,8 @@ class Lost:
             before = self.ends_line if len(data) == 1 else data.endswith(b"\n\n")
             self.count_b += len(data)
             self.end = data[data.rfind(b"\n", 0, -1) + 1 :][-RECORD_B:]
-            self._but_last = self._digest.copy()
-            self._but_last.update(data[:-1])
-            self._digest.update(data)
+            self._but_last.update(self._last + data[:-1])
+            self._last = data[-1:]
             self._ends_line = data.endswith(b"\n")
             self._is_put = self._ends_line and not before
 
@@ -195,16 +198,20 @@ class Lost:
 
     def fields(self) -> dict[str, Value]:
         """Return what a record says of them."""
-        return {"lost_b": self.count_b, "lost_sha256": self._digest.hexdigest()}
+        return {"lost_b": self.count_b, "lost_sha256": self._whole()}
 
     def is_meant(self, fields: Mapping[str, object]) -> bool:
         """Whether a record speaks of these, or of these without the end of line that was put behind them."""
         said = fields.get("lost_b"), fields.get("lost_sha256")
-        whole = self.count_b, self._digest.hexdigest()
-        if said == whole:
+        if said == (self.count_b, self._whole()):
             return True
         # An end of line is put only behind what has none: one more behind another was put there by somebody else.
         return self._is_put and said == (self.count_b - 1, self._but_last.hexdigest())
+
+    def _whole(self) -> str:
+        digest = self._but_last.copy()
+        digest.update(self._last)
+        return digest.hexdigest()
 
 
 class Chain:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
-from tlspool_common.metric_table import BY_NAME, TABLE, Kind, Metric
+from tlspool_common.metric_table import BY_NAME, TABLE, Kind
 from tlspool_common.record import record
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -50,6 +51,17 @@ _SUFFIXES = {
 }
 """What is behind a family's name in those of its samples."""
 
+_SERIES = {
+    metric.name: {
+        metric.name + suffix: frozenset((*metric.labels, *(("le",) if suffix == "_bucket" else ())))
+        for suffix in _SUFFIXES[metric.kind]
+    }
+    for metric in TABLE
+}
+"""The labels of samples, by family and by name."""
+
+_PLACES = {metric.name: place for place, metric in enumerate(TABLE)}
+
 Samples = dict[str, list[Sample]]
 """Samples by name of the metric."""
 
@@ -57,15 +69,18 @@ Samples = dict[str, list[Sample]]
 def write(samples: Mapping[str, Sequence[Sample]]) -> str:
     """Return a text, with the families in the order of the table."""
     lines = []
-    for metric in TABLE:
-        if metric.name not in samples:
-            continue
-        lines.append(f"# TYPE {metric.name} {metric.kind.value}")
-        if metric.unit:
-            lines.append(f"# UNIT {metric.name} {metric.unit}")
-        lines.append(f"# HELP {metric.name} {_escaped(plain(metric.doc))}")
-        lines += [_line(sample) for sample in samples[metric.name]]
+    for name in sorted(_PLACES.keys() & samples.keys(), key=_PLACES.__getitem__):
+        lines += _about(name)
+        lines += map(_line, samples[name])
     return "\n".join([*lines, "# EOF", ""])
+
+
+@cache
+def _about(name: str) -> tuple[str, ...]:
+    """Return what is said of a family before its samples."""
+    metric = BY_NAME[name]
+    unit = (f"# UNIT {name} {metric.unit}",) if metric.unit else ()
+    return (f"# TYPE {name} {metric.kind.value}", *unit, f"# HELP {name} {_escaped(plain(metric.doc))}")
 
 
 def plain(text: str) -> str:
@@ -112,18 +127,17 @@ def read_untrusted(text: str) -> Samples:
             sample = _sample_untrusted(line)
             if not family:
                 raise BadText("a sample is in no family")
-            _check(sample, BY_NAME[family])
+            _check(sample, family)
             found[family].append(sample)
     return found
 
 
-def _check(sample: Sample, metric: Metric) -> None:
+def _check(sample: Sample, family: str) -> None:
     """See that a sample is one of its family: scrapers refuse the whole text, ours with it, for one that is not."""
-    suffix = sample.name.removeprefix(metric.name)
-    if not sample.name.startswith(metric.name) or suffix not in _SUFFIXES[metric.kind]:
+    labels = _SERIES[family].get(sample.name)
+    if labels is None:
         raise BadText("a sample is not of its family")
-    edges = ("le",) if suffix == "_bucket" else ()
-    if sample.labels.keys() != {*metric.labels, *edges}:
+    if sample.labels.keys() != labels:
         raise BadText("a sample has not the labels of its family")
 
 
@@ -133,13 +147,17 @@ def _sample_untrusted(line: str) -> Sample:
         raise BadText("a line is no sample")
     name, inner, number = match.groups()
     pairs = _LABEL.findall(inner or "")
-    labels = {label: re.sub(r"\\.", lambda one: _UNESCAPED[one[0]], value) for label, value in pairs}
+    labels = {label: _unescaped(value) if "\\" in value else value for label, value in pairs}
     if len(labels) < len(pairs) or ",".join(f'{label}="{value}"' for label, value in pairs) != (inner or ""):
         raise BadText("a sample's labels are not apart, or one is there twice")
     try:
         return Sample(name, labels, float(number))
     except ValueError:
         raise BadText("a sample has no number") from None
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\.", lambda one: _UNESCAPED[one[0]], text)
 
 
 def merge(parts: Sequence[Samples]) -> Samples:
