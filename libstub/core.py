@@ -174,6 +174,8 @@ class ClientCore:
         """Take an event at a monotonic time, and return what is to be done."""
         self._effects = []
         match event:
+            case BytesReceived(data):  # first, as most events are of this kind
+                self._received_untrusted(data, now_s)
             case PingAsked() | StarttlsAsked() | DetailsAsked() | CommandAsked():
                 self._open(event, now_s)
             case PlainGiven(ticket, plain):
@@ -186,8 +188,6 @@ class ClientCore:
                 if exchange := self._by_ticket.pop(ticket, None):
                     exchange.ticket = None
                     self._give_up(exchange)
-            case BytesReceived(data):
-                self._received_untrusted(data, now_s)
             case ConnectionLost(reason):
                 self._end(PoolUnavailable, reason)
             case Forked():
@@ -298,6 +298,8 @@ class ClientCore:
         self._heard_s = now_s
         self._buffer += data
         whole = len(self._buffer) - len(self._buffer) % FRAME_B
+        if not whole:
+            return
         frames = bytes(self._buffer[:whole])
         del self._buffer[:whole]
         for at in range(0, whole, FRAME_B):

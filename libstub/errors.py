@@ -176,6 +176,7 @@ _CONTROL_COM_ERR = frozenset(
     {ComErr.CTLKEY_NOT_FOUND, ComErr.CTLKEY_NOT_YOURS, ComErr.CTLKEY_DETACHED, ComErr.CTLKEY_ATTACHED}
 )
 
+_COM_ERR_NAMES = {com_err.number: com_err.name for com_err in ComErr}
 _CODE = re.compile(r"\[([1-9][0-9]{2})\](?: |$)")
 
 
@@ -202,6 +203,5 @@ def from_reply_untrusted(reply: ErrorReply) -> PoolError:
     code = int(found.group(1)) if found else 0
     text = reply.message.strip()
     if not text:
-        known = {com_err.number: com_err.name for com_err in ComErr}
-        text = f"the pool says {known.get(reply.tlserrno, reply.tlserrno)}"
+        text = f"the pool says {_COM_ERR_NAMES.get(reply.tlserrno, reply.tlserrno)}"
     return _class_of(code, reply.tlserrno)(text, code, reply.tlserrno)

@@ -39,6 +39,9 @@ class Said(IntEnum):
     REJECTED = 2
 
 
+_SAID = frozenset(Said)
+
+
 def _key(key: bytes) -> bytes:
     if len(key) != KEY_B:
         raise BadPayload(f"key has {len(key)} bytes, not {KEY_B}")
@@ -70,11 +73,11 @@ def _texts(texts: Sequence[str], size_b: int) -> tuple[int, bytes]:
 
 
 def _texts_untrusted(count: int, data: bytes) -> tuple[str, ...]:
-    found = []
-    for _ in range(count):
-        found.append(text_untrusted("tags", data))
-        data = data[data.index(b"\0") + 1 :]
-    return tuple(found)
+    *whole, rest = data.split(b"\0", count)
+    found = tuple([text_untrusted("tags", each + b"\0") if each else "" for each in whole])
+    if len(found) < count:
+        text_untrusted("tags", rest)  # it has no NUL
+    return found
 
 
 @record
@@ -216,7 +219,7 @@ class Verdict:
     def from_payload_untrusted(cls, payload: bytes) -> Verdict:
         """Read the payload; raises BadPayload."""
         key, said, total, count, session_s, idle_s, message, tags = cls.FORM.unpack_from(payload)
-        if said not in Said.__members__.values():
+        if said not in _SAID:
             raise BadPayload(f"verdict {said} is none")
         if count > total:
             raise BadPayload(f"there are {count} tags of {total}")

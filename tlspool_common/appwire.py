@@ -13,6 +13,7 @@ never meet them: the pool sends one only as the reply to one.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import field
 from enum import IntEnum, IntFlag
@@ -29,6 +30,7 @@ TIMEOUT_INFINITE_MS = 0xFFFFFFFF
 IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP = 6, 17, 132
 
 _HEADER = struct.Struct("=HHI")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Cmd(IntEnum):
@@ -112,7 +114,7 @@ def text_untrusted(name: str, data: bytes) -> str:
         text = data[:end].decode("utf-8")
     except UnicodeDecodeError:
         raise BadPayload(f"{name} is not UTF-8") from None
-    if not text.isprintable() and any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+    if not text.isprintable() and _CONTROL.search(text):
         raise BadPayload(f"{name} contains control characters")
     return text
 
@@ -192,7 +194,7 @@ class ErrorReply:
         """Read the payload.  The text is for people only and may be anything: nothing is refused."""
         tlserrno, message = cls.FORM.unpack_from(payload)
         text = message.split(b"\0", 1)[0].decode("utf-8", "replace")
-        return cls(tlserrno, "".join(c if c.isprintable() else "?" for c in text))
+        return cls(tlserrno, text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text))
 
 
 @record

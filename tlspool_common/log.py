@@ -14,6 +14,7 @@ and the audit trail.  They hear all of them, whatever the level, and whether or 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 
@@ -29,6 +30,9 @@ PROVOKED_LINES = 200
 """Of one event in a second.  journald takes 10 000 lines of a service in 30 s by default, and drops all beyond that,
 whatever they say: with this, one event leaves room for others."""
 
+_PLAIN = re.compile(r"[^ \"'=\\]+")
+"""What needs no quotes, if it can be printed."""
+
 Value = str | int | float | bool | None
 Reader = Callable[[str, Mapping[str, Value]], None]
 
@@ -43,7 +47,7 @@ def escape(value: Value) -> str:
         return "-"
     text = str(value)
     shown = text[:_VALUE_CHARACTERS] + ("..." if len(text) > _VALUE_CHARACTERS else "")
-    if shown.isprintable() and not set(shown) & set(" \"'=\\"):
+    if shown.isprintable() and shown != "-" and _PLAIN.fullmatch(shown):  # a bare dash is an empty value
         return shown
     safe = "".join(
         "\\" + c if c in '"\\' else c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"

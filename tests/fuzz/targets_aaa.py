@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from libstub import aaa
 from libstub.errors import PoolError
 from tests.fuzz.target import Target
@@ -45,18 +47,21 @@ def _check_payload(data):
     return True
 
 
+_SESSION = SimpleNamespace(ctlkey=KEY)
+_TALKS = (
+    lambda: aaa.authenticate(_SESSION, "secret", "", "", None),
+    lambda: aaa.authorize(_SESSION, "mailbox", "", "", "", 2.5),
+    lambda: aaa.start(_SESSION, "print", "job", "", "", None, resume=True),
+    lambda: aaa.count(Cmd.LOCAL_ACCOUNT_END, "print", "job", 7, 1.5),
+    lambda: aaa.more_tags(KEY, (), 16),
+)
+
+
 def _check_talk(data):
     """The first octet chooses what is asked; the rest is what a pool answers, frame by frame."""
     if not data:
         return False
-    session = type("Session", (), {"ctlkey": KEY})()
-    talk = (
-        lambda: aaa.authenticate(session, "secret", "", "", None),
-        lambda: aaa.authorize(session, "mailbox", "", "", "", 2.5),
-        lambda: aaa.start(session, "print", "job", "", "", None, resume=True),
-        lambda: aaa.count(Cmd.LOCAL_ACCOUNT_END, "print", "job", 7, 1.5),
-        lambda: aaa.more_tags(KEY, (), 16),
-    )[data[0] % 5]()
+    talk = _TALKS[data[0] % len(_TALKS)]()
     asked = 0
     try:
         next(talk)
