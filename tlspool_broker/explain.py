@@ -302,7 +302,7 @@ def shown_untrusted(given: Mapping[str, object]) -> RemoteShown:
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in _TOLD:
-            raise PoolError(Code.FIELD_MALFORMED, f"remote.{name}; there are {', '.join(_TOLD)}")
+            raise PoolError(Code.FIELD_MALFORMED, f"remote has no {name[:60]!r}; there are {', '.join(_TOLD)}")
         values[name] = _value_untrusted(name, value, getattr(NOTHING_SHOWN, name))
     message = replace(NOTHING_SHOWN, **values)
     try:  # the border's own bounds

@@ -35,7 +35,7 @@ from libstub.events import (
     TimePassed,
 )
 from tests.fixtures import certs
-from tests.fixtures.software_handshakes import NAME, Remote, generation, handshake
+from tests.fixtures.software_handshakes import NAME, Remote, generation, handshake, remote_context
 from tests.fuzz import seeds
 from tests.fuzz.target import Target
 from tests.playbook.test_libstub_core import DETAILS, ESTABLISHED, KEY, REQUEST
@@ -239,6 +239,11 @@ def _chain_file():
     return f"/proc/self/fd/{fd}"
 
 
+@cache
+def _context(side, version, verify):
+    return remote_context(side, version, _chain_file(), verify)
+
+
 def _check_handshake(data):
     """The first octet: side, version, whether a certificate is asked for, and by whom it is judged.
 
@@ -262,7 +267,7 @@ def _check_handshake(data):
     )
     other = Side.SERVER if side is Side.CLIENT else Side.CLIENT
     how = ssl.CERT_OPTIONAL if data[0] & 4 and other is Side.SERVER else ssl.CERT_NONE
-    remote = Remote(other, _VERSIONS[data[0] >> 1 & 1], _chain_file(), verify=how)
+    remote = Remote(other, context=_context(other, _VERSIONS[data[0] >> 1 & 1], how))
     heard = b"" if remote.tls.server_side else remote.step(b"")
     for flight in range(10):
         heard = bytearray(heard)
