@@ -31,14 +31,20 @@ _BETWEEN = b"\xff\xfe\xff"
 
 
 def _play(dialogue, effects, data, pieces_b):
-    """Play until it is over, or nothing is left to be said; return all effects."""
+    """Play until it is over, or nothing is left to be said; return all effects.
+
+    Every second piece is one octet, the others are as long as they may: so a piece can end anywhere, and a long input
+    still comes in few pieces.
+    """
     crypt, _, plain = data.partition(_BETWEEN)
     said = {Side.CRYPT: 0, Side.PLAIN: 0}
+    most_b, next_b = pieces_b, 1
     while not dialogue.over:
         side, size_b = dialogue.wants
         assert 0 < size_b <= _MOST_B
         tape, at = crypt if side is Side.CRYPT else plain, said[side]
-        part = tape[at : at + min(size_b, pieces_b)]
+        part = tape[at : at + min(size_b, most_b)]
+        most_b, next_b = next_b, most_b
         if not part:
             effects += dialogue.handle(Ended(side))
             break
@@ -60,7 +66,7 @@ _BINARY = ("xmpp", "xmpp-server", "ldap", "postgres")
 
 
 def _preamble(name):
-    """The first octet: lowest bit the role, the rest the size of the pieces."""
+    """The first octet: lowest bit the role, the rest the size of every second piece."""
     roles = [key for key in sorted(STORIES) if key[0] == name]
 
     def check(data):
@@ -68,7 +74,7 @@ def _preamble(name):
             return False
         key = roles[(data[0] & 1) % len(roles)]
         dialogue, effects = begin(key)
-        effects = _play(dialogue, effects, data[1:], 1 + (data[0] >> 1) * 40)
+        effects = _play(dialogue, effects, data[1:], 16 + (data[0] >> 1) * 40)
         for effect in effects:
             if isinstance(effect, Say) and name not in _BINARY:
                 assert _LINES.fullmatch(effect.data)

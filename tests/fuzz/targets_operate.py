@@ -386,21 +386,26 @@ def _door_seeds():
 
 # --- keys -----------------------------------------------------------------------------------------------
 
-_PIECE = re.compile(r"\x1b[\[O][ABCD]|\x1b[\[O][^@-~]*(?:[@-~]|$)|.", re.DOTALL)
 _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 _ALONE = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\b": "backspace", "\x1b": "escape", "\3": "q", "\4": "q"}
 
 
 def _check_keys(data):
-    """A second reader takes sequences by a pattern."""
+    """A second reader goes from one character to the next."""
     typed = data.decode("utf-8", "replace")
     found = keys_untrusted(typed)
     told = []
-    for piece in _PIECE.findall(typed):
-        if len(piece) == 1:
-            told.append(_ALONE.get(piece, piece if piece.isprintable() else ""))
-        elif len(piece) == 3 and piece[2] in _ARROWS:
-            told.append(_ARROWS[piece[2]])
+    at = 0
+    while at < len(typed):
+        if typed[at] != "\x1b" or typed[at + 1 : at + 2] not in ("[", "O"):
+            told.append(_ALONE.get(typed[at], typed[at] if typed[at].isprintable() else ""))
+            at += 1
+            continue
+        begin = at = at + 2
+        while at < len(typed) and not "@" <= typed[at] <= "~":
+            at += 1
+        told.append(_ARROWS.get(typed[begin : at + 1], ""))
+        at += 1
     assert found == [key for key in told if key]
     assert len(found) <= len(typed) and all(key.isprintable() for key in found)
     return bool(found)

@@ -11,6 +11,7 @@ TEXT = 200
 """So much of what a server says goes into an error."""
 
 _LINE = {side: NeedUntil(side) for side in Side}
+_REPLY = re.compile(r"[1-5][0-9]{2}(?:[ -]|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -45,19 +46,17 @@ def reply(side: Side) -> Generator[Step, bytes, tuple[int, list[str]]]:
     ``250-text`` says that more follow, ``250 text`` ends.  In FTP lines between need no code (RFC 959 section 4.2).
     """
     first = yield from line(side)
-    code = first[:3]
-    if not (
-        len(code) == 3 and code.isascii() and code.isdigit() and code[0] in "12345" and first[3:4] in ("", " ", "-")
-    ):
+    if _REPLY.match(first) is None:
         raise Refused(side, f"no answer of this protocol: {quoted(first)}")
-    texts = [first[4:]]
+    code, texts = first[:3], [first[4:]]
     more = first[3:4] == "-"
     while more:
         if len(texts) >= LINES:
             raise Refused(side, f"an answer with more than {LINES} lines")
         text = yield from line(side)
-        more = not (text[:3] == code and text[3:4] in ("", " "))
-        texts.append(text[4:] if text[:3] == code and text[3:4] in ("", " ", "-") else text)
+        has_code = text.startswith(code) and text[3:4] in ("", " ", "-")
+        more = not has_code or text[3:4] == "-"
+        texts.append(text[4:] if has_code else text)
     return int(code), texts
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -38,6 +39,9 @@ _KEYS = {
     "\x04": "q",  # Ctrl-D
 }
 
+_PIECE = re.compile(r"\x1b[\[O][^@-~]*[@-~]?|.", re.DOTALL)
+"""A sequence up to its last character, if that has come; or one character."""
+
 _COLUMNS, _LINES = 80, 24
 """Of a terminal that does not know how large it is."""
 
@@ -47,19 +51,8 @@ _SEQUENCE_S = 0.05
 
 def keys_untrusted(text: str) -> list[str]:
     """Take what was typed apart into keys; sequences that nobody knows are nothing."""
-    keys: list[str] = []
-    while text:
-        found = next((sequence for sequence in _KEYS if len(sequence) > 1 and text.startswith(sequence)), None)
-        if found is not None:
-            keys.append(_KEYS[found])
-            text = text[len(found) :]
-        elif text.startswith(("\x1b[", "\x1bO")):
-            end = next((at for at in range(2, len(text)) if "@" <= text[at] <= "~"), len(text) - 1)
-            text = text[end + 1 :]
-        else:
-            keys.append(_KEYS.get(text[0], text[0]))
-            text = text[1:]
-    return [key for key in keys if len(key) > 1 or key.isprintable()]
+    # What nobody knows stays as it is, and has an escape in it, which cannot be printed.
+    return [key for piece in _PIECE.findall(text) if (key := _KEYS.get(piece, piece)).isprintable()]
 
 
 class Terminal:
