@@ -78,7 +78,7 @@ def unit_untrusted(text: bytes) -> str:
 def command_untrusted(text: bytes) -> str:
     """Return the name in the text of /proc/PID/comm, printable."""
     name = text.decode("utf-8", "replace").rstrip("\n")[:_COMMAND_CHARACTERS]
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
+    return name if name.isprintable() else "".join([letter if letter.isprintable() else "?" for letter in name])
 
 
 def _path(sock: socket.socket) -> str:

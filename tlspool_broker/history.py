@@ -106,29 +106,32 @@ class _Reader:
         if form != _FORMAT:
             raise malformed(f"history {generation}: format {form}, not {_FORMAT}; a newer pool has written it")
         self._at = _HEAD.size
-        by = By(uid, *(self._bytes(self._number()).decode() for _ in range(3)))
+        by = By(uid, self._value().decode(), self._value().decode(), self._value().decode())
         changes: dict[Place, tuple[Values, Values]] = {}
         for _ in range(self._number()):
             name = CONTENT[self._bytes(1)[0]]
-            key = self._bytes(self._number())
-            before = tuple(self._bytes(self._number()) for _ in range(self._number()))
-            after = tuple(self._after(before) for _ in range(self._number()))
+            key = self._value()
+            before = tuple([self._value() for _ in range(self._number())])
+            after = tuple([self._after(before) for _ in range(self._number())])
             changes[name, key] = before, after
         if self._at != len(self._data):
             raise IndexError
         return Change(generation, time_s, by, changes)
 
     def _number(self) -> int:
-        number: int = _U32.unpack(self._bytes(_U32.size))[0]
+        number: int = _U32.unpack_from(self._data, self._at)[0]
+        self._at += _U32.size
         return number
 
     def _bytes(self, size_b: int) -> bytes:
-        end = self._at + size_b
+        begin = self._at
+        self._at = end = begin + size_b
         if end > len(self._data):
             raise IndexError
-        found = self._data[self._at : end]
-        self._at = end
-        return found
+        return self._data[begin:end]
+
+    def _value(self) -> bytes:
+        return self._bytes(self._number())
 
     def _after(self, before: Values) -> bytes:
         number = self._number()

@@ -170,31 +170,27 @@ def record_untrusted(data: bytes) -> Record:
 class Lost:
     """Bytes that are no whole record, as they are counted by who recovers and by who verifies.
 
-    ``end`` is the last line of what was added last, or as much of it as a record may have.
+    ``ends_line``: the next byte is the first of a line.
     """
 
     def __init__(self) -> None:
         self.count_b = 0
-        self.end = b""
-        self._ends_line = self._is_put = False
-        self._but_last = hashlib.sha256()
-        self._last = b""  # byte, which is not in that digest
+        self.ends_line = self._began_line = True
+        self._data = self._last = b""
+        self._but_last = hashlib.sha256()  # of all but the last byte
 
     def add(self, data: bytes) -> None:
         """Add some."""
         if data:
-            before = self.ends_line if len(data) == 1 else data.endswith(b"\n\n")
+            self._began_line, self.ends_line = self.ends_line, data.endswith(b"\n")
             self.count_b += len(data)
-            self.end = data[data.rfind(b"\n", 0, -1) + 1 :][-RECORD_B:]
             self._but_last.update(self._last + data[:-1])
-            self._last = data[-1:]
-            self._ends_line = data.endswith(b"\n")
-            self._is_put = self._ends_line and not before
+            self._data, self._last = data, data[-1:]
 
     @property
-    def ends_line(self) -> bool:
-        """Whether the next byte is the first of a line."""
-        return not self.count_b or self._ends_line
+    def end(self) -> bytes:
+        """The last line of what was added last, or as much of it as a record may have."""
+        return self._data[self._data.rfind(b"\n", 0, -1) + 1 :][-RECORD_B:]
 
     def fields(self) -> dict[str, Value]:
         """Return what a record says of them."""
@@ -206,7 +202,9 @@ class Lost:
         if said == (self.count_b, self._whole()):
             return True
         # An end of line is put only behind what has none: one more behind another was put there by somebody else.
-        return self._is_put and said == (self.count_b - 1, self._but_last.hexdigest())
+        before = self._began_line if len(self._data) <= 1 else self._data.endswith(b"\n\n")
+        is_put = self.ends_line and not before
+        return is_put and said == (self.count_b - 1, self._but_last.hexdigest())
 
     def _whole(self) -> str:
         digest = self._but_last.copy()

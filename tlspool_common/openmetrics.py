@@ -68,7 +68,7 @@ Samples = dict[str, list[Sample]]
 
 def write(samples: Mapping[str, Sequence[Sample]]) -> str:
     """Return a text, with the families in the order of the table."""
-    lines = []
+    lines: list[str] = []
     for name in sorted(_PLACES.keys() & samples.keys(), key=_PLACES.__getitem__):
         lines += _about(name)
         lines += map(_line, samples[name])

@@ -29,6 +29,14 @@ _OF_KIND = {
 }
 
 
+_ASKED = {
+    is_post: h11.Request(method="POST" if is_post else "GET", target="/", headers=[("Host", "-")])
+    for is_post in (False, True)
+}
+_END = h11.EndOfMessage()
+"""What is told to h11 of each request: it judges answers by the method."""
+
+
 class FetchError(Exception):
     """A download came to nothing; ``status`` is HTTP's, 0 when it did not get that far."""
 
@@ -127,8 +135,8 @@ class Fetcher:
         writer.write(_request(place, order.post, accept))
         await writer.drain()
         parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=bounds.HEAD_B)
-        parser.send(h11.Request(method="POST" if order.post else "GET", target="/", headers=[("Host", "-")]))
-        parser.send(h11.EndOfMessage())
+        parser.send(_ASKED[bool(order.post)])
+        parser.send(_END)
         response: h11.Response | None = None
         body = bytearray()
         kept = False

@@ -92,6 +92,10 @@ def key_of(attribute: Attribute) -> Key:
     return (attribute.vendor, attribute.number) if attribute.vendor else attribute.number
 
 
+_KEYS = {name: key_of(attribute) for name, attribute in BY_NAME.items()}
+_VENDOR_B = struct.pack("!I", VENDOR)
+
+
 @lru_cache(4096)
 def encoded(text: str) -> tuple[Key, bytes]:
     """Return the number and the bytes of ``Name=value``; many are the same in many packets.
@@ -251,7 +255,7 @@ class Packet:
 
     def values(self, name: str) -> list[bytes]:
         """Return all values of an attribute."""
-        key = key_of(BY_NAME[name])
+        key = _KEYS[name]
         return [raw for one, raw in self.pairs if one == key]
 
 
@@ -280,7 +284,7 @@ def split_untrusted(data: bytes) -> Packet:
             if found.signature_at or len(value) != 16:
                 raise BadPacket(Fault.MALFORMED, "its Message-Authenticator has a wrong length, or is not the only one")
             found.signature_at = at + 2
-        if number == VENDOR_SPECIFIC and value[:4] == struct.pack("!I", VENDOR):
+        if number == VENDOR_SPECIFIC and value[:4] == _VENDOR_B:
             found.pairs += _of_vendor(value[4:])
         else:
             found.pairs.append((number, value))
@@ -303,7 +307,7 @@ def _signature(found: Packet, secret: bytes, authenticator: bytes) -> bytes:
     """Return what the Message-Authenticator should be (RFC 3579 section 3.2)."""
     at = found.signature_at
     text = found.raw[:4] + authenticator + found.raw[HEAD_B:at] + _ZEROS + found.raw[at + 16 :]
-    return hmac.new(secret, text, "md5").digest()
+    return hmac.digest(secret, text, "md5")
 
 
 def _is_signed(found: Packet, secret: bytes, authenticators: Iterable[bytes]) -> bool:

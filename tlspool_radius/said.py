@@ -37,15 +37,17 @@ class Said:
 def printable(raw: bytes, most_b: int) -> str:
     """Return text that fits into so many bytes, and cannot do anything to a terminal or a log."""
     text = raw[: 4 * most_b].decode("utf-8", "backslashreplace")
-    shown: list[str] = []
-    left_b = most_b
-    for one in text:
-        word = one if one.isprintable() else f"\\x{ord(one):02x}" if ord(one) < 256 else f"\\u{ord(one):04x}"
-        left_b -= len(word.encode())
-        if left_b < 0:
-            break
-        shown.append(word)
-    return "".join(shown)
+    if text.isprintable():
+        return text.encode()[:most_b].decode("utf-8", "ignore")
+    words = [one if one.isprintable() else _escaped(one) for one in text]
+    surplus_b = len("".join(words).encode()) - most_b
+    while surplus_b > 0:
+        surplus_b -= len(words.pop().encode())
+    return "".join(words)
+
+
+def _escaped(one: str) -> str:
+    return f"\\x{ord(one):02x}" if ord(one) < 256 else f"\\u{ord(one):04x}"
 
 
 def read_untrusted(found: Packet) -> Said:

@@ -31,6 +31,11 @@ SHORT_B = 8
 
 _OTHERS = 0o077
 
+_BLANKS = re.compile(rb"[ \t]+")
+_PORT = re.compile(r"[0-9]{1,5}")
+_NO_NAME = re.compile(r"[0-9.]+|.*[:\[\]].*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+
 
 class BadSecrets(Exception):
     """The file, or a line of it, cannot be used; the text says why, and has no secret in it."""
@@ -62,7 +67,7 @@ def parse_untrusted(data: bytes) -> Secrets:
         text = line.strip(b" \t\r")
         if not text or text.startswith(b"#"):
             continue
-        words = re.split(rb"[ \t]+", text, maxsplit=1)
+        words = _BLANKS.split(text, maxsplit=1)
         if len(words) != 2:
             raise BadSecrets(f"line {number} must be SERVER SECRET")
         server, secret = _server(words[0], number), words[1]
@@ -87,16 +92,29 @@ def _server(word: bytes, number: int) -> tuple[str, int]:
     host, port = text, 0
     before, colon, behind = text.rpartition(":")
     if colon and not text.endswith("]") and (":" not in before or before.endswith("]")):
-        if not re.fullmatch(r"[0-9]{1,5}", behind) or not 0 < int(behind) < 65536:
+        if not _PORT.fullmatch(behind) or not 0 < int(behind) < 65536:
             raise BadSecrets(f"line {number} has a port that is none from 1 to 65535")
         host, port = before, int(behind)
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        return str(ipaddress.ip_address(bare)), port
+        return _address(bare), port
     except ValueError:
-        if re.fullmatch(r"[0-9.]+|.*[:\[\]].*", host) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", host):
+        if _NO_NAME.fullmatch(host) or not _NAME.fullmatch(host):
             raise BadSecrets(f"line {number} does not begin with a server") from None
         return host.lower(), port
+
+
+def _address(text: str) -> str:
+    """Return an address in its usual form.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if ":" in text:
+        return str(ipaddress.IPv6Address(text))
+    if text.strip("0123456789."):  # a name, mostly: not worth a try
+        raise ValueError
+    return str(ipaddress.IPv4Address(text))
 
 
 def read(path: Path) -> Secrets:

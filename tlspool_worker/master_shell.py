@@ -396,7 +396,7 @@ def title_of(pid: int) -> str:
 def title_untrusted(data: bytes) -> str:
     """Read a title; a child that was taken over may call itself anything, in printable characters."""
     text = data[:_TITLE_B].decode("utf-8", "replace").rstrip("\0 ").partition(": ")[2]
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if text.isprintable() else "".join([letter if letter.isprintable() else "?" for letter in text])
 
 
 def load_of(pid: int) -> dict[str, object]:

@@ -354,12 +354,18 @@ def _at_the_door(pieces):
         return answer, hung_up
 
 
+_PIECES = 12
+
+
 def _check_door(data):
-    """The first octet is the size of the pieces; 0 is all at once, and then the end."""
+    """The first octet is the size of the first pieces, behind which the rest comes at once; 0: all, then the end."""
     if not data:
         return False
     size, said = data[0] * 3, data[1:]
-    pieces = [said[at : at + size] for at in range(0, len(said), size)] if size else [said, b""]
+    few = range(0, min(len(said), _PIECES * size), size) if size else ()
+    pieces = [*(said[at : at + size] for at in few), said[_PIECES * size :]] if size else [said, b""]
+    if size and not pieces[-1]:
+        pieces.pop()
     heard, count_b = [], 0
     for piece in pieces:
         if count_b < FRAME_B:

@@ -129,7 +129,7 @@ def _pairs(rest):
 def _made(code, number, body, authenticator):
     body = codec.attribute(codec.SIGNATURE, bytes(16)) + body
     start = codec.head(code, number, body, authenticator)
-    body = codec.attribute(codec.SIGNATURE, codec.hmac.new(_SECRET, start + body, "md5").digest()) + body[18:]
+    body = codec.attribute(codec.SIGNATURE, codec.hmac.digest(_SECRET, start + body, "md5")) + body[18:]
     start = codec.head(code, number, body, authenticator)
     return start[:4] + codec.md5(start + body + _SECRET).digest() + body
 
@@ -150,10 +150,13 @@ def _requests():
     )
 
 
+_SECRETS = {"192.0.2.1": _SECRET}
+
+
 def _outcome(data):
     """Return the question, the reply and the packet that came of a datagram."""
     out = []
-    requests = Requests({"192.0.2.1": _SECRET}, out)
+    requests = Requests(_SECRETS, out)
     requests.came_untrusted(("192.0.2.1", 1), data, _NOW)
     questions = [effect.message for effect in out if isinstance(effect, Send)]
     replies = [effect.data for effect in out if isinstance(effect, Reply)]
