@@ -32,7 +32,6 @@ with atheris.instrument_imports(
 from tests.fuzz.der import MANNERS
 from tests.fuzz.target import SMALL, inside_der
 
-
 _PIECES = (*TARGET.tokens, *SMALL)
 
 
