@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import NamedTuple
 
@@ -20,12 +20,9 @@ _EXTENSION_ERRORS = (
 )  # fmt: skip
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
+def _silence() -> AbstractContextManager[object]:
     """Read old roots without a warning for each oddity that a later version of the library will refuse."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        yield
+    return warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning)
 
 
 def load_untrusted(der: bytes) -> x509.Certificate:

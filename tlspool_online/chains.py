@@ -11,6 +11,7 @@ import hashlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -102,10 +103,10 @@ def _link_untrusted(certificate: x509.Certificate, issuer: x509.Certificate) -> 
     points: list[x509.GeneralName] = []
     is_authority = elsewhere = False
     for extension in certificate.extensions:
-        value = extension.value
-        if isinstance(value, x509.BasicConstraints):
+        value = extension.value  # of an abstract class, of which isinstance takes long
+        if type(value) is x509.BasicConstraints:
             is_authority = value.ca
-        elif isinstance(value, x509.CRLDistributionPoints):
+        elif type(value) is x509.CRLDistributionPoints:
             for point in value:
                 names = point.full_name or []
                 if point.crl_issuer is not None:
@@ -117,7 +118,7 @@ def _link_untrusted(certificate: x509.Certificate, issuer: x509.Certificate) -> 
                 # A point for some reasons is asked, too: it may say that the certificate is revoked.
                 list_urls += urls
                 elsewhere = elsewhere or not urls
-        elif isinstance(value, x509.AuthorityInformationAccess):
+        elif type(value) is x509.AuthorityInformationAccess:
             responder_urls += [
                 access.access_location.value
                 for access in value
@@ -138,6 +139,7 @@ def _link_untrusted(certificate: x509.Certificate, issuer: x509.Certificate) -> 
     )
 
 
+@lru_cache(maxsize=64)  # the issuers are always the same few
 def identity_of(issuer: x509.Certificate) -> bytes:
     """Return what two certificates of one authority have in common: its name and its key."""
     key = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

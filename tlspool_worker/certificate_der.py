@@ -12,9 +12,12 @@ OpenSSL has parsed the certificate before; still nothing here trusts a length.  
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 _INTEGER, _OID, _BOOLEAN, _OCTETS, _SEQUENCE = 0x02, 0x06, 0x01, 0x04, 0x30
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
+_FIELDS = [_INTEGER] + [_SEQUENCE] * 5
 _SUBJECT_ALT_NAME = bytes.fromhex("551d11")  # 2.5.29.17
 
 _LENGTH_OCTETS = 3
@@ -25,15 +28,12 @@ class BadDer(ValueError):
     """These bytes are no certificate."""
 
 
-class Element:
+class Element(NamedTuple):
     """One element: its tag, all of its bytes, and its contents."""
 
-    __slots__ = ("body", "tag", "whole")
-
-    def __init__(self, tag: int, whole: bytes, body: bytes) -> None:
-        self.tag = tag
-        self.whole = whole
-        self.body = body
+    tag: int
+    whole: bytes
+    body: bytes
 
 
 def elements_untrusted(data: bytes) -> Iterator[Element]:
@@ -42,24 +42,24 @@ def elements_untrusted(data: bytes) -> Iterator[Element]:
     Raises:
         BadDer: a tag of several octets, an indefinite length, or one that does not fit.
     """
-    at = 0
-    while at < len(data):
-        start = at
-        tag = data[at]
-        if tag & 0x1F == 0x1F or at + 2 > len(data):
+    start, end = 0, len(data)
+    while start < end:
+        tag = data[start]
+        at = start + 2
+        if tag & 0x1F == 0x1F or at > end:
             raise BadDer("an element that cannot be read")
-        length = data[at + 1]
-        at += 2
+        length = data[start + 1]
         if length & 0x80:
             octets = length & 0x7F
-            if not 1 <= octets <= _LENGTH_OCTETS or at + octets > len(data):
+            if not 1 <= octets <= _LENGTH_OCTETS or at + octets > end:
                 raise BadDer("a length that cannot be read")
             length = int.from_bytes(data[at : at + octets])
             at += octets
-        if at + length > len(data):
+        stop = at + length
+        if stop > end:
             raise BadDer("a length that does not fit")
-        yield Element(tag, data[start : at + length], data[at : at + length])
-        at += length
+        yield Element(tag, data[start:stop], data[at:stop])
+        start = stop
 
 
 def _only_untrusted(data: bytes, tag: int) -> Element:
@@ -69,7 +69,8 @@ def _only_untrusted(data: bytes, tag: int) -> Element:
     return found[0]
 
 
-def _fields_untrusted(certificate: bytes) -> list[Element]:
+@lru_cache(maxsize=4)  # one part after the other is asked for
+def _fields_untrusted(certificate: bytes) -> tuple[Element, ...]:
     """Return serial, signature, issuer, validity, subject, key, and what optional fields follow."""
     outer = list(elements_untrusted(_only_untrusted(certificate, _SEQUENCE).body))
     if not outer or outer[0].tag != _SEQUENCE:
@@ -77,9 +78,9 @@ def _fields_untrusted(certificate: bytes) -> list[Element]:
     fields = list(elements_untrusted(outer[0].body))
     if fields and fields[0].tag == _VERSION:
         del fields[0]
-    if [field.tag for field in fields[:6]] != [_INTEGER] + [_SEQUENCE] * 5:
+    if [field.tag for field in fields[:6]] != _FIELDS:
         raise BadDer("a TBSCertificate without its fields")
-    return fields
+    return tuple(fields)
 
 
 def names_and_key_untrusted(certificate: bytes) -> tuple[bytes, bytes, bytes]:

@@ -131,6 +131,8 @@ def _server_end_point(certificate: bytes) -> bytes:
         algorithm = x509.load_der_x509_certificate(certificate).signature_hash_algorithm
     except (UnsupportedAlgorithm, ValueError, x509.InvalidVersion):
         algorithm = None
-    if algorithm is None or algorithm.name not in {*_WEAK, *hashlib.algorithms_guaranteed}:
+    name = algorithm.name.replace("-", "_") if algorithm is not None else ""  # hashlib has sha3_256, not sha3-256
+    name = _WEAK.get(name, name)
+    if name not in hashlib.algorithms_guaranteed:
         raise PoolError(Code.INFO_NOT_FOUND, "the certificate's signature has no hash of its own")
-    return hashlib.new(_WEAK.get(algorithm.name, algorithm.name), certificate).digest()
+    return hashlib.new(name, certificate).digest()

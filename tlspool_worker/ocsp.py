@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import hmac
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
@@ -136,8 +137,7 @@ def _about_untrusted(
     response: ocsp.OCSPResponse, leaf: x509.Certificate, issuer: x509.Certificate
 ) -> ocsp.OCSPSingleResponse:
     """Return the answer about a certificate; of several the worst."""
-    name = issuer_untrusted(leaf.public_bytes(Encoding.DER))
-    key = key_bits(issuer)
+    name, key = _issuer_name(leaf), key_bits(issuer)
     found: list[ocsp.OCSPSingleResponse] = []
     for number, single in enumerate(response.responses):
         if number == _SINGLES:
@@ -155,6 +155,12 @@ def _about_untrusted(
     return min(found, key=lambda single: _WORST_FIRST.index(single.certificate_status))
 
 
+@lru_cache(maxsize=64)
+def _issuer_name(leaf: x509.Certificate) -> bytes:
+    return issuer_untrusted(leaf.public_bytes(Encoding.DER))
+
+
+@lru_cache(maxsize=64)  # the issuers are always the same few
 def key_bits(certificate: x509.Certificate) -> bytes:
     """Return what issuerKeyHash and a responder's KeyHash are made of: the BIT STRING of the key, without tag,
     length and unused bits (RFC 6960 section 4.1.1).

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -65,9 +66,7 @@ def rehearse_untrusted(
             raise ValueError(f"certificate {number} of the chain cannot be read: {error}") from None
     if not chain:
         raise ValueError("there is no certificate")
-    trust = Generation(1)
-    for der in anchors:
-        trust.add(3, der)
+    trust, context = _trusting(tuple(anchors), side)
     found: list[RemoteShown] = []
 
     def ask(shown: RemoteShown) -> Verdict | None:
@@ -76,7 +75,7 @@ def rehearse_untrusted(
 
     check = _Rehearsal(_start(side, tells_chain), trust, ask, staple)
     try:
-        connection = _prepared(side, trust, check)
+        connection = _prepared(side, context, check)
         with verify.Judging(check):
             _read(connection, _handshake_message(11, _certificate_list(chain)))
     except (PoolError, crypto.Error, SSL.Error) as error:
@@ -123,29 +122,41 @@ def _start(side: Side, tells_chain: bool) -> StartSession:
     )
 
 
-def _prepared(side: Side, trust: Generation, check: Inquiry) -> SSL.Connection:
+@lru_cache(maxsize=2)  # one for each side: an operator's bundle is judged by the same anchors, chain after chain
+def _trusting(anchors: tuple[bytes, ...], side: Side) -> tuple[Generation, SSL.Context]:
+    """Return the anchors, and a context of ours that goes by them; nothing of a session stays in either."""
+    trust = Generation(1)
+    for der in anchors:
+        trust.add(3, der)
+    chains: Chains = () if side is Side.CLIENT else ((KeyKind.EC_P256, (_own()[0],)),)
+    return trust, Contexts().get(_start(side, False), chains, trust)
+
+
+def _prepared(side: Side, context: SSL.Context, check: Inquiry) -> SSL.Connection:
     """Return a connection that expects the remote's certificates next."""
-    other = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    other.set_max_proto_version(_TLS12)
+    connection = SSL.Connection(context, None)
     if side is Side.CLIENT:
-        connection = SSL.Connection(Contexts().get(_start(side, False), (), trust), None)
         connection.set_connect_state()
         _read(connection, b"")
         _read(connection, _handshake_message(2, _SERVER_HELLO))
         return connection
-    private = ec.generate_private_key(ec.SECP256R1())
-    chains: Chains = ((KeyKind.EC_P256, (_own(private),)),)
-    connection = SSL.Connection(Contexts().get(_start(side, False), chains, trust), None)
     connection.set_accept_state()
-    key = crypto.load_privatekey(crypto.FILETYPE_ASN1, _der(private))
-    if lib.SSL_use_PrivateKey(connection._ssl, key._pkey) != 1:
+    if lib.SSL_use_PrivateKey(connection._ssl, _own()[1]._pkey) != 1:
         raise PoolError(Code.INTERNAL, "OpenSSL does not take a new key")
-    client = SSL.Connection(other, None)
+    with verify.Judging(check):
+        _read(connection, _client_hello())
+    return connection
+
+
+@cache
+def _client_hello() -> bytes:
+    """Return what a client says first; nothing in it is looked at again."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_max_proto_version(_TLS12)
+    client = SSL.Connection(context, None)
     client.set_connect_state()
     _read(client, b"")
-    with verify.Judging(check):
-        _read(connection, client.bio_read(65536))
-    return connection
+    return client.bio_read(65536)
 
 
 def _read(connection: SSL.Connection, data: bytes) -> None:
@@ -168,13 +179,16 @@ def _certificate_list(chain: Sequence[bytes]) -> bytes:
     return len(entries).to_bytes(3) + entries
 
 
-def _own(private: ec.EllipticCurvePrivateKey) -> bytes:
+@cache
+def _own() -> tuple[bytes, crypto.PKey]:
+    """Return a server's certificate and its key, which nobody goes by."""
+    private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private.public_key())
     builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    return builder.sign(private, hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-def _der(private: ec.EllipticCurvePrivateKey) -> bytes:
-    return private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    key = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return (
+        builder.sign(private, hashes.SHA256()).public_bytes(Encoding.DER),
+        crypto.load_privatekey(crypto.FILETYPE_ASN1, key),
+    )

@@ -8,8 +8,8 @@ at its word.
 Pure: neither TLS nor a session is needed, so that an operator's command can describe a certificate just as well
 (rehearsal.py).  The functions raise nothing but ValueError, for a certificate that cannot be read.
 
-Remotes come again.  What follows from the certificates alone is remembered (``_Credential``); what OpenSSL made of
-them this time, the staple, and all else that depends on the moment or the session, is not.
+Remotes come again.  What follows from the certificates alone is remembered (``_Credential``, ``_Leaf``); what OpenSSL
+made of them this time, the staple, and all else that depends on the moment or the session, is not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ CHAIN_B = limits.FRAME_B * 5 // 8
 """Certificates that go along with a description, all together: the rest of a frame is for the description."""
 
 REMEMBERED, REMEMBERED_B = 256, 16 * 1024
-"""Chains whose description is remembered, and the size up to which one is; with both at most there are 4 MiB."""
+"""Chains, and leaves, whose description is remembered, and the size up to which one is.
+
+With both at most there are 4 MiB: a leaf that is the first of a chain is the same bytes.
+"""
 
 _NO_HASH = {
     "1.3.101.112",  # Ed25519
@@ -86,23 +89,30 @@ class Wire:
 
 
 @record
-class _Credential:
-    """The fields of a description that follow from the certificates, and from which of them is the anchor."""
+class _Leaf:
+    """The fields of a description that follow from the first certificate."""
 
-    anchor_sha256: bytes
     self_signed: bool
     names: tuple[str, ...]
     subject: str
     leaf_sha256: bytes
     spki_sha256: bytes
     not_after_s: int
-    strengths: tuple[str, ...]
     usages: tuple[str, ...]
     extensions: tuple[str, ...]
-    links: tuple[str, ...]
     crl_urls: tuple[str, ...]
     ocsp_urls: tuple[str, ...]
     must_staple: bool
+
+
+@record
+class _Credential:
+    """The fields of a description that follow from the certificates, and from which of them is the anchor."""
+
+    leaf: _Leaf
+    anchor_sha256: bytes
+    strengths: tuple[str, ...]
+    links: tuple[str, ...]
 
 
 def describe_untrusted(
@@ -138,10 +148,11 @@ def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, t
     ders = chain.ders
     look = _credential_untrusted if sum(map(len, ders)) > REMEMBERED_B else _remembered_untrusted
     found = look(ders, chain.anchored)
+    leaf = found.leaf
     finding, about_staple = Finding.NONE, ""
     if staple and len(ders) > 1:
-        leaf, issuer = certificate_untrusted(ders[0]), certificate_untrusted(ders[1])
-        finding, about_staple, _ = check_untrusted(staple, leaf, issuer, now_s)
+        about, issuer = certificate_untrusted(ders[0]), certificate_untrusted(ders[1])
+        finding, about_staple, _ = check_untrusted(staple, about, issuer, now_s)
     elif staple:
         finding, about_staple = Finding.BAD, "an OCSP response came, but the issuer is not there to judge it by"
     return RemoteShown(
@@ -152,19 +163,19 @@ def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, t
         fault=chain.fault,
         detail=prose(chain.detail),
         anchor_sha256=found.anchor_sha256,
-        self_signed=found.self_signed,
-        names=found.names,
-        subject=found.subject,
-        leaf_sha256=found.leaf_sha256,
-        spki_sha256=found.spki_sha256,
-        not_after_s=found.not_after_s,
+        self_signed=leaf.self_signed,
+        names=leaf.names,
+        subject=leaf.subject,
+        leaf_sha256=leaf.leaf_sha256,
+        spki_sha256=leaf.spki_sha256,
+        not_after_s=leaf.not_after_s,
         strengths=found.strengths,
-        usages=found.usages,
-        extensions=found.extensions,
+        usages=leaf.usages,
+        extensions=leaf.extensions,
         links=found.links,
-        crl_urls=found.crl_urls,
-        ocsp_urls=found.ocsp_urls,
-        must_staple=found.must_staple,
+        crl_urls=leaf.crl_urls,
+        ocsp_urls=leaf.ocsp_urls,
+        must_staple=leaf.must_staple,
         stapled=finding,
         stapled_detail=prose(about_staple),
         chain=_fitting(ders) if tells_chain else (),
@@ -172,24 +183,31 @@ def _describe_untrusted(chain: Chain, wire: Wire, staple: bytes, now_s: float, t
 
 
 def _credential_untrusted(ders: tuple[bytes, ...], anchored: bool) -> _Credential:
-    leaf = certificate_untrusted(ders[0])
-    issuer, subject, key = names_and_key_untrusted(ders[0])
+    look = _leaf_untrusted if len(ders[0]) > REMEMBERED_B else _remembered_leaf_untrusted
     linked = ders[:-1] if anchored else ders
+    return _Credential(
+        leaf=look(ders[0]),
+        anchor_sha256=hashlib.sha256(ders[-1]).digest() if anchored else b"",
+        strengths=tuple(_strength_untrusted(der) for der in ders[: limits.CHAIN_CERTIFICATES]),
+        links=tuple(_link_untrusted(der) for der in linked[: limits.CHAIN_CERTIFICATES]),
+    )
+
+
+def _leaf_untrusted(der: bytes) -> _Leaf:
+    leaf = certificate_untrusted(der)
+    issuer, subject, key = names_and_key_untrusted(der)
     usages, extensions = _extensions_untrusted(leaf)
     values: Values = {type(extension.value): extension.value for extension in leaf.extensions}
-    return _Credential(
-        anchor_sha256=hashlib.sha256(ders[-1]).digest() if anchored else b"",
+    return _Leaf(
         # Names of different length are different names: to take both apart takes longer than all else.
         self_signed=len(issuer) == len(subject) and is_self_signed_untrusted(leaf),
         names=names_untrusted(leaf),
         subject=subject_untrusted(leaf),
-        leaf_sha256=hashlib.sha256(ders[0]).digest(),
+        leaf_sha256=hashlib.sha256(der).digest(),
         spki_sha256=hashlib.sha256(key).digest(),
         not_after_s=seconds(leaf.not_valid_after_utc),
-        strengths=tuple(_strength_untrusted(der) for der in ders[: limits.CHAIN_CERTIFICATES]),
         usages=usages,
         extensions=extensions,
-        links=tuple(_link_untrusted(der) for der in linked[: limits.CHAIN_CERTIFICATES]),
         crl_urls=_crl_urls_untrusted(values),
         ocsp_urls=_ocsp_urls_untrusted(values),
         must_staple=_must_staple_untrusted(values),
@@ -197,6 +215,7 @@ def _credential_untrusted(ders: tuple[bytes, ...], anchored: bool) -> _Credentia
 
 
 _remembered_untrusted = lru_cache(maxsize=REMEMBERED)(_credential_untrusted)
+_remembered_leaf_untrusted = lru_cache(maxsize=REMEMBERED)(_leaf_untrusted)
 
 
 # --- one certificate --------------------------------------------------------------------------------

@@ -59,7 +59,6 @@ with atheris.instrument_imports(
 ):
     TARGET = next(each for each in import_module(sys.argv[1]).TARGETS if each.name == sys.argv[2])
 
-
 _PIECES = (*TARGET.tokens, *SMALL)
 
 

@@ -199,13 +199,13 @@ def _check_remote(data):
 
 
 def _check_stored(data):
-    """A certificate that an operator brings."""
+    """A certificate that an operator brings; the kind of its key is told where it is a chain by itself."""
     try:
         certificate = certificates.load(data)
     except PoolError as error:
         _malformed(error)
         return False
-    for read in (certificates.key_of, certificates.key_identifier, lambda _: certificates.check_chain((data,))):
+    for read in (certificates.key_identifier, lambda _: certificates.check_chain((data,))):
         try:
             read(certificate)
         except PoolError as error:

@@ -141,7 +141,13 @@ def test_tls_server_end_point(version, kind):
 
 @pytest.mark.parametrize(
     ("issuer_kind", "signed_with", "hashed_with"),
-    [("p384", hashes.SHA384(), "sha384"), ("rsa", hashes.SHA512(), "sha512"), ("ed25519", None, None)],
+    [
+        ("p384", hashes.SHA384(), "sha384"),
+        ("rsa", hashes.SHA512(), "sha512"),
+        ("rsa", hashes.SHA224(), "sha224"),
+        ("p384", hashes.SHA3_256(), "sha3_256"),
+        ("ed25519", None, None),
+    ],
 )
 def test_the_hash_is_that_of_the_signature(issuer_kind, signed_with, hashed_with):
     """RFC 5929 section 4.1; a signature without a hash of its own leaves the binding undefined."""
