@@ -70,7 +70,8 @@ def _border(rows):
             return False
         assert expected == {name: getattr(message, name) for name in expected or ()}
         assert encode(code, exchange, message) == data
-        assert decode_untrusted(row.message, data) == message  # what is remembered is the same
+        if row.message.REPEATS:  # others remember nothing
+            assert decode_untrusted(row.message, data) == message  # what is remembered is the same
         return True
 
     def seeds():
