@@ -271,7 +271,7 @@ class ClientCore:
             return
         self._effects.append(Send(refusal(exchange.callback, number)))
         exchange.callback, exchange.state = None, State.EXPECT_REPLY
-        self._spoke(exchange, now_s)
+        exchange.said_s = now_s
 
     def _say(
         self,
@@ -284,10 +284,6 @@ class ClientCore:
         fd: OwnedFd | None = None,
     ) -> None:
         self._effects.append(Send(Frame(exchange.reqid, cbid, cmd, payload).to_bytes(), fd))
-        self._spoke(exchange, now_s)
-
-    @staticmethod
-    def _spoke(exchange: _Exchange, now_s: float) -> None:
         exchange.said_s = now_s
 
     # --- what the pool says ---------------------------------------------------------------------------
@@ -311,11 +307,12 @@ class ClientCore:
             self._frame_untrusted(exchange, frame, now_s)
 
     def _frame_untrusted(self, exchange: _Exchange, frame: Frame, now_s: float) -> None:
-        if exchange.state is State.EXPECT_REPLY:
+        if exchange.crypt is not None and exchange.state is State.EXPECT_REPLY:
             self._close(exchange.crypt)
             exchange.crypt = None
-        self._close(exchange.plain)
-        exchange.plain = None
+        if exchange.plain is not None:
+            self._close(exchange.plain)
+            exchange.plain = None
         if frame.cmd == Cmd.ERROR:
             self._error_untrusted(exchange, frame)
         elif frame.cmd not in _TABLE[exchange.state] and (
@@ -426,9 +423,10 @@ class ClientCore:
 
     def _free(self, exchange: _Exchange) -> None:
         self._by_reqid.pop(exchange.reqid, None)
-        self._close(exchange.crypt)
-        self._close(exchange.plain)
-        exchange.crypt = exchange.plain = None
+        if exchange.crypt is not None or exchange.plain is not None:
+            self._close(exchange.crypt)
+            self._close(exchange.plain)
+            exchange.crypt = exchange.plain = None
 
     def _give_up(self, exchange: _Exchange) -> None:
         """Let go of an exchange whose ticket is finished, so that the pool ends it soon."""

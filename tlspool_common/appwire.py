@@ -30,6 +30,9 @@ TIMEOUT_INFINITE_MS = 0xFFFFFFFF
 IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP = 6, 17, 132
 
 _HEADER = struct.Struct("=HHI")
+_FRAME = struct.Struct(f"=HHI{PAYLOAD_B}s")
+"""Packing fills up with zeros."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -144,7 +147,7 @@ class Frame:
         """Return the 388 bytes."""
         if len(self.payload) > PAYLOAD_B:
             raise BadPayload(f"payload has {len(self.payload)} bytes where {PAYLOAD_B} fit")
-        return _HEADER.pack(self.reqid, self.cbid, self.cmd) + self.payload.ljust(PAYLOAD_B, b"\0")
+        return _FRAME.pack(self.reqid, self.cbid, self.cmd, self.payload)
 
 
 def frame_untrusted(data: bytes) -> Frame:

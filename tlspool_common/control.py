@@ -16,7 +16,7 @@ import json
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +69,7 @@ def request_untrusted(line: bytes) -> tuple[Request, bool]:
         raise PoolError(Code.FIELD_MALFORMED, f"the request is no JSON object: {error}") from None
     if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
         raise PoolError(Code.FIELD_MALFORMED, 'the request has no "cmd"')
-    if _is_deep(request):
+    if text.count("[") + text.count("{") > NESTING and _is_deep(request):
         raise PoolError(Code.FIELD_MALFORMED, f"the request has more than {NESTING} lists and objects in each other")
     return request, False
 
@@ -86,7 +86,11 @@ def _is_deep(request: Request) -> bool:
         if not inner:
             return False
         level = inner
-    return any(isinstance(each, dict | list) for each in level)
+    return _has_inner(level, (dict, list))
+
+
+def _has_inner(values: Iterable[object], kinds: tuple[type, ...]) -> bool:
+    return any(issubclass(kind, kinds) for kind in set(map(type, values)))
 
 
 def render(answer: Mapping[str, object], for_people: bool) -> bytes:
@@ -104,7 +108,7 @@ def laid_out(value: object, indent: str = "") -> str:
     if isinstance(value, Mapping) and value and (indent == "" or not _is_flat(value)):
         lines = [f"{deeper}{json.dumps(str(name))}: {laid_out(one, deeper)}" for name, one in value.items()]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(one, (Mapping, list)) for one in value):
+    if isinstance(value, list) and _has_inner(value, (Mapping, list)):
         rows = _columns(value) if all(map(_is_flat, value)) else [laid_out(one, deeper) for one in value]
         return "[\n" + ",\n".join(deeper + row for row in rows) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=True)
@@ -115,8 +119,8 @@ def _is_flat(value: object) -> bool:
     if not isinstance(value, Mapping):
         return False
     lists = [one for one in value.values() if isinstance(one, list)]
-    plain = not any(isinstance(one, Mapping) for one in value.values())
-    return plain and not any(isinstance(item, (Mapping, list)) for one in lists for item in one)
+    plain = not _has_inner(value.values(), (Mapping,))
+    return plain and not any(_has_inner(one, (Mapping, list)) for one in lists)
 
 
 def _columns(rows: Sequence[Mapping[str, object]]) -> list[str]:

@@ -35,6 +35,8 @@ _TEXT_B = 512
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 """A host name label (RFC 1123 section 2.1), and the underscore of service names (RFC 8552)."""
 
+_DOMAIN = re.compile(rf"{_LABEL.pattern}(?:\.{_LABEL.pattern})*")
+
 _DEVIATIONS = frozenset("\u00df\u1e9e\u03c2\u200c\u200d")
 """Characters that IDNA 2003 maps and IDNA 2008 keeps (UTS 46 section 7)."""
 
@@ -146,7 +148,7 @@ def _split_untrusted(text: str) -> tuple[str | None, str]:
     if len(text) > _TEXT_B:
         raise PoolError(Code.IDENTITY_MALFORMED, f"{len(text)} characters")
     # Blanks and controls have no place in either half, would break log lines, and include NUL.
-    if not text.isprintable() or any(character.isspace() for character in text):
+    if not text.isprintable() or " " in text:  # no other blank can be printed
         raise _malformed(text, "blank, control or unprintable character")
     user, at, domain = text.rpartition("@")
     if not domain:
@@ -163,6 +165,8 @@ def _domain_untrusted(text: str, domain: str) -> str:
         return domain.lower()
     if domain.endswith("."):
         domain = domain[:-1]
+    if domain.isascii() and _DOMAIN.fullmatch(lower := domain.lower()):
+        return lower
     labels = domain.split(".")
     normal = [_label_untrusted(text, label) for label in labels]
     if labels[0] == "*" and len(labels) > 1:
@@ -178,12 +182,18 @@ def _label_untrusted(text: str, label: str) -> str | None:
     if not label.isascii():
         if not _DEVIATIONS.isdisjoint(label):
             raise _malformed(text, f"{label!r} is ambiguous in IDNA; write its A-label (xn--...)")
-        try:
-            label = label.encode("idna").decode("ascii")
-        except UnicodeError:
-            return None
+        label = _idna_untrusted(label)
     label = label.lower()
     return label if _LABEL.fullmatch(label) else None
+
+
+@lru_cache(maxsize=256)  # the codec is slow, and who asks for an identity asks for a selector as well
+def _idna_untrusted(label: str) -> str:
+    """Return the A-label; '' when there is none."""
+    try:
+        return label.encode("idna").decode("ascii")
+    except UnicodeError:
+        return ""
 
 
 def _fitting(donai: Donai, text: str) -> Donai:

@@ -7,12 +7,16 @@ Postfix, one ASCII character a token, no blanks.  What they mean is in tlspool_b
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from tlspool_common import limits
 
 LETTERS = "LlIiFfAaTtDdRrEeOoGgPpUuSsCcQq"
 """The predicates, in the order in which they are told and started."""
 
 _OPERANDS = {**dict.fromkeys(LETTERS + "01", 0), "~": 1, "&": 2, "|": 2, "?": 3}
+_LEFT = {sign: 1 - needed for sign, needed in _OPERANDS.items()}
+_SIGNS = "".join(_OPERANDS)
 
 
 def fault_untrusted(text: str) -> str:
@@ -21,17 +25,20 @@ def fault_untrusted(text: str) -> str:
         return "it is empty; 1 is what is always true"
     if len(text) > limits.VALEXP_B:
         return f"{len(text)} characters; at most {limits.VALEXP_B} are read"
-    depth = 0
-    for place, sign in enumerate(text, 1):
-        needed = _OPERANDS.get(sign)
-        if needed is None:
-            return f"{sign!r} at character {place} means nothing; {_instead(sign)}"
-        if depth < needed:
-            return (
-                f"{sign} at character {place} needs {needed} values in front of it, and there {_are(depth)}; "
-                "operators come behind what they work on, as in TR&"
-            )
-        depth += 1 - needed
+    known = text[: len(text) - len(text.lstrip(_SIGNS))]
+    # How many values there are in front of each sign, and at the end; an operator that lacks one leaves none.
+    depths = list(accumulate(map(_LEFT.__getitem__, known), initial=0))
+    if min(depths[1:], default=1) < 1:
+        place = list(map((1).__gt__, depths)).index(True, 1)
+        sign = known[place - 1]
+        return (
+            f"{sign} at character {place} needs {_OPERANDS[sign]} values in front of it, and there "
+            f"{_are(depths[place - 1])}; operators come behind what they work on, as in TR&"
+        )
+    if len(known) < len(text):
+        sign = text[len(known)]
+        return f"{sign!r} at character {len(known) + 1} means nothing; {_instead(sign)}"
+    depth = depths[-1]
     if depth != 1:
         return f"{depth} values are left at the end; join them with {'&' * (depth - 1)} if all of them must hold"
     return ""

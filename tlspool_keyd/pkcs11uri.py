@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NoReturn
+from urllib.parse import unquote_to_bytes
 
 from tlspool_common import limits
 from tlspool_common.errors import Code, PoolError
@@ -40,44 +41,38 @@ OBJECT_ATTRIBUTES = ("object", "id", "type")
 _TOKEN_NAME = ("model", "manufacturer", "serial", "token")
 
 TYPES = ("private", "public", "cert", "secret-key", "data")
+_TYPES = frozenset(kind.encode() for kind in TYPES)
 
 _SCHEME = "pkcs11:"
 _PADDING = b" \0"
 _UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
-_PATH_CHARACTERS = _UNRESERVED | frozenset(":[]@!$'()*+,=&")
-"""pk11-pchar of RFC 7512 section 2.3, escapes apart."""
+_PATH_TEXT = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=&-]|%[0-9A-Fa-f]{2})*+")
+"""Of pk11-pchar (RFC 7512 section 2.3)."""
 
-_QUERY_CHARACTERS = _UNRESERVED | frozenset(":[]@!$'()*+,=/?|")
+_QUERY_TEXT = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=/?|-]|%[0-9A-Fa-f]{2})*+")
 _VENDOR_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _VERSION = re.compile(rb"[0-9]{1,3}(\.[0-9]{1,3})?")
-_HEX = re.compile(r"[0-9A-Fa-f]{2}")
+_ESCAPED = tuple(f"%{octet:02x}" for octet in range(256))
+_QUOTED = tuple(chr(octet) if chr(octet) in _UNRESERVED else _ESCAPED[octet] for octet in range(256))
 
 
 def _refuse(why: str) -> NoReturn:
     raise PoolError(Code.KEY_URI_MALFORMED, why)
 
 
-def _decode(name: str, text: str, allowed: frozenset[str]) -> bytes:
+def _decode(name: str, text: str, allowed: re.Pattern[str]) -> bytes:
     """Undo percent encoding; refuse characters that should have been encoded."""
-    out = bytearray()
-    at = 0
-    while at < len(text):
-        if text[at] == "%":
-            if not _HEX.fullmatch(text, at + 1, at + 3):
-                _refuse(f"{name} has a broken % escape")
-            out.append(int(text[at + 1 : at + 3], 16))
-            at += 3
-        elif text[at] in allowed:
-            out.append(ord(text[at]))
-            at += 1
-        else:
-            _refuse(f"{name} has a character that must be written as a % escape")
-    return bytes(out)
+    if not allowed.fullmatch(text):
+        good = allowed.match(text)
+        if good and text[good.end()] == "%":
+            _refuse(f"{name} has a broken % escape")
+        _refuse(f"{name} has a character that must be written as a % escape")
+    return unquote_to_bytes(text)
 
 
 def quote(value: bytes, *, every: bool = False) -> str:
     """Write bytes as an attribute value; ``every`` escapes each of them, as is usual for ``id``."""
-    return "".join(chr(b) if not every and chr(b) in _UNRESERVED else f"%{b:02x}" for b in value)
+    return "".join(map((_ESCAPED if every else _QUOTED).__getitem__, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +170,7 @@ def parse_untrusted(text: str) -> Pkcs11Uri:
         if name in attributes or name in vendor:
             _refuse(f"{name} stands there twice")
         known = name in PLACE_ATTRIBUTES or name in OBJECT_ATTRIBUTES
-        (attributes if known else vendor)[name] = _decode(name, value, _PATH_CHARACTERS)
+        (attributes if known else vendor)[name] = _decode(name, value, _PATH_TEXT)
     if question:
         _check_query(query)
     _check_values(attributes)
@@ -198,11 +193,11 @@ def _check_query(query: str) -> None:
         if name in seen:
             _refuse(f"{name} stands there twice")
         seen.add(name)
-        _decode(name, value, _QUERY_CHARACTERS)
+        _decode(name, value, _QUERY_TEXT)
 
 
 def _check_values(attributes: Mapping[str, bytes]) -> None:
-    if "type" in attributes and attributes["type"] not in (kind.encode() for kind in TYPES):
+    if "type" in attributes and attributes["type"] not in _TYPES:
         _refuse(f"type is none of {', '.join(TYPES)}")
     if "slot-id" in attributes and not attributes["slot-id"].isdigit():
         _refuse("slot-id is no number")

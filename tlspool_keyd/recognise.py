@@ -149,7 +149,7 @@ def _check_lookalikes(content: bytes) -> None:
 # --- TLS 1.2 client CertificateVerify: the transcript -------------------------------------------------
 
 _TLS12 = 0x0303
-_SUPPORTED_VERSIONS = 43
+_SUPPORTED_VERSIONS = b"\0\x2b"
 
 
 class _Cursor:
@@ -175,10 +175,16 @@ class _Cursor:
 
     def vector(self, size: int, low: int, high: int, unit: int = 1) -> bytes:
         """Take a vector with ``size`` length octets, of ``low`` to ``high`` bytes in units."""
-        length = self.number(size)
+        data, start = self.data, self.at + size
+        if start > len(data):
+            _refuse(f"{self.name} is cut short")
+        length = int.from_bytes(data[self.at : start], "big")
         if not low <= length <= high or length % unit:
             _refuse(f"{self.name} has a vector of {length} bytes")
-        return self.take(length)
+        self.at = end = start + length
+        if end > len(data):
+            _refuse(f"{self.name} is cut short")
+        return data[start:end]
 
     @property
     def more(self) -> bool:
@@ -189,18 +195,21 @@ class _Cursor:
             _refuse(f"{self.name} has {len(self.data) - self.at} bytes too many")
 
 
-def _extensions(cursor: _Cursor) -> set[int]:
+def _extensions(cursor: _Cursor) -> set[bytes]:
     """Walk an extension block, which may be absent (RFC 5246 section 7.4.1.2), to the end of the message."""
-    kinds: set[int] = set()
+    kinds: set[bytes] = set()
     if not cursor.more:
         return kinds
-    block = _Cursor(f"{cursor.name} extensions", cursor.vector(2, 0, 65535))
+    block = cursor.vector(2, 0, 65535)
     cursor.end()
-    while block.more:
-        kind = block.number(2)
-        block.vector(2, 0, 65535)
+    at, size = 0, len(block)
+    while at < size:
+        kind = block[at : at + 2]
+        at += 4 + int.from_bytes(block[at + 2 : at + 4], "big")
+        if at > size:
+            _refuse(f"{cursor.name} extensions is cut short")
         if kind in kinds:
-            _refuse(f"{cursor.name} has extension {kind} twice")
+            _refuse(f"{cursor.name} has extension {int.from_bytes(kind, 'big')} twice")
         kinds.add(kind)
     return kinds
 

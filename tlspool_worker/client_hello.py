@@ -14,6 +14,8 @@ OpenSSL parses the same bytes again and has the last word on all that is not rea
 
 from __future__ import annotations
 
+import re
+import struct
 from dataclasses import field
 
 from tlspool_common import limits
@@ -37,6 +39,10 @@ _UNEXPECTED_MESSAGE, _RECORD_OVERFLOW, _ILLEGAL_PARAMETER, _DECODE_ERROR = 10, 2
 _ALERT, _HANDSHAKE = 21, 22
 _CLIENT_HELLO = 1
 _SERVER_NAME, _ALPN = 0, 16
+_READ = frozenset({_SERVER_NAME, _ALPN})
+
+_EXTENSION = struct.Struct("!HH")
+_VISIBLE = re.compile(rb"[\x21-\x7e]+")
 
 _PLAINTEXTS = (
     (b"SSH-", "SSH"),
@@ -169,14 +175,14 @@ class HelloReader:
             return None
         if len(body) > 4 + length:
             raise _protocol(_UNEXPECTED_MESSAGE, "a ClientHello with another message behind it")
-        return _hello_untrusted(memoryview(body)[4:])
+        return _hello_untrusted(bytes(body[4:]))
 
 
 def _protocol(alert: int, detail: str) -> HelloRefused:
     return HelloRefused(Code.REMOTE_PROTOCOL, alert, detail)
 
 
-def _vector_untrusted(data: memoryview, at: int, length_octets: int, end: int) -> tuple[int, int]:
+def _vector_untrusted(data: bytes, at: int, length_octets: int, end: int) -> tuple[int, int]:
     """Return (start, end) of a vector with its length before it, which must fit before ``end``."""
     start = at + length_octets
     if start > end:
@@ -187,10 +193,10 @@ def _vector_untrusted(data: memoryview, at: int, length_octets: int, end: int) -
     return start, stop
 
 
-def _hello_untrusted(body: memoryview) -> ClientHello:
+def _hello_untrusted(body: bytes) -> ClientHello:
     end = len(body)
     at = 2 + 32
-    random = bytes(body[2:at])
+    random = body[2:at]
     for length_octets in (1, 2, 1):  # session id, cipher suites, compression methods
         _, at = _vector_untrusted(body, at, length_octets, end)
     sni, alpn = "", b""
@@ -201,11 +207,15 @@ def _hello_untrusted(body: memoryview) -> ClientHello:
         raise _protocol(_DECODE_ERROR, "a ClientHello with bytes behind its extensions")
     seen: set[int] = set()
     while at < end:
-        if at + 2 > end:
-            raise _protocol(_DECODE_ERROR, "a ClientHello that ends inside an extension")
-        kind = int.from_bytes(body[at : at + 2])
-        start, at = _vector_untrusted(body, at + 2, 2, end)
-        if kind not in (_SERVER_NAME, _ALPN):
+        start = at + 4
+        if start > end:
+            where = "inside an extension" if at + 2 > end else "too early"
+            raise _protocol(_DECODE_ERROR, f"a ClientHello that ends {where}")
+        kind, length = _EXTENSION.unpack_from(body, at)
+        at = start + length
+        if at > end:
+            raise _protocol(_DECODE_ERROR, "a ClientHello with a length that does not fit")
+        if kind not in _READ:
             continue
         if kind in seen:
             raise _protocol(_ILLEGAL_PARAMETER, f"extension {kind} twice")
@@ -217,21 +227,21 @@ def _hello_untrusted(body: memoryview) -> ClientHello:
     return ClientHello(sni, alpn, random)
 
 
-def _server_name_untrusted(data: memoryview) -> str:
+def _server_name_untrusted(data: bytes) -> str:
     """Read a ServerNameList (RFC 6066 section 3): exactly one name, of type host_name."""
     start, stop = _vector_untrusted(data, 0, 2, len(data))
     if stop != len(data) or start == stop or data[start] != 0:
         raise _protocol(_DECODE_ERROR, "a malformed server name")
     start, stop = _vector_untrusted(data, start + 1, 2, len(data))
-    name = bytes(data[start:stop])
+    name = data[start:stop]
     if stop != len(data) or not 0 < len(name) <= limits.SNI_B:
         raise _protocol(_DECODE_ERROR, "a malformed server name")
-    if any(not 0x21 <= octet <= 0x7E for octet in name):
+    if not _VISIBLE.fullmatch(name):
         raise _protocol(_ILLEGAL_PARAMETER, "a server name that is no host name")
     return name.decode("ascii").lower()
 
 
-def _alpn_untrusted(data: memoryview) -> bytes:
+def _alpn_untrusted(data: bytes) -> bytes:
     """Read a ProtocolNameList (RFC 7301 section 3.1); names beyond what a border message holds are left out."""
     start, stop = _vector_untrusted(data, 0, 2, len(data))
     if stop != len(data) or start == stop:
@@ -243,4 +253,4 @@ def _alpn_untrusted(data: memoryview) -> bytes:
             raise _protocol(_DECODE_ERROR, "an empty application protocol")
         if at - start <= limits.ALPN_B:
             fits = at
-    return bytes(data[start:fits])
+    return data[start:fits]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from enum import IntEnum
 from functools import cache
@@ -20,64 +21,86 @@ def _hints(kind: type) -> list[tuple[str, Any]]:
     return [(field.name, hints[field.name]) for field in fields(kind)]
 
 
+Reader = Callable[[bytes, int], tuple[Any, int]]
+"""Takes a frame and an offset; returns a value, and where the next one begins.  It may be beyond the end."""
+
+
 def values(kind: type, frame: bytes) -> dict[str, Any]:
     """Return the fields of a frame by name; raises NotOne."""
-    rest = frame[6:]
+    at = 6
     found = {}
-    for name, hint in _hints(kind):
-        found[name], rest = _value(hint, rest)
-    if rest:
+    for name, read in _readers(kind):
+        found[name], at = read(frame, at)
+        if at > len(frame):
+            raise NotOne("too short")
+    if at != len(frame):
         raise NotOne("bytes left over")
     return found
 
 
-def _cut(data: bytes, size: int) -> tuple[bytes, bytes]:
-    if len(data) < size:
-        raise NotOne("too short")
-    return data[:size], data[size:]
+@cache
+def _readers(kind: type) -> list[tuple[str, Reader]]:
+    return [(name, _reader(hint)) for name, hint in _hints(kind)]
 
 
-def _number(data: bytes, bits: int) -> tuple[int, bytes]:
-    head, rest = _cut(data, bits // 8)
-    return int.from_bytes(head, "big"), rest
-
-
-def _string(data: bytes, bound: int, is_text: bool) -> tuple[bytes | str, bytes]:
-    size, rest = _number(data, 16 if bound <= 0xFFFF else 32)
-    if size > bound:
-        raise NotOne("too long")
-    body, rest = _cut(rest, size)
-    try:
-        return (str(body, "utf-8") if is_text else body), rest
-    except UnicodeDecodeError:
-        raise NotOne("no UTF-8") from None
-
-
-def _value(hint: Any, data: bytes) -> tuple[Any, bytes]:
+def _reader(hint: Any) -> Reader:
     if hint is bool:
-        number, rest = _number(data, 8)
-        if number not in (0, 1):
-            raise NotOne("no boolean")
-        return number == 1, rest
+        return _one_of({0: False, 1: True}, 1)
     assert get_origin(hint) is Annotated
     base, bound = get_args(hint)[:2]
     if isinstance(bound, Bits):
-        number, rest = _number(data, bound.width)
+        size = bound.width // 8
         if issubclass(base, IntEnum):
-            if number not in [int(member) for member in base]:
-                raise NotOne("no such member")
-            return base(number), rest
-        return number, rest
+            return _one_of({int(member): member for member in base}, size)
+        return lambda data, at: (int.from_bytes(data[at : at + size], "big"), at + size)
     if isinstance(bound, Items):
-        count, rest = _number(data, 16)
-        if count > bound.count:
-            raise NotOne("too many")
+        return _list(_string(bound.size_b, get_args(base)[0] is str), bound.count)
+    return _string(bound, base is str)
+
+
+def _one_of(known: dict[int, Any], size: int) -> Reader:
+    members = {number.to_bytes(size, "big"): value for number, value in known.items()}
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        end = at + size
+        try:
+            return members[data[at:end]], end
+        except KeyError:
+            raise NotOne("no such value") from None
+
+    return read
+
+
+def _string(bound: int, is_text: bool) -> Reader:
+    length_b = 2 if bound <= 0xFFFF else 4
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        begin = at + length_b
+        size = int.from_bytes(data[at:begin], "big")
+        end = begin + size
+        if size > bound or end > len(data):
+            raise NotOne("too long, or too short")
+        body = data[begin:end]
+        try:
+            return (str(body, "utf-8") if is_text else body), end
+        except UnicodeDecodeError:
+            raise NotOne("no UTF-8") from None
+
+    return read
+
+
+def _list(read_one: Reader, most: int) -> Reader:
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        count, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+        if count > most or at > len(data):
+            raise NotOne("too many, or too short")
         found = []
         for _ in range(count):
-            one, rest = _string(rest, bound.size_b, get_args(base)[0] is str)
+            one, at = read_one(data, at)
             found.append(one)
-        return tuple(found), rest
-    return _string(data, bound, base is str)
+        return tuple(found), at
+
+    return read
 
 
 def sample(kind: type, size: int) -> Any:

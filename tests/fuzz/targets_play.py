@@ -19,6 +19,7 @@ from libstub.events import (
     Abandoned,
     AskLocalid,
     AskPlain,
+    Break,
     BytesReceived,
     CallbackRefused,
     Close,
@@ -98,7 +99,12 @@ _DOES = {
 _ASKS, _GIVES, _ABANDONS, _WAITS = (0, 1, 2, 3), (1, 2, 4), 7, 8
 
 
+_STEPS_WHEN_BROKEN = 6
+
+
 def _carry_out(effects, open_tickets, ended):
+    """Return whether the connection is broken."""
+    broken = False
     for effect in effects:
         kind = type(effect)
         if kind is Close:
@@ -111,14 +117,21 @@ def _carry_out(effects, open_tickets, ended):
             open_tickets.remove(effect.ticket)
         elif kind is AskPlain or kind is AskLocalid:
             assert effect.ticket in open_tickets
+        else:
+            assert kind is Break
+            broken = True
+    return broken
 
 
 def _check_core(data):
-    """Steps of four octets: what is done, to which ticket or request id, and two more for what a pool says."""
+    """Steps of four octets: what is done, to which ticket or request id, and two more for what a pool says.
+
+    When the connection is broken nothing can change any more; some steps show that it does not.
+    """
     core, now_s = ClientCore(), 1000.0
     open_tickets, ended, fds, last = set(), [], [], 0
-    at = 0
-    while at + 4 <= len(data) and at < 240:
+    at, end = 0, min(len(data), 243)
+    while at + 4 <= end:
         verb, number, one, other = data[at : at + 4]
         at += 4
         if verb in _DOES:
@@ -142,7 +155,8 @@ def _check_core(data):
         else:
             event = BytesReceived(data[at : at + one])
             at += one
-        _carry_out(core.handle(event, now_s), open_tickets, ended)
+        if _carry_out(core.handle(event, now_s), open_tickets, ended):
+            end = min(end, at + _STEPS_WHEN_BROKEN * 4)
     established = len(ended)
     _carry_out(core.handle(ConnectionLost("over"), now_s), open_tickets, ended)
     assert not open_tickets and len(ended) == len(set(ended))
