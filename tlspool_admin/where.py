@@ -7,6 +7,7 @@ mends it with, and has to work with a file that is half right.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from tlspool_common.errors import Code, PoolError
@@ -14,6 +15,7 @@ from tlspool_common.errors import Code, PoolError
 DEFAULT_CONFIG = Path("/etc/tlspool.conf")
 DEFAULT_RUN_DIR = Path("/run/tlspool")
 _CONFIG_B = 1024 * 1024
+_LINE = re.compile(r"^([^ #\n][^ \n]*) (.*)$", re.MULTILINE)
 
 
 class Unconfigured(OSError):
@@ -68,9 +70,4 @@ def run_dir_untrusted(data: bytes) -> Path:
 
 def values_untrusted(data: bytes) -> dict[str, str]:
     """Return the last value of each keyword of a file."""
-    found: dict[str, str] = {}
-    for line in data.decode("utf-8", "replace").split("\n"):
-        keyword, blank, value = line.partition(" ")
-        if blank and keyword and not keyword.startswith("#"):
-            found[keyword] = value
-    return found
+    return dict(_LINE.findall(data.decode("utf-8", "replace")))

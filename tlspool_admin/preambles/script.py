@@ -160,7 +160,9 @@ class Dialogue:
             return need.side, need.size_b - len(held)
         if need.exact:
             # The shortest that can be missing: the last byte of ``end``, or all of it.
-            matched = next(size for size in range(len(need.end), -1, -1) if held.endswith(need.end[:size]))
+            matched = len(need.end)
+            while not held.endswith(need.end[:matched]):
+                matched -= 1
             return need.side, len(need.end) - matched
         return need.side, need.limit_b - len(held)
 
