@@ -16,6 +16,9 @@ CORPUS = Path(__file__).with_name("corpus")
 
 SMALL = (b"\0", b"\1", b"\x7f", b"\x80", b"\xff", b"\0\0", b"\xff\xff", b"\x80\0", b"\0\0\0\0", b"\xff\xff\xff\xff")
 
+TOKEN_B = 64
+"""A token may be so long: libFuzzer takes no longer ones."""
+
 
 @dataclass(frozen=True)
 class Target:

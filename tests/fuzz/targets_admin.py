@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.fuzz import seeds
-from tests.fuzz.target import Target, octets, text
+from tests.fuzz.target import TOKEN_B, Target, octets, text
 from tests.playbook.preambles import STORIES, begin
 from tlspool_admin import chains, client, files, where
 from tlspool_admin.commands import disclose
@@ -110,6 +110,7 @@ def _preamble(name):
             b"/>",
             b"xmlns=",
             b"\x30",
+            *dict.fromkeys(said for key in roles for _, said, _ in STORIES[key].steps if len(said) <= TOKEN_B),
         ),
         600,
     )
