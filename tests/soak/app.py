@@ -74,6 +74,7 @@ class Told:
     session: int = 0
     size_b: int = 0
     user: str = ""  # who the remote is, where a RADIUS server is asked about that and accounts for it
+    greeting_b: int = 0  # to the remote, beside ``size_b``, which goes in both directions
 
 
 class Wrong(Exception):
@@ -250,7 +251,8 @@ def _server(certificate: str, key: str) -> ssl.SSLContext:
 
 
 def _being_server(app: App, chance: random.Random, told: Told, localid: str, talk: Callable[[ssl.SSLSocket], None],
-                  *, old: bool = False, client: ssl.SSLContext | None = None, **options: object) -> None:  # fmt: skip
+                  *, old: bool = False, client: ssl.SSLContext | None = None, greeting: bytes = b"",
+                  **options: object) -> None:  # fmt: skip
     """Be an echo server for a client of Python's ssl, which says what it likes."""
     ours, theirs = pair()
 
@@ -262,6 +264,7 @@ def _being_server(app: App, chance: random.Random, told: Told, localid: str, tal
     aside = Aside(remote)
     try:
         with app.served(told, ours, localid, **options) as one:
+            one.sock.sendall(greeting)
             echo(one.sock)
     finally:
         if not told.set_up:
@@ -403,8 +406,15 @@ def barred(app: App, chance: random.Random, told: Told) -> None:
 def _billed(app: App, chance: random.Random, told: Told, service: str, talk: Callable[[ssl.SSLSocket], None],
             domain: str = CUSTOMERS) -> None:  # fmt: skip
     told.user, client = app.somebody(domain)
-    name = app.identity(chance)
-    _being_server(app, chance, told, name, talk, client=client, remote_auth="require", service=service)
+    greeting = chance.randbytes(chance.randrange(1, 2000))
+    told.greeting_b = len(greeting)
+
+    def greeted(tls: ssl.SSLSocket) -> None:
+        expect(tls, greeting, "of the greeting")
+        talk(tls)
+
+    options = {"client": client, "greeting": greeting, "remote_auth": "require", "service": service}
+    _being_server(app, chance, told, app.identity(chance), greeted, **options)
 
 
 def client(app: App, chance: random.Random, told: Told) -> None:

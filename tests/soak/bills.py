@@ -85,12 +85,13 @@ class Bills:
         cause = _one(stop, "Acct-Terminate-Cause")
         if cause in LOST and not self._was_done(LOST[cause], told):
             self._wrong(f"{cause}, and nothing was done to cause it: {told}", [stop])
+        wanted = [told.size_b, told.size_b + told.greeting_b]
         if told.outcome == "ok" and cause not in LOST:
-            if octets != [told.size_b, told.size_b]:
+            if octets != wanted:
                 self._wrong(f"octets {octets} of {told}", [stop])
                 return False
             return True
-        if max(octets) > told.size_b:
+        if any(there > most for there, most in zip(octets, wanted, strict=True)):
             self._wrong(f"octets {octets}, which are too many, of {told}", [stop])
         return False
 

@@ -25,7 +25,7 @@ from tlspool_admin.client import NotReachable
 from tlspool_common.errors import PoolError
 
 TARGETS = {"worker": 5, "app": 2, "token": 3, "keyd": 3, "master": 3, "broker": 2, "helper": 1}
-TARGETS |= {"radius": 2, "server": 2}
+TARGETS |= {"radius": 1, "server": 2}
 """Which process, and how often; ``radius`` is the helper that speaks RADIUS, ``server`` is the server that it asks."""
 
 AWAY_S = 4.0, 10.0

@@ -12,15 +12,19 @@ from tests.soak.verdict import Verdict
 USER = "a0-1@home.example"
 
 
-def told(outcome="ok", code=0, kind="billed", set_up=1.0, size_b=5000, user=USER):
-    return Told(0, kind, 1.0, set_up, 2.0, outcome, code, size_b=size_b, user=user)
+def told(outcome="ok", code=0, kind="billed", set_up=1.0, size_b=5000, greeting_b=0, user=USER):
+    return Told(0, kind, 1.0, set_up, 2.0, outcome, code, size_b=size_b, user=user, greeting_b=greeting_b)
 
 
-def record(status, number, octets=5000, cause="User-Request", acct_id="s1", user=USER, high=0):
+def record(status, number, octets=5000, cause="User-Request", acct_id="s1", user=USER, high=0, sent=None):
     found = {"Acct-Status-Type": status, "Acct-Session-Id": acct_id, "TLSPool-Record-Id": str(number)}
     found["User-Name"] = user
     if status == "Stop":
-        found |= {"Acct-Input-Octets": str(octets), "Acct-Output-Octets": str(octets), "Acct-Terminate-Cause": cause}
+        found |= {
+            "Acct-Input-Octets": str(octets),
+            "Acct-Output-Octets": str(sent or octets),
+            "Acct-Terminate-Cause": cause,
+        }
         found |= {"Acct-Input-Gigawords": str(high), "Acct-Output-Gigawords": str(high)}
     return {name: [value] for name, value in found.items()}
 
@@ -47,6 +51,7 @@ START, STOP = record("Start", 1), record("Stop", 2)
         ([START, record("Stop", 2, 0, "NAS-Reboot")], told(), ("end broker",)),
         ([START, record("Stop", 2, 70)], told("relay"), ()),
         ([START, record("Stop", 2, 1, high=1)], told(size_b=2**32 + 1), ()),
+        ([START, record("Stop", 2, sent=5070)], told(greeting_b=70), ()),
         ([], told("setup", 802, set_up=0.0), ()),
         ([], told("setup", 603, set_up=0.0), ()),
         ([START, record("Stop", 2, 0)], told("setup", 603, set_up=0.0), ()),
@@ -54,7 +59,8 @@ START, STOP = record("Start", 1), record("Stop", 2)
     ],
     ids=[
         "right", "updated", "each twice", "one twice, late", "its worker died", "broker and worker died", "broken",
-        "more than four gigabytes", "refused", "never begun", "begun, never relayed", "its application was killed",
+        "more than four gigabytes", "greeted", "refused", "never begun", "begun, never relayed",
+        "its application was killed",
     ],
 )  # fmt: skip
 def test_records_that_are_right(records, session, done):
@@ -74,6 +80,8 @@ def test_records_that_are_right(records, session, done):
         ([START, STOP, record("Start", 3, acct_id="s2"), record("Stop", 4, acct_id="s2")], told(), (), "s1 and s2"),
         ([START, record("Stop", 2, 4999)], told(), (), r"octets \[4999, 4999\] of"),
         ([START, record("Stop", 2, 5000, high=1)], told(), (), "octets"),
+        ([START, record("Stop", 2, 5070, sent=5000)], told(greeting_b=70), (), r"octets \[5070, 5000\] of"),
+        ([START, record("Stop", 2, 5001, sent=5070)], told("relay", greeting_b=70), (), "too many"),
         ([START, record("Stop", 2, 5001)], told("relay"), (), "too many"),
         ([START, record("Stop", 2, 5001, "NAS-Error")], told(), ("end worker",), "too many"),
         ([START, record("Stop", 2, 0, "NAS-Error")], told(), ("end broker",), "nothing was done"),
