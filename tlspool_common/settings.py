@@ -273,6 +273,10 @@ def parse_untrusted(text: str, part: Part | None = None) -> Settings:
     return settings
 
 
+PATH_HELP = "configuration (default: TLSPOOL_CONFIG_FILE, else /etc/tlspool.conf)"
+"""What ``--config`` of each daemon says of itself."""
+
+
 def default_path() -> Path:
     """Return the path of the configuration: TLSPOOL_CONFIG_FILE, or /etc/tlspool.conf."""
     return Path(os.environ.get("TLSPOOL_CONFIG_FILE") or DEFAULT_PATH)
