@@ -183,8 +183,8 @@ TABLE: tuple[Option, ...] = (
         "refuse",
         "B",
         "",
-        "what a server does when its client asks for a name that the server does not have. `refuse`: it sends an alert. "
-        "`default`: the identity that the application named answers, or, without one, `default_localid`",
+        "what a server does when its client asks for a name that the server does not have. `refuse`: it sends an "
+        "alert. `default`: the identity that the application named answers, or, without one, `default_localid`",
     ),
     Option("crl_file", k.PATHS, (), "B", "", "certificate revocation list (PEM or DER); may be repeated", True),
     Option("online", k.YES_OR_NO, True, "B", "", "whether lists and OCSP responders are asked over the network"),
