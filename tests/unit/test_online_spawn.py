@@ -31,11 +31,11 @@ def test_arguments_are_what_the_program_reads(tmp_path):
 def test_the_environment(monkeypatch):
     monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
     monkeypatch.setenv("NOTIFY_SOCKET", "/x")
-    found = spawn.environment()
+    found = child.helper_environment()
     assert not set(child.NOT_PASSED_ON) & set(found)
-    assert found["RES_OPTIONS"] == spawn.RESOLVER
+    assert found["RES_OPTIONS"] == child.RESOLVER
     monkeypatch.setenv("RES_OPTIONS", "timeout:1")
-    assert spawn.environment()["RES_OPTIONS"] == "timeout:1"
+    assert child.helper_environment()["RES_OPTIONS"] == "timeout:1"
 
 
 def test_it_has_its_channel_and_nothing_else():
@@ -87,6 +87,6 @@ def test_a_parent_that_is_another(capfd):
     with theirs:
         argv = [sys.executable, "-m", "tlspool_online", "--fd", "3", "--parent", "1"]
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
-        pid = os.posix_spawn(sys.executable, argv, spawn.environment(), file_actions=actions)
+        pid = os.posix_spawn(sys.executable, argv, child.helper_environment(), file_actions=actions)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     channel.close()

@@ -64,9 +64,9 @@ def test_addresses_that_are_none(text, capsys):
 
 def test_the_environment(monkeypatch):
     monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
-    found = spawn.environment()
+    found = child.helper_environment()
     assert not set(child.NOT_PASSED_ON) & set(found)
-    assert found["RES_OPTIONS"] == spawn.RESOLVER
+    assert found["RES_OPTIONS"] == child.RESOLVER
 
 
 def test_the_module_imports_nothing_of_the_helper():
@@ -131,7 +131,7 @@ def test_a_parent_that_is_another():
     with theirs:
         argv = [sys.executable, "-m", "tlspool_radius", "--fd", "3", "--parent", "1"]
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
-        pid = os.posix_spawn(sys.executable, argv, spawn.environment(), file_actions=actions)
+        pid = os.posix_spawn(sys.executable, argv, child.helper_environment(), file_actions=actions)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     channel.close()
 
