@@ -28,6 +28,7 @@ from tests import report
 from tests.fixtures import certs, slowtoken
 from tests.fixtures.fake_keyd import FakeKeyd
 from tests.fixtures.keyd_world import PIN, KeydWorld
+from tests.fixtures.lone_broker import LoneBroker
 from tests.fixtures.lone_worker import LoneWorker
 from tlspool_admin.devca import general_names
 from tlspool_admin.devpool import DevPool
@@ -383,6 +384,24 @@ def http_behind_tunnel():
 
 
 # --- a worker without a pool ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(no_leaks):
+    """A broker without its neighbours, which the test plays."""
+    with LoneBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def tcp():
+    """A connected TCP socket and its remote end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    with one, other:
+        other.settimeout(20)
+        yield one, other
 
 
 @pytest.fixture(scope="module")
