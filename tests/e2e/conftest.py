@@ -337,6 +337,26 @@ def connect(port: int, **options) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20, **options)
 
 
+def until(condition, seconds: float = 20):
+    """Wait until something is so; return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def echoes(sock: socket.socket, data: bytes = b"x" * 1000) -> bool:
+    """Whether what is said comes back."""
+    sock.sendall(data)
+    got = b""
+    while len(got) < len(data):
+        part = sock.recv(65536)
+        assert part, "the session has ended"
+        got += part
+    return got == data
+
+
 def readable(fd, seconds: float) -> bool:
     return bool(select.select([fd], [], [], seconds)[0])
 

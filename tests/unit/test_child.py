@@ -28,6 +28,17 @@ def test_what_is_not_passed_on(monkeypatch):
     assert found["PYTHONPATH"] == f"{root}:/elsewhere"
 
 
+def test_the_environment_of_a_helper(monkeypatch):
+    monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/x")
+    monkeypatch.delenv("RES_OPTIONS", raising=False)
+    found = child.helper_environment()
+    assert not set(child.NOT_PASSED_ON) & set(found)
+    assert found["RES_OPTIONS"] == child.RESOLVER
+    monkeypatch.setenv("RES_OPTIONS", "timeout:1")
+    assert child.helper_environment()["RES_OPTIONS"] == "timeout:1"
+
+
 def test_one_that_cannot_be_watched_does_not_stay(monkeypatch):
     def refuse(pid):
         raise OSError(24, "Too many open files")
