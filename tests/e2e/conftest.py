@@ -30,6 +30,7 @@ from tests.fixtures.fake_keyd import FakeKeyd
 from tests.fixtures.keyd_world import PIN, KeydWorld
 from tests.fixtures.lone_broker import LoneBroker
 from tests.fixtures.lone_worker import LoneWorker
+from tests.fixtures.stopping import stop
 from tlspool_admin.devca import general_names
 from tlspool_admin.devpool import DevPool
 
@@ -216,12 +217,7 @@ class Program:
 
     def stop(self):
         self.process.stdin.close()
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop(self.process, 5)
         self.file.close()
 
 
