@@ -803,6 +803,15 @@ def test_a_helper_that_is_slow_to_start_is_waited_for(make):
     assert world.state(session_id) == "EXPECT_PLAINTEXT"
 
 
+def test_so_it_is_where_there_is_nothing_but_accounting(make):
+    world = make(ACCT, there=False)
+    session_id = shaken(world, world.app())
+    assert world.timer(session_id) == world.settings.radius_wait_s * 1000 + HELLO_MS
+    world.radius_comes()
+    world.radius_keeps()
+    assert world.state(session_id) == "EXPECT_PLAINTEXT"
+
+
 def test_a_helper_of_another_version(make):
     world = make(there=False)
     app = world.app()
