@@ -12,7 +12,8 @@
   application decides what to do then.
 * An application hears exactly one reply, within the time of its question and a moment; its connection may go away, or
   use the request id for something else, and then it hears none.
-* A password is in the question and in what is sent to the helper, and in nothing that stays.
+* A password is in the question and in what is sent to the helper, and in nothing that stays: not longer than somebody
+  waits for the answer, and it is not asked about twice when the helper has ended (radius.py).
 """
 
 from __future__ import annotations

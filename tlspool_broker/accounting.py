@@ -296,7 +296,7 @@ class Accounting:
 
     def _renew(self, session: Session, meter: Meter, access: Admission) -> None:
         """Ask servers about a session whose time is over."""
-        wait_ms = int(self._settings.radius_wait_s * 1000) + self._radius.start_left_ms + LATE_MS
+        wait_ms = int(self._settings.radius_wait_s * 1000) + self._radius.away_left_ms + LATE_MS
         meter.renews_until_ms = self._out.now_ms + wait_ms
         self._arm(session, meter, access)
         self._again(session, lambda error: self._renewed(session, meter, error))

@@ -11,7 +11,8 @@
   nobody in whom a server rejects, nor whom it cannot be asked about: a remote chooses its name, and could choose one
   that does not fit.
 * All of it has ``radius_wait_s``, and never more than the handshake.  The helper is to answer a little sooner: what it
-  says of a silence is better than what a timer says.
+  says of a silence is better than what a timer says.  That one has to start first does not count; that it ends, and the
+  next one is asked, does.
 * What servers say is kept in one Admission (``Session.access``).  Where both set a time, the shorter one counts.
 * A session that relays may be asked about again: when its time is over and the server wants it so, or when its remote
   has become somebody else.
@@ -129,7 +130,7 @@ class Admitting:
         if session.deadline_ms is not None:
             wait_ms = max(0.0, min(wait_ms, session.deadline_ms - self._out.now_ms))
         deadline_ms = max(1, int(wait_ms - min(GRACE_MS, wait_ms / 4)))
-        self._bound(session)
+        self._bound(session, self._radius.away_left_ms)
         for purpose in purposes:
             number = self._radius.ask(
                 _message(access, purpose, deadline_ms), self._hears(session, purpose), lambda: self._bound(session)
@@ -142,10 +143,10 @@ class Admitting:
         if not purposes:
             self._granted(session)
 
-    def _bound(self, session: Session) -> None:
-        """Bound the wait for servers, and for the helper itself if it starts only now."""
+    def _bound(self, session: Session, away_ms: int = 0) -> None:
+        """Bound the wait for servers, and for the helper itself if it is not there yet."""
         if session.state is State.EXPECT_RADIUS:
-            bound_wait(self._out, session, self._settings.radius_wait_s * 1000 + self._radius.start_left_ms)
+            bound_wait(self._out, session, self._settings.radius_wait_s * 1000 + away_ms)
 
     def _hears(self, session: Session, purpose: Purpose) -> Callable[[AccessTold | None], None]:
         return lambda told: self._told(session, purpose, told)
@@ -200,7 +201,7 @@ class Admitting:
         if pending is None:
             return
         pending.starts = session.accounted = True
-        self._bound(session)
+        self._bound(session, self._radius.start_left_ms)
         self._accounting.start(session, lambda error: self._started(session, pending, error))
 
     def _started(self, session: Session, pending: Pending, error: PoolError | None) -> None:

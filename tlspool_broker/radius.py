@@ -3,13 +3,17 @@
 Theory of operation.  The helper (tlspool_radius) is one of two; helper.py says how they live.  It is wanted from the
 broker's start on where any server is configured, or may send requests of its own.
 
-    ask, status    a question; its answer is heard once, or None when the helper ends: then nobody knows
+    ask, status    a question; its answer is heard once, or None when nobody knows: no helper came to tell
     account        a record: kept here until the helper has it on its disk, and said again to the next helper
     settled        every session that relays has been named to this helper (AccountSettled)
     on_dynamic     a server wants sessions ended or changed (RFC 5176); what this returns is the answer
     on_ready       a helper is there, and knows of no session yet: whoever accounts names those that relay, and says
                    ``settled`` once these are all
 
+* When the helper ends, questions about access wait for the next one (helper.py).  Operators are told at once that there
+  is none: that is what they want to know.
+* A password that a helper had when it ended is not sent by the next one: its answer may have counted, to lock an
+  account after so many, or to use up what is good for once.  A State is, as the next server gets it after a silent one.
 * The helper is replaced at once when its settings change, and what was asked is asked again: a question to a server
   that nobody wants asked any more would only be waited for.
 * Records go out in their order, so many at a time.  When the helper is away an update takes the place of the one that
@@ -136,6 +140,11 @@ class Radius:
         """How much longer the helper may take to start; 0: it has, or there is none."""
         return self.helper.start_left_ms
 
+    @property
+    def away_left_ms(self) -> int:
+        """How much longer a question may have to wait for a helper that takes it."""
+        return self.helper.away_left_ms
+
     def describe(self) -> dict[str, object]:
         """Describe the helper for an operator."""
         settings = self._settings
@@ -162,7 +171,8 @@ class Radius:
     def ask(self, message: AskAccess, told: AccessHeard, sent: Callable[[], None] = lambda: None) -> int:
         """Ask about a remote; ``told`` hears the answer, or None if there will be none.  0: nobody can be asked.
 
-        If the helper has to start first, ``sent`` is called when it has.
+        If the helper has to start first, ``sent`` is called when it has: not once more if that ends, and another one is
+        asked, as the time of a question runs from when it was sent first.
         """
 
         def answered(answer: Message | None) -> None:
@@ -170,7 +180,8 @@ class Radius:
             self._note(message.purpose, found)
             told(found)
 
-        number = self.helper.ask(message, answered, message.deadline_ms, sent)
+        tries = 1 if message.password else 2
+        number = self.helper.ask(message, answered, message.deadline_ms, sent, tries=tries)
         if not number:
             self._out.note("debug", "radius.answered", purpose=message.purpose.name.lower(), access="not_asked")
         return number

@@ -62,6 +62,28 @@ def test_a_helper_that_is_killed(tmp_path, people):
         assert len(world.server.records()) == 4
 
 
+def test_a_helper_that_is_killed_under_sessions_refuses_none(tmp_path, people):
+    """Some are asked about while it is killed, some come before there is another one: all are let in by that one."""
+    lines = ("radius_timeout_s 20", "radius_wait_s 60")
+    with RadiusWorld(tmp_path, people, *lines) as world, world.echo() as server, ThreadPoolExecutor(8) as threads:
+        world.server.silence()
+        remotes = [threads.submit(world.remote, ALICE, server.port, wait_s=60) for _ in range(4)]
+        until(lambda: world.control("status")["states"].get("expect_radius") == 4)
+        until(lambda: world.log().count("event=helper.connected helper=radius"))
+        os.kill(helper_pid(world), signal.SIGKILL)
+        until(lambda: "event=helper.lost" in world.log())
+        world.server.speak()
+        remotes += [threads.submit(world.remote, ALICE, server.port, wait_s=60) for _ in range(4)]
+        server.await_session(8, 60)
+        for one in remotes:
+            with one.result() as tls:
+                talk(tls, b"let in")
+        helper_pid(world, 2)
+        assert world.log().count("event=helper.lost") == 1
+        assert not re.search("event=(radius.unanswered|session.failed)", world.log())
+        assert (server.errors, world.control("status")["radius"]["unanswered"]) == ([], 0)
+
+
 def test_a_reload_gets_sessions_out_that_wait_for_a_silent_server(tmp_path, people):
     """Another server is named: who waits is asked about there, and nobody has waited for the first one's time."""
     wait_s = 30

@@ -44,6 +44,7 @@ from tlspool_broker.events import (
     WorkerNumber,
     WorkerSaid,
 )
+from tlspool_broker.helper import PAUSE_MS
 from tlspool_broker.kept import Kept
 from tlspool_broker.trustdata import Pin
 from tlspool_common.appwire import Cmd, ErrorReply, Frame, Starttls
@@ -338,6 +339,14 @@ class World:
 
     def radius_goes(self):
         return self.happen(HelperLost(self.radius, "radius has closed its end"))
+
+    def radius_returns(self):
+        """The first pause is over, and another helper says hello; ``asked`` is what that one was asked."""
+        gone = self.radius
+        self.later(PAUSE_MS[0])
+        assert self.radius != gone
+        self.asked.clear()
+        return self.radius_comes()
 
     def radius_says(self, access=Access.ACCEPTED, *, exchange=None, **fields):
         """The helper answers the last question about access, or another one."""

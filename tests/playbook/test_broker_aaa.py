@@ -17,7 +17,8 @@ from tests.playbook.aaa import (
     verdict,
 )
 from tlspool_broker.aaa import SLACK_MS
-from tlspool_broker.events import Clock, Reconfigured
+from tlspool_broker.events import Clock, Reconfigured, TimerFired
+from tlspool_broker.helper import PAUSE_MS
 from tlspool_common import limits
 from tlspool_common.aaawire import Said, Tags, Verdict
 from tlspool_common.appwire import Cmd, Ping
@@ -91,10 +92,51 @@ def test_no_answer_is_an_error(world, app, access, code):
 
 
 def test_the_helper_ends(world, app):
+    """A permission is asked for once more; a password that may have counted is not: not against its owner twice."""
     subject(world, app)
     authenticate(world, app)
+    subject(world, app, key=KEY)
+    authorize(world, app, KEY, reqid=9)
     world.radius_goes()
+    assert [frame.reqid for frame in world.frames(app)] == [8]
     assert world.error(app)[:2] == (8, Code.RADIUS_UNANSWERED)
+    assert "secret" not in repr([one.message.password for one in world.core.radius.helper._open.values()])
+    world.radius_returns()
+    [asked] = world.access_asked()
+    assert (asked.message.purpose, asked.message.deadline_ms) == (Purpose.AUTHORIZE, 8_000 - PAUSE_MS[0])
+    world.radius_says()
+    assert verdict(world, app, Cmd.LOCAL_AUTHORIZE, reqid=9).said == Said.ACCEPTED
+
+
+def test_a_password_waits_for_a_helper_that_comes(world, app):
+    world.radius_goes()
+    subject(world, app)
+    authenticate(world, app)
+    assert world.frames(app) == []
+    world.radius_returns()
+    [asked] = world.access_asked()
+    assert (asked.message.password, asked.message.deadline_ms) == (b"secret", 8_000)
+    world.radius_says()
+    assert verdict(world, app).said == Said.ACCEPTED
+
+
+@pytest.mark.parametrize("how", ["time", "gone", "reqid"])
+def test_a_password_that_nobody_waits_for_is_not_kept(world, app, how):
+    world.radius_goes()
+    subject(world, app)
+    authenticate(world, app, timeout_ms=10, reqid=8)
+    match how:
+        case "time":
+            world.now_ms += 10 + SLACK_MS  # and the helper is slow to come
+            world.happen(TimerFired(next(one for one in world.timers if one.clock is Clock.AAA)))
+            assert world.error(app)[:2] == (8, Code.RADIUS_UNANSWERED)
+        case "gone":
+            world.gone(app)
+        case "reqid":
+            world.send(app, Cmd.PING, Ping().to_payload(), reqid=8)
+    assert len(world.core.radius.helper) == 0
+    world.radius_returns()
+    assert world.access_asked() == []
 
 
 def test_the_time_is_up(world, app):
@@ -119,6 +161,11 @@ def test_nobody_can_be_asked(make):
     world = make(SERVERS + RULE)
     app = world.app()
     world.radius_goes()
+    subject(world, app)
+    authenticate(world, app)
+    world.later(PAUSE_MS[0])
+    world.radius_goes()
+    assert world.error(app)[:2] == (8, Code.RADIUS_UNANSWERED)
     subject(world, app)
     authenticate(world, app)
     assert world.error(app)[:2] == (8, Code.RADIUS_UNASKED)

@@ -442,11 +442,42 @@ def test_asked_about_again_and_nobody_answers(make, how, rule, state):
         world.radius_says(Access.UNANSWERED)
     elif how == "gone":
         world.radius_goes()
+        world.later(PAUSE_MS[0])
+        assert world.state(session_id) == "RELAYING"
+        world.radius_goes()
     else:
         world.later(world.settings.radius_wait_s * 1000 + LATE_MS)
     assert world.state(session_id) == state
     if rule:
         assert world.session(session_id).meter.look_ms(world.session(session_id).access) == world.now_ms + 100_000
+
+
+def test_asked_about_again_and_the_next_helper_answers(world):
+    """With the State once more: where servers are silent, another server gets the same one, too."""
+    session_id = renewing(world)
+    world.radius_goes()
+    world.radius_returns()
+    [question] = world.access_asked()
+    assert question.message.state == b"again"
+    world.radius_says(session_timeout_s=50)
+    assert world.noted("session.renewed")[0]["goes_on"] is True
+    world.later(49_999)
+    assert world.state(session_id) == "RELAYING"
+    world.later(1)
+    assert world.state(session_id) == "EXPECT_END"
+
+
+def test_asked_about_again_while_there_is_no_helper(world):
+    """It goes on until the next one can have answered, though that is slow to start."""
+    session_id = relaying(world, session_timeout_s=100, terminate=1)
+    world.later(99_900)
+    world.radius_goes()
+    world.later(100 + PAUSE_MS[0] + LATE_MS)
+    world.radius_comes()
+    world.later(world.settings.radius_wait_s * 1000)
+    assert world.state(session_id) == "RELAYING"
+    world.radius_says(Access.UNANSWERED)
+    assert world.state(session_id) == "EXPECT_END"
 
 
 def test_asked_about_again_and_over_meanwhile(world):

@@ -624,22 +624,165 @@ def test_a_helper_that_hangs_lets_in_by_rule(make):
     assert world.noted("helper.lost")[0]["detail"] == "it does not answer"
 
 
-@pytest.mark.parametrize(("rule", "state"), [("", "EXPECT_END"), ("radius l unanswered=accept\n", "EXPECT_PLAINTEXT")])
-def test_the_helper_goes_in_the_middle(make, rule, state):
+RULES = pytest.mark.parametrize(
+    ("rule", "state"), [("", "EXPECT_END"), ("radius l unanswered=accept\n", "EXPECT_PLAINTEXT")]
+)
+
+
+@RULES
+@pytest.mark.parametrize("said", [Access.ACCEPTED, Access.REJECTED])
+def test_the_helper_goes_in_the_middle_and_the_next_one_is_asked(make, rule, state, said):
+    """Whoever was asked about, and whoever comes in between; by any rule, as there is somebody to answer."""
     world = make(BOTH + rule)
-    app = world.app()
-    session_id = shaken(world, app)
+    wait_ms = world.settings.radius_wait_s * 1000
+    first = shaken(world, world.app())
+    world.later(2000)
     world.radius_goes()
-    assert world.state(session_id) == state
     assert [one["helper"] for one in world.noted("helper.lost")] == ["radius"]
-    other = shaken(world, world.app())
-    assert world.state(other) == state  # nobody can be asked for a while, and nobody waits for that
-    assert [one for one in world.later(PAUSE_MS[0]) if isinstance(one, StartHelper)]
+    second = shaken(world, world.app())
+    assert world.timer(second) == wait_ms + PAUSE_MS[0] + HELLO_MS
+    assert {world.state(first), world.state(second)} == {"EXPECT_RADIUS"}
+    assert world.frames() == []
+    world.radius_returns()
+    questions = world.access_asked()
+    left_ms = wait_ms - 2000 - PAUSE_MS[0]
+    assert [one.message.deadline_ms for one in questions] == [left_ms - GRACE_MS] * 2 + [wait_ms - GRACE_MS] * 2
+    assert (world.timer(first), world.timer(second)) == (left_ms, wait_ms)
+    assert len({one.exchange for one in questions}) == 4
+    for question in questions:
+        if world.state(first if question in questions[:2] else second) == "EXPECT_RADIUS":
+            world.radius_says(said, exchange=question.exchange)
+    end = "EXPECT_PLAINTEXT" if said is Access.ACCEPTED else "EXPECT_END"
+    assert (world.state(first), world.state(second)) == (end, end)
+    assert world.noted("radius.unanswered") == []
+
+
+def test_one_of_two_was_answered_before_the_helper_went(make):
+    world = make(BOTH)
+    session_id = shaken(world, world.app())
+    world.radius_says(exchange=world.access_asked()[0].exchange, tags=("before",))
+    world.radius_goes()
+    world.radius_returns()
+    [question] = world.access_asked()
+    assert question.message.purpose is Purpose.AUTHORIZE
+    world.radius_says(tags=("after",))
+    assert world.session(session_id).tags == ("before", "after")
+    assert world.state(session_id) == "EXPECT_PLAINTEXT"
+
+
+@RULES
+@pytest.mark.parametrize("hello", [False, True])
+def test_the_next_helper_goes_too(make, rule, state, hello):
+    """Whether it came or could not even be started: then it is over, for all, long before the time is."""
+    world = make(BOTH + rule)
+    apps = [world.app() for _ in range(3)]
+    sessions = [shaken(world, apps[0])]
+    world.radius_goes()
+    sessions.append(shaken(world, apps[1]))
+    if hello:
+        world.radius_returns()
+    else:
+        world.later(PAUSE_MS[0])
+    assert {world.state(one) for one in sessions} == {"EXPECT_RADIUS"}
+    world.radius_goes()
+    sessions.append(shaken(world, apps[2]))  # nobody can be asked for a while, and nobody waits for that
+    assert {world.state(one) for one in sessions} == {state}
+    assert {note["code"] for note in world.noted("session.failed")} == (set() if rule else {Code.RADIUS_UNANSWERED})
+    assert len(world.core.radius) == 0
+    world.later(PAUSE_MS[1])
+    world.asked.clear()
     world.radius_comes()
     last = shaken(world, world.app())
-    for question in world.access_asked()[-2:]:
+    for question in world.access_asked():
         world.radius_says(exchange=question.exchange)
     assert world.state(last) == "EXPECT_PLAINTEXT"
+
+
+@RULES
+@pytest.mark.parametrize("before", [False, True])
+def test_the_next_helper_does_not_come(make, rule, state, before):
+    """It says no hello: who was asked about waits for as long as for an answer, all others until it is given up."""
+    world = make(AUTHZ + rule)
+    app = world.app()
+    session_id = shaken(world, app) if before else 0
+    world.radius_goes()
+    session_id = session_id or shaken(world, app)
+    most_ms = world.settings.radius_wait_s * 1000 if before else PAUSE_MS[0] + HELLO_MS
+    world.later(most_ms - 1)
+    assert world.state(session_id) == "EXPECT_RADIUS"
+    world.later(1)
+    assert world.state(session_id) == state
+    if not rule:
+        assert world.error(app)[1] == Code.RADIUS_UNANSWERED
+    assert not [one for one in world.core.radius.helper._open.values() if one.told is not None]
+
+
+def test_a_handshake_that_has_no_time_to_wait_for_the_next_helper(world, app):
+    shaken(world, app, timeout_ms=500)
+    world.radius_goes()
+    world.later(500)
+    assert world.error(app)[1] == Code.HANDSHAKE_TIMEOUT
+
+
+@pytest.mark.parametrize("how", ["app", "remote", "kill", "stop"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_session_that_ends_while_it_waits_for_the_next_helper(make, how, before):
+    world = make(BOTH)
+    app = world.app()
+    if before:
+        session_id = shaken(world, app)
+    world.radius_goes()
+    if not before:
+        session_id = shaken(world, app)
+    match how:
+        case "app":
+            world.gone(app)
+        case "remote":
+            world.say(session_id, HandshakeFailed)
+            assert world.error(app)[1] == Code.REMOTE_CLOSED
+        case "kill":
+            world.happen(KillAsked(session_id))
+            assert world.error(app)[1] == Code.SESSION_KILLED
+        case "stop":
+            world.happen(StopAsked())
+            assert world.error(app)[1] == Code.STOPPING
+    assert world.state(session_id) in ("OVER", "EXPECT_END")
+    assert len(world.core.radius) == 0
+    if how == "stop":
+        assert not [one for one in world.later(PAUSE_MS[0]) if isinstance(one, StartHelper)]
+    else:
+        world.radius_returns()
+        assert world.access_asked() == []
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_accounting_and_questions_wait_for_the_next_helper(make, answered):
+    world = make(f"{AUTHZ}radius_acct 192.0.2.3\n")
+    session_id = shaken(world, world.app())
+    if answered:
+        world.radius_says()
+    world.radius_goes()
+    world.radius_returns()
+    if not answered:
+        world.radius_says()
+    assert world.state(session_id) == "EXPECT_RADIUS"
+    world.radius_keeps()
+    assert world.state(session_id) == "EXPECT_PLAINTEXT"
+
+
+@RULES
+def test_a_start_does_not_wait_longer_for_a_helper_that_is_away(make, rule, state):
+    world = make(ACCT + rule)
+    world.radius_goes()
+    session_id = shaken(world, world.app())
+    if rule:
+        assert world.state(session_id) == state  # it waits for no record
+        return
+    world.later(PAUSE_MS[0])
+    world.radius_goes()
+    world.later(world.settings.radius_wait_s * 1000 - PAUSE_MS[0])
+    assert world.state(session_id) == state
+    assert world.noted("session.failed")[-1]["code"] == Code.ACCOUNT_UNKEPT
 
 
 def test_a_helper_that_is_slow_to_start_is_waited_for(make):
@@ -655,12 +798,26 @@ def test_a_helper_that_is_slow_to_start_is_waited_for(make):
     assert world.state(session_id) == "EXPECT_PLAINTEXT"
 
 
+def test_so_it_is_where_there_is_nothing_but_accounting(make):
+    world = make(ACCT, there=False)
+    session_id = shaken(world, world.app())
+    assert world.timer(session_id) == world.settings.radius_wait_s * 1000 + HELLO_MS
+    world.radius_comes()
+    world.radius_keeps()
+    assert world.state(session_id) == "EXPECT_PLAINTEXT"
+
+
 def test_a_helper_of_another_version(make):
     world = make(there=False)
     app = world.app()
     shaken(world, app)
-    world.happen(HelperSaid(world.radius, 0, RadiusHello(protocol=PROTOCOL + 1, pid=1)))
-    assert world.of(StopHelper)
+    for pause_ms in PAUSE_MS[:2]:
+        assert world.frames() == []
+        world.happen(HelperSaid(world.radius, 0, RadiusHello(protocol=PROTOCOL + 1, pid=1)))
+        assert world.of(StopHelper)
+        last = world.effects
+        world.later(pause_ms)
+    world.effects = last
     assert world.error(app)[1] == Code.RADIUS_UNANSWERED
 
 
@@ -970,6 +1127,9 @@ def test_the_helper_goes_meanwhile(lax):
     session_id = relaying(lax, app)
     proves(lax, app, session_id)
     lax.radius_goes()
+    lax.radius_returns()
+    assert asked(lax)[1]["User-Name"] == "jane@example.com"
+    lax.radius_goes()
     assert lax.error(app)[1] == Code.RADIUS_UNANSWERED
     proves(lax, app, session_id)  # and there is none now
     assert lax.error(app)[1] == Code.RADIUS_UNANSWERED
@@ -1006,5 +1166,8 @@ def test_when_its_time_is_over_and_nobody_answers(make):
     access, heard = session.access, []
     world.radius_goes()
     world.core.admitting.again(session, heard.append)
+    assert heard == []
+    world.later(PAUSE_MS[0])
+    world.radius_goes()
     assert heard == [None]
     assert session.access is access  # what was granted goes on

@@ -1,5 +1,7 @@
 """The life of a helper process: questions, hellos, ends, pauses, other settings."""
 
+from dataclasses import replace
+
 import pytest
 
 from tlspool_broker.events import (
@@ -14,16 +16,20 @@ from tlspool_broker.events import (
     StopHelper,
     Timer,
 )
-from tlspool_broker.helper import HELLO_MS, HUNG_MS, PAUSE_MS, Helper
+from tlspool_broker.helper import HELLO_MS, HUNG_MS, PAUSE_MS, WELL_MS, Helper
 from tlspool_broker.out import Out
 from tlspool_common.messages import (
     PROTOCOL,
+    Access,
+    AccessTold,
     Accounted,
+    AskAccess,
     AskRadius,
     AskRevocation,
     DynamicTold,
     Finding,
     OnlineHello,
+    Purpose,
     RadiusTold,
     RevocationTold,
 )
@@ -49,7 +55,7 @@ class World:
         self.greeted += 1
 
     def ask(self, message=ASK, **fields):
-        number = self.helper.ask(message, self.heard.append, 1000, **fields)
+        number = self.helper.ask(message, self.heard.append, getattr(message, "deadline_ms", 1000), **fields)
         self.took = self.out.take()
         return number
 
@@ -261,6 +267,212 @@ def test_the_broker_ends(world):
     assert world.ask() == 0
 
 
+# --- waiting for the next one ---------------------------------------------------------------------------
+
+ACCESS = AskAccess(purpose=Purpose.AUTHORIZE, attributes=(), state=b"", deadline_ms=1000, password=b"secret")
+ACCEPTED = AccessTold(
+    access=Access.ACCEPTED, detail="", message="", user_name="", classes=(), tags=(), state=b"", session_timeout_s=0,
+    idle_timeout_s=0, interim_s=0, terminate=0, server="192.0.2.1:1812", elapsed_ms=5,
+)  # fmt: skip
+
+
+@pytest.fixture
+def waiting():
+    """A helper that questions wait for."""
+    world = World(always=True, asks_again=True)
+    world.helper.began()
+    world.say(HELLO)
+    return world
+
+
+def goes(world, number, pause_ms=PAUSE_MS[0], *, back=True):
+    """One goes, and the next one is started; what was sent to that one is returned, if it says hello."""
+    world.helper.lost(one(number), "gone")
+    assert not world.take(StartHelper)
+    world.out.now_ms += pause_ms
+    world.helper.timed_out()
+    assert world.take(StartHelper)
+    if back:
+        world.say(HELLO, number=number + 1)
+    return [(effect.exchange, effect.message.deadline_ms) for effect in world.of(SendHelper)]
+
+
+def test_what_was_asked_is_asked_once_more_with_what_is_left_of_its_time(waiting):
+    sent = []
+    number = waiting.ask(replace(ACCESS, deadline_ms=5000), tries=2, sent=lambda: sent.append(1))
+    waiting.out.now_ms += 300
+    assert goes(waiting, 1) == [(number, 4700 - PAUSE_MS[0])]
+    assert (waiting.heard, sent) == ([], [])
+    waiting.say(ACCEPTED, number, 2)
+    assert waiting.heard == [ACCEPTED]
+    assert (waiting.helper.counters.answered, waiting.helper.counters.unanswered) == (1, 0)
+
+
+def test_what_has_no_time_left_is_not_asked_once_more(waiting):
+    waiting.ask(ACCESS, tries=2)
+    assert goes(waiting, 1, back=False) == []
+    assert waiting.heard == []
+    waiting.say(HELLO, number=2)
+    assert not waiting.of(SendHelper)
+    assert waiting.heard == [None]
+    assert (len(waiting.helper), waiting.helper.counters.unanswered) == (0, 1)
+
+
+def test_what_is_asked_meanwhile_has_all_its_time(waiting):
+    waiting.helper.lost(one(1), "gone")
+    assert waiting.helper.away_left_ms == PAUSE_MS[0] + HELLO_MS
+    waiting.out.now_ms += 400
+    assert waiting.helper.away_left_ms == PAUSE_MS[0] + HELLO_MS - 400
+    sent = []
+    number = waiting.ask(ACCESS, tries=1, sent=lambda: sent.append(1))
+    assert number
+    assert not waiting.of(StartHelper)  # the pause is not over
+    waiting.out.now_ms += PAUSE_MS[0] - 400
+    waiting.helper.timed_out()
+    assert waiting.take(StartHelper)
+    assert waiting.helper.away_left_ms == HELLO_MS
+    assert sent == []
+    waiting.say(HELLO, number=2)
+    assert waiting.of(SendHelper) == [SendHelper(one(2), number, ACCESS)]
+    assert sent == [1]
+    assert waiting.helper.away_left_ms == 0
+
+
+def test_what_may_be_asked_once_only_is(waiting):
+    waiting.ask(ACCESS, tries=1)
+    waiting.helper.lost(one(1), "gone")
+    assert waiting.heard == [None]
+    assert len(waiting.helper) == 0
+
+
+def test_a_question_goes_to_two_helpers_even_if_others_are_answered_meanwhile(waiting):
+    waiting.ask(replace(ACCESS, deadline_ms=100_000), tries=2)
+    for number in (1, 2):
+        assert waiting.heard == []
+        waiting.say(ACCEPTED, waiting.ask(ACCESS, tries=2), number)
+        waiting.heard.clear()
+        goes(waiting, number)
+    assert waiting.heard == [None]
+    assert waiting.helper.ready
+
+
+def test_its_time_runs_from_when_the_first_helper_had_it(waiting):
+    number = waiting.ask(replace(ACCESS, deadline_ms=9000), tries=3)
+    for helper in (1, 2):
+        waiting.say(ACCEPTED, waiting.ask(ACCESS, tries=1), helper)
+        assert goes(waiting, helper) == [(number, 9000 - helper * PAUSE_MS[0])]
+
+
+def test_nobody_waits_where_another_one_does_not_answer_as_well(world):
+    world.ask(tries=2)
+    world.helper.lost(one(1), "gone")
+    assert (world.heard, world.helper.away_left_ms) == ([None], 0)
+    assert world.ask(tries=2) == 0
+
+
+@pytest.mark.parametrize("hello", [False, True])
+def test_nobody_waits_for_the_third_in_a_row(waiting, hello):
+    waiting.helper.lost(one(1), "gone")
+    waiting.ask(ACCESS, tries=2)
+    waiting.out.now_ms += PAUSE_MS[0]
+    waiting.helper.timed_out()
+    if hello:
+        waiting.say(HELLO, number=2)
+    waiting.helper.lost(one(2), "gone, too")
+    assert waiting.heard == [None]
+    assert waiting.helper.away_left_ms == 0
+    assert waiting.ask(ACCESS, tries=2) == 0
+    waiting.out.now_ms += PAUSE_MS[1]
+    waiting.helper.timed_out()  # while that one starts it is waited for, as any is
+    assert waiting.ask(ACCESS, tries=2)
+    waiting.helper.lost(one(3), "and that")
+    assert waiting.heard == [None, None]
+
+
+@pytest.mark.parametrize(("well_ms", "waits"), [(WELL_MS - 1, False), (WELL_MS, True)])
+def test_one_that_was_well_for_long_has_not_failed_in_a_row(waiting, well_ms, waits):
+    goes(waiting, 1)
+    waiting.out.now_ms += well_ms
+    waiting.ask(ACCESS, tries=2)
+    waiting.helper.lost(one(2), "gone")
+    assert waiting.heard == ([] if waits else [None])
+    assert bool(waiting.ask(ACCESS, tries=1)) == waits
+
+
+def test_who_does_not_wait_is_told_at_once(waiting):
+    waiting.ask(quiet=True)
+    waiting.helper.lost(one(1), "gone")
+    assert waiting.heard == [None]
+    assert waiting.ask(quiet=True) == 0
+
+
+def test_a_question_that_is_forgotten_while_it_waits_is_gone(waiting):
+    """So is its password."""
+    first, second = waiting.ask(ACCESS, tries=2), waiting.ask(replace(ACCESS, deadline_ms=5000), tries=2)
+    waiting.helper.lost(one(1), "gone")
+    third = waiting.ask(ACCESS, tries=1)
+    for number in (first, third):
+        waiting.helper.forget(number)
+    assert list(waiting.helper._open) == [second]
+    counters = waiting.helper.counters
+    assert (counters.asked, counters.given_up, counters.unanswered) == (3, 2, 2)
+    waiting.helper.forget(second)
+    waiting.out.now_ms += PAUSE_MS[0]
+    waiting.helper.timed_out()
+    waiting.say(HELLO, number=2)
+    assert not waiting.of(SendHelper)
+    assert waiting.heard == []
+
+
+def test_a_question_that_was_forgotten_before_waits_for_nobody(waiting):
+    waiting.helper.forget(waiting.ask(ACCESS, tries=2))
+    waiting.helper.lost(one(1), "gone")
+    assert (len(waiting.helper), waiting.heard) == (0, [])
+
+
+def test_those_that_wait_are_bounded():
+    world = World(most=2, always=True, asks_again=True)
+    world.helper.began()
+    world.helper.lost(one(1), "it cannot be started")
+    assert world.ask(ACCESS, tries=2)
+    assert world.ask(ACCESS, tries=2)
+    assert world.ask(ACCESS, tries=2) == 0
+
+
+def test_other_settings_bring_one_at_once_and_what_waits_has_all_its_time(waiting):
+    number = waiting.ask(ACCESS, tries=2)
+    waiting.helper.lost(one(1), "gone")
+    waiting.out.now_ms += 300
+    waiting.helper.reconfigured()
+    assert waiting.take(StartHelper) == [StartHelper(one(2))]
+    waiting.say(HELLO, number=2)
+    assert waiting.of(SendHelper) == [SendHelper(one(2), number, replace(ACCESS, deadline_ms=700))]
+    waiting.helper.reconfigured()
+    waiting.say(HELLO, number=3)
+    assert waiting.of(SendHelper) == [SendHelper(one(3), number, ACCESS)]
+
+
+def test_where_none_is_used_any_more_nobody_waits(waiting):
+    waiting.ask(ACCESS, tries=2)
+    waiting.helper.lost(one(1), "gone")
+    waiting.helper.configure(used=False, always=False)
+    waiting.helper.reconfigured()
+    assert waiting.heard == [None]
+    assert not waiting.take(StartHelper)
+    assert waiting.ask(ACCESS, tries=2) == 0
+
+
+def test_the_broker_ends_while_questions_wait(waiting):
+    waiting.ask(ACCESS, tries=2)
+    waiting.helper.lost(one(1), "gone")
+    waiting.take()
+    waiting.helper.stop()
+    waiting.out.now_ms += PAUSE_MS[0]
+    waiting.helper.timed_out()
+    assert waiting.take() == []
+    assert waiting.ask(ACCESS, tries=2) == 0
+
+
 # --- other settings -------------------------------------------------------------------------------------
 
 
@@ -294,8 +506,8 @@ def test_or_is_replaced_at_once_and_its_questions_are_asked_again():
     assert world.heard == []
     third = world.ask()
     world.say(HELLO, number=2)
-    assert [effect.exchange for effect in world.of(SendHelper)] == [first, second, third]
-    for number in (first, second, third):
+    assert [effect.exchange for effect in world.of(SendHelper)] == [second, third]  # nobody wants to know the first
+    for number in (second, third):
         world.say(TOLD, number, 2)
     assert world.heard == [TOLD, TOLD]
     assert len(world.helper) == 0

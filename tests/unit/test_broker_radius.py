@@ -1,5 +1,7 @@
 """What the helper that speaks RADIUS is given to keep: order, what is said again, what is refused, what is settled."""
 
+from dataclasses import replace
+
 import pytest
 
 from tlspool_broker import radius as module
@@ -290,14 +292,73 @@ def test_questions(world):
     assert "pw" not in repr(QUESTION)
 
 
-def test_a_helper_that_ends_tells_nobody_anything(world):
+def asked(world):
+    return [one.message for one in world.given if isinstance(one.message, AskAccess)]
+
+
+def test_a_question_goes_to_the_next_helper_with_what_is_left_of_its_time(world):
+    question, heard = replace(QUESTION, password=b"", deadline_ms=8000), []
+    number = world.radius.ask(question, heard.append)
+    world.goes()
+    world.comes()
+    assert asked(world) == [replace(question, deadline_ms=8000 - PAUSE_MS[0])]
+    assert heard == []
+    world.says(TOLD, number)
+    assert heard == [TOLD]
+
+
+def test_a_password_that_was_sent_is_not_sent_by_the_next_helper(world):
+    """Its answer may have counted.  One that was not sent waits until it can be."""
+    heard, later = [], []
+    assert world.radius.ask(replace(QUESTION, deadline_ms=8000), heard.append)
+    world.goes(back=False)
+    assert heard == [None]
+    number = world.radius.ask(QUESTION, later.append)
+    world.out.now_ms += PAUSE_MS[0]
+    world.radius.helper.timed_out()
+    world.take()
+    world.comes()
+    assert asked(world) == [QUESTION]
+    world.says(TOLD, number)
+    assert later == [TOLD]
+
+
+def test_when_two_helpers_have_failed_nobody_is_asked(world):
     heard = []
-    assert world.radius.ask(QUESTION, heard.append)
+    assert world.radius.ask(replace(QUESTION, password=b""), heard.append)
+    world.goes()
     world.goes(back=False)
     assert heard == [None]
     assert world.radius.ask(QUESTION, heard.append) == 0
     world.take()
     assert [one.fields["access"] for one in world.took] == ["not_asked"]
+
+
+def test_a_question_goes_to_two_helpers_only(world):
+    """Though they are well otherwise: it may be what ends them."""
+    heard = []
+    assert world.radius.ask(replace(QUESTION, password=b"", deadline_ms=60_000), heard.append)
+    for number in (1, 2):
+        assert heard == []
+        world.account(f"A-{number}")
+        world.keeps()
+        world.goes()
+        world.comes()
+    assert heard == [None]
+    assert asked(world) == []
+
+
+def test_records_and_questions_go_to_the_next_helper(world):
+    """Each in their order; records are said by this one, which knows which are on the disk."""
+    for number in (1, 2):
+        world.account(f"A-{number}")
+        assert world.radius.ask(replace(QUESTION, password=b"", deadline_ms=8000), lambda _told: None)
+    world.keeps(1)
+    world.goes()
+    assert (world.radius.records, world.radius.open_questions) == (1, 2)
+    world.comes()
+    assert [type(one.message) for one in world.given] == [AskAccess, AskAccess, Account]
+    assert names(world.records()) == ["A-2 START"]
 
 
 def test_status(world):

@@ -270,5 +270,8 @@ def test_the_core_asks_the_helper(no_leaks):
     question = AskAccess(purpose=Purpose.AUTHORIZE, attributes=(), state=b"", deadline_ms=10, password=b"")
     world.happen(RadiusAsked(7, question))
     world.radius_goes()
+    world.happen(RadiusAsked(8, AskRadius(after=0, count=0, retry=False)))
+    assert world.of(RadiusHeard) == [RadiusHeard(8, None)]  # how it is an operator is told at once
+    world.radius_returns()
     assert world.of(RadiusHeard)[-1] == RadiusHeard(7, None)
     world.close()
