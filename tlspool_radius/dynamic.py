@@ -8,9 +8,9 @@
 
 What is dropped is counted, and nobody gets an answer: who does not know the secret learns nothing, not even that
 somebody is here.  A request without an Event-Timestamp could be one of last year that somebody has kept, and ends
-sessions that have nothing to do with it: it is dropped, too (RFC 5176 section 6.3).  What has been done is remembered for
-as long as its time would let it in again.  XXX Not by the next helper: one that is started anew has five minutes in which
-an old request counts.
+sessions that have nothing to do with it: it is dropped, too (RFC 5176 section 6.3).  What has been done is
+remembered for as long as its time would let it in again.  XXX Not by the next helper: for one that is started anew
+requests of the last five minutes count once more.
 """
 
 from __future__ import annotations
