@@ -64,8 +64,7 @@ class Echo:
     def session(self, client: libstub.Pool) -> None:
         """Have one session."""
         sock = socket.create_connection(("127.0.0.1", self.port))
-        options = {"localid": "tlspool.arpa2.lab", "remoteid": "localhost"}
-        with libstub.starttls_client(sock, pool=client, **options) as session:
+        with libstub.starttls_client(sock, "localhost", localid="tlspool.arpa2.lab", pool=client) as session:
             assert session.sock.recv(1) == b"x"
 
 

@@ -71,6 +71,11 @@ def messages_page() -> str:
     return "".join(out)
 
 
+def _cell(text: str) -> str:
+    """Return text for a cell of a table: a bar in it would begin the next one, within backquotes too."""
+    return text.replace("|", "\\|")
+
+
 def _flow(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().split("\n"))
 
@@ -94,17 +99,27 @@ def errors_page() -> str:
         "changes its meaning. Programs that use protocol V2 directly see the com_err number of table `tlsP`.\n",
     ]
     last = 0
-    for code, entry in errors.TABLE.items():
+    for code, entry in sorted(errors.TABLE.items()):
         if code // 100 != last:
             last = code // 100
             out.append(
                 f"\n## {last}xx {heads[last]}\n\n| code | name | what happened | what to do | com_err |\n|---|---|---|---|---|\n"
             )
         out.append(
-            f"| {code.value} | {code.name} | {entry.happened} | {entry.remedy} "
+            f"| {code.value} | {code.name} | {_cell(entry.happened)} | {_cell(entry.remedy)} "
             f"| {entry.com_err.number} {entry.com_err.name} |\n"
         )
     return "".join(out)
+
+
+_REPEATED = {
+    "pkcs11_path": "path | | (K) | PKCS #11 library for the `pkcs11_token` lines that follow",
+    "pkcs11_token": "pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all",
+    "access": "rule | | B | [access rules](#access-rules)",
+    "account": "rule | | B | [account rules](#account-rules)",
+    "limit": "rule | | B | [limit rules](#limit-rules) for some callers",
+    "radius": "rule | | B | [RADIUS rules](#radius-rules)",
+}
 
 
 def configuration_page() -> str:
@@ -126,13 +141,8 @@ def configuration_page() -> str:
         shown = f"`{value}`" if value else ""
         parts = " ".join(f"({letter})" if letter in option.restart else letter for letter in option.parts)
         out.append(f"| `{option.name}` | {option.kind.what} | {shown} | {parts} | {option.doc} |\n")
-    out.append("| `pkcs11_path` | path | | (K) | PKCS #11 library for the `pkcs11_token` lines that follow |\n")
-    out.append(
-        "| `pkcs11_token` | pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all; may be repeated |\n"
-    )
-    out.append("| `access` | rule | | B | [access rules](#access-rules); may be repeated |\n")
-    out.append("| `account` | rule | | B | [account rules](#account-rules); may be repeated |\n")
-    out.append("| `limit` | rule | | B | [limit rules](#limit-rules) for some callers; may be repeated |\n")
+    for name in setting_table.REPEATED:
+        out.append(f"| `{name}` | {_REPEATED[name]}; may be repeated |\n")
     out.append(
         "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
         "those above error mean error, notice means info, `*` means debug. Spaces around a value do not count, but in "
@@ -404,7 +414,7 @@ def operations_page() -> str:
     rows = ["| code | what happened | what to do |\n|---|---|---|\n"]
     for number in _OFTEN:
         entry = errors.TABLE[errors.Code(number)]
-        rows.append(f"| {number} | {entry.happened} | {entry.remedy} |\n")
+        rows.append(f"| {number} | {_cell(entry.happened)} | {_cell(entry.remedy)} |\n")
     return "".join([before, _REFUSALS[0], *rows, _REFUSALS[1], behind])
 
 

@@ -37,7 +37,7 @@ from libstub.events import (
     Send,
     Shut,
 )
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import shut_down
 
 RECEIVE_B = 64 * 388
 """What is read in one go: more frames than a pool says at once."""
@@ -160,7 +160,7 @@ class Line:
                 case Send() | Close():
                     self._queue.append(effect)
                 case Shut(fd):
-                    _shut(fd)
+                    shut_down(fd)
                 case Break():
                     broken = True
                 case AskPlain() | AskLocalid() | Finish():
@@ -259,13 +259,3 @@ class Line:
     def __del__(self) -> None:
         if hasattr(self, "_sock"):
             self._sock.close()
-
-
-def _shut(fd: OwnedFd) -> None:
-    """Shut a socket down; what is none, or not connected, needs it not."""
-    with suppress(OSError):
-        sock = socket.socket(fileno=fd.fileno())
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        finally:
-            sock.detach()

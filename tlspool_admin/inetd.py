@@ -31,13 +31,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from libstub.errors import HandshakeFailed, PoolError
-from libstub.events import Abandoned, AskPlain, CallbackRefused, Established, Finish, PlainGiven, Ticket
+from libstub.events import Abandoned, AskPlain, CallbackRefused, Established, PlainGiven
 from libstub.line import Told
 from libstub.pool import Pool
 from libstub.session import TlsSession
 from tlspool_admin.endpoints import shown
-from tlspool_admin.loop import Ask, PoolLoop
+from tlspool_admin.loop import Ask, PoolLoop, Setup
 from tlspool_admin.preambles.proxyheader import Origin, origin_of
 from tlspool_admin.preambles.script import Fail, Side
 from tlspool_admin.preambles.whole import Meeting, Preamble
@@ -79,20 +78,14 @@ class Service:
 
 
 @dataclass(slots=True, eq=False)
-class _Setup:
+class _Setup(Setup):
     """A connection that is being set up; ``ours`` is the program's end of the pair."""
 
-    ticket: Ticket
-    accepted: socket.socket
-    meeting: Meeting
-    remote: object
-    talk: Talk | None = None
     ours: socket.socket | None = None
-    opening: bytes = b""
 
     def close(self) -> None:
         """Close what was not given away."""
-        self.accepted.close()
+        Setup.close(self)  # not super(): slots=True has made this class anew
         if self.ours is not None:
             self.ours.close()
 
@@ -118,23 +111,18 @@ def environment(session: TlsSession, origin: Origin | None) -> dict[str, str]:
     return made
 
 
-class Inetd(PoolLoop):
+class Inetd(PoolLoop[_Setup]):
     """A running service.  ``run`` returns after ``stop``; it closes the listeners."""
+
+    failed_event = "run.failed"
 
     def __init__(self, service: Service, listeners: Sequence[socket.socket], log: Log) -> None:
         super().__init__(service.ask, listeners, log)
         self._service = service
-        self._setups: dict[Ticket, _Setup] = {}
         self._children: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
-
-    def _is_busy(self) -> bool:
-        return bool(self._setups)
 
     def _has_room(self) -> bool:
         return len(self._setups) + len(self._children) < self._service.children
-
-    def _is_done(self) -> bool:
-        return not self._service.ask.lingers or not self._setups
 
     def _time_passed(self, now_s: float) -> None:
         """Talks and handshakes are all that takes time, and both are bounded already."""
@@ -143,7 +131,7 @@ class Inetd(PoolLoop):
 
     def _accepted(self, sock: socket.socket, remote: object) -> None:
         meeting = Meeting(origin_of(sock), secrets.token_hex(8))
-        setup = _Setup(self._next_ticket(), sock, meeting, remote)
+        setup = _Setup(self._next_ticket(), sock, remote, meeting)
         self._setups[setup.ticket] = setup
         if self._service.preamble.is_empty:
             self._starttls(setup)
@@ -162,26 +150,13 @@ class Inetd(PoolLoop):
         self._starttls(setup)
 
     def _starttls(self, setup: _Setup) -> None:
-        try:
-            self._secure(setup.ticket, setup.accepted, details=True)
-        except PoolError as error:
-            self._fail(setup, "warning", str(error), error.code)
+        self._secure(setup, setup.accepted, details=True)
 
-    def _tell_owner(self, told: Told) -> None:
-        setup = self._setups.get(told.ticket)
-        if setup is None:
-            return
-        match told:
-            case AskPlain() if setup.ours is None:
-                self._give_plain(setup)
-            case Finish(_, Established() as established):
-                self._spawn(setup, established)
-            case Finish(_, outcome):
-                level = "info" if isinstance(outcome, HandshakeFailed) else "warning"
-                code = outcome.code if isinstance(outcome, PoolError) else 0
-                self._fail(setup, level, str(outcome), code)
-            case _:
-                self._tell(CallbackRefused(told.ticket))
+    def _called_back(self, setup: _Setup, told: Told) -> None:
+        if isinstance(told, AskPlain) and setup.ours is None:
+            self._give_plain(setup)
+        else:
+            self._tell(CallbackRefused(told.ticket))
 
     def _give_plain(self, setup: _Setup) -> None:
         try:
@@ -195,7 +170,7 @@ class Inetd(PoolLoop):
 
     # --- programs -------------------------------------------------------------------------------------
 
-    def _spawn(self, setup: _Setup, established: Established) -> None:
+    def _established(self, setup: _Setup, established: Established) -> None:
         if setup.ours is None:
             self._fail(setup, "warning", "the pool did not ask where the plaintext goes", 0)
             return
@@ -232,17 +207,8 @@ class Inetd(PoolLoop):
 
     # --- ends -----------------------------------------------------------------------------------------
 
-    def _fail(self, setup: _Setup, level: str, cause: str, code: int) -> None:
-        self._setups.pop(setup.ticket, None)
-        if setup.talk is not None:
-            self._end_talk(setup.talk)
-        setup.close()
-        self._log.note(level, "run.failed", remote=shown(setup.remote), code=code, cause=cause)
-
     def _drop(self) -> None:
-        for setup in self._setups.values():
-            setup.close()
-        self._setups.clear()
+        super()._drop()
         if not self._service.ask.lingers:
             self._await_children(GRACE_S, 2)
             for number, stops in ((signal.SIGTERM, 3), (signal.SIGKILL, 4)):

@@ -1,8 +1,10 @@
 """A loop that accepts connections and has the pool secure them: what tunnel and inetd have in common.
 
 Theory of operation.  One loop over epoll, no threads, one connection to the pool.  Handlers find out for themselves
-whether there is something to do.  Accepting stops while there is no room, and pauses when descriptors run out; then
-connections wait in the kernel's backlog.  A connection to the pool that was lost is made again when it is needed.
+whether there is something to do.  A *setup* is kept for each connection, from accept until the pool's final reply, or
+until it fails, which is one line in the log.  Accepting stops while there is no room, and pauses when descriptors run
+out; then connections wait in the kernel's backlog.  A connection to the pool that was lost is made again when it is
+needed.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar, Generic, TypeVar
 
-from libstub.errors import PoolError
-from libstub.events import Event, StarttlsAsked, Ticket, TimePassed
+from libstub.errors import HandshakeFailed, PoolError
+from libstub.events import Established, Event, Finish, StarttlsAsked, Ticket, TimePassed
 from libstub.line import Line, Told
-from tlspool_admin.endpoints import close_listener
+from tlspool_admin.endpoints import close_listener, shown
+from tlspool_admin.preambles.whole import Meeting
 from tlspool_admin.talk import Outcome, Talk
 from tlspool_common.appwire import CTLKEY_B, Flag, Starttls
 from tlspool_common.fd import OwnedFd
@@ -64,8 +68,37 @@ class Ask:
         return bool(self.request.flags & Flag.FORK)
 
 
-class PoolLoop(abc.ABC):
+@dataclass(slots=True, eq=False)
+class Setup:
+    """A connection that is being set up.
+
+    Attributes:
+        accepted: until it is given away.
+        remote: its address, for the log.
+        talk: the conversation before TLS, while there is one.
+        opening: what the conversation left to be said first.
+    """
+
+    ticket: Ticket
+    accepted: socket.socket
+    remote: object
+    meeting: Meeting
+    talk: Talk | None = None
+    opening: bytes = b""
+
+    def close(self) -> None:
+        """Close what was not given away."""
+        self.accepted.close()
+
+
+S = TypeVar("S", bound=Setup)
+
+
+class PoolLoop(abc.ABC, Generic[S]):
     """Accepts and asks.  ``run`` returns after ``stop``; it closes the listeners."""
+
+    failed_event: ClassVar[str]
+    """What the log calls a connection that could not be set up."""
 
     def __init__(self, ask: Ask, listeners: Sequence[socket.socket], log: Log) -> None:
         self._ask = ask
@@ -73,6 +106,7 @@ class PoolLoop(abc.ABC):
         self._log = log
         self._line: Line | None = None
         self._last_ticket = 0
+        self._setups: dict[Ticket, S] = {}
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._talks: dict[Talk, Callable[[Outcome], None]] = {}
@@ -90,32 +124,24 @@ class PoolLoop(abc.ABC):
     # --- what differs ---------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def _is_busy(self) -> bool:
-        """Whether something is being set up, or has a time limit."""
-
-    @abc.abstractmethod
     def _has_room(self) -> bool:
         """Whether another connection can be accepted."""
-
-    @abc.abstractmethod
-    def _is_done(self) -> bool:
-        """Whether there is nothing to wait for, after ``stop``."""
 
     @abc.abstractmethod
     def _accepted(self, sock: socket.socket, remote: object) -> None:
         """Take a connection over."""
 
     @abc.abstractmethod
-    def _tell_owner(self, told: Told) -> None:
-        """Act upon what the pool wants or says."""
+    def _established(self, setup: S, established: Established) -> None:
+        """Be done with a setup that has become a session."""
+
+    @abc.abstractmethod
+    def _called_back(self, setup: S, told: Told) -> None:
+        """Answer what the pool wants to know on the way."""
 
     @abc.abstractmethod
     def _time_passed(self, now_s: float) -> None:
         """End what has taken too long."""
-
-    @abc.abstractmethod
-    def _drop(self) -> None:
-        """Close what is being set up; the connection to the pool is closed already."""
 
     # --- the loop -------------------------------------------------------------------------------------
 
@@ -130,7 +156,7 @@ class PoolLoop(abc.ABC):
         try:
             self._adjust()
             while not (self._stops and (self._stops > 1 or self._is_done() or time.monotonic() >= self._end_s)):
-                busy = self._is_busy() or self._pause_until_s > 0
+                busy = bool(self._setups) or self._pause_until_s > 0
                 for fd, _ in self._epoll.poll(TICK_S if busy else None):
                     # A descriptor may have been closed, and its number used again, since poll said this: every
                     # handler finds out for itself whether there is something to do.
@@ -143,6 +169,10 @@ class PoolLoop(abc.ABC):
         finally:
             self._close()
 
+    def _is_done(self) -> bool:
+        """Whether there is nothing to wait for, after ``stop``."""
+        return not self._ask.lingers or not self._setups
+
     def _close(self) -> None:
         for listener in self._listeners:
             close_listener(listener)
@@ -153,6 +183,12 @@ class PoolLoop(abc.ABC):
         self._epoll.close()
         self._wake.close()
         self._waker.close()
+
+    def _drop(self) -> None:
+        """Close what is being set up; the connection to the pool is closed already."""
+        for setup in self._setups.values():
+            setup.close()
+        self._setups.clear()
 
     def _watch(self, fd: int, events: int, handler: Callable[[], None]) -> None:
         self._epoll.register(fd, events)
@@ -256,21 +292,18 @@ class PoolLoop(abc.ABC):
 
     # --- the pool -------------------------------------------------------------------------------------
 
-    def _secure(self, ticket: Ticket, crypt: socket.socket, *, details: bool) -> None:
-        """Give a socket to the pool.
-
-        Raises:
-            PoolError: there is no connection to it; the socket is closed.
-        """
+    def _secure(self, setup: S, crypt: socket.socket, *, details: bool) -> None:
+        """Give a socket to the pool; without a connection to it the socket is closed, and the setup fails."""
         ask = self._ask
         try:
             self._reach()
-        except PoolError:
+        except PoolError as error:
             crypt.close()
-            raise
+            self._fail(setup, "warning", str(error), error.code)
+            return
         request = replace(ask.request, ctlkey=secrets.token_bytes(CTLKEY_B))
         fd = OwnedFd(crypt.detach())
-        self._tell(StarttlsAsked(ticket, request, fd, ask.alpn, details=details, patience_s=ask.patience_s))
+        self._tell(StarttlsAsked(setup.ticket, request, fd, ask.alpn, details=details, patience_s=ask.patience_s))
 
     def _reach(self) -> None:
         """Have a connection to the pool; a new one if the last was lost."""
@@ -302,3 +335,30 @@ class PoolLoop(abc.ABC):
             self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if line.wants_write else 0))
         for one in told:
             self._tell_owner(one)
+
+    def _tell_owner(self, told: Told) -> None:
+        setup = self._setups.get(told.ticket)
+        if setup is None:
+            return
+        match told:
+            case Finish(_, Established() as established):
+                self._established(setup, established)
+            case Finish(_, outcome):
+                level = "info" if isinstance(outcome, HandshakeFailed) else "warning"
+                code = outcome.code if isinstance(outcome, PoolError) else 0
+                self._fail(setup, level, str(outcome), code)
+            case _:
+                self._called_back(setup, told)
+
+    # --- ends of setups -------------------------------------------------------------------------------
+
+    def _forget(self, setup: S) -> None:
+        """Be done with a setup; what was not given away is closed."""
+        self._setups.pop(setup.ticket, None)
+        if setup.talk is not None:
+            self._end_talk(setup.talk)
+        setup.close()
+
+    def _fail(self, setup: S, level: str, cause: str, code: int) -> None:
+        self._forget(setup)
+        self._log.note(level, self.failed_event, remote=shown(setup.remote), code=code, cause=cause)

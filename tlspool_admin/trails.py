@@ -42,13 +42,14 @@ def find(paths: Iterable[Path]) -> Trails:
 
     Raises:
         PoolError: FIELD_MALFORMED, one is named as no file of a trail is; SETTING_INVALID, there are none.
-        OSError: a directory cannot be read.
+        OSError: one does not exist, or a directory cannot be read.
     """
     found: dict[str, dict[int, Path]] = {}
     paths = list(paths)
     for path in paths:
         names = [one for one in path.iterdir() if _FILE.fullmatch(one.name)] if path.is_dir() else [path]
         for one in names:
+            one.stat()  # one that does not exist is called that, and not misnamed
             match = _FILE.fullmatch(one.name)
             if match is None:
                 raise PoolError(Code.FIELD_MALFORMED, f"{one} is not named as a file of a trail: broker-000001.jsonl")

@@ -31,21 +31,18 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from libstub.errors import HandshakeFailed, PoolError
 from libstub.events import (
     Abandoned,
     AskPlain,
     CallbackRefused,
     Established,
-    Finish,
     PlainGiven,
-    Ticket,
 )
 from libstub.line import Told
-from tlspool_admin.endpoints import Endpoint, shown, tune
-from tlspool_admin.loop import SHORT, Ask, PoolLoop
+from tlspool_admin.endpoints import Endpoint, tune
+from tlspool_admin.loop import SHORT, Ask, PoolLoop, Setup
 from tlspool_admin.preambles.proxyheader import origin_of
 from tlspool_admin.preambles.script import Fail, Side
 from tlspool_admin.preambles.whole import Meeting, Preamble
@@ -83,65 +80,47 @@ class Plan:
 
 
 @dataclass(slots=True, eq=False)
-class _Setup:
+class _Setup(Setup):
     """A connection that is being set up.
 
     Attributes:
-        accepted: until it is given away.
         outbound: until it is given away; None between two attempts.
         target: index of the one that ``outbound`` connects to.
         connecting: ``outbound`` is not connected yet.
         asked: the pool wants the plaintext descriptor, for a session with this remote identity.
-        opening: what the conversation left to be said first.
         deadline_s: when connecting has taken too long.
     """
 
-    ticket: Ticket
-    accepted: socket.socket
-    remote: object
-    meeting: Meeting
     outbound: socket.socket | None = None
     target: int = -1
     connecting: bool = True
-    talk: Talk | None = None
-    opening: bytes = b""
     asked: str | None = None
-    deadline_s: float = field(default=0.0)
+    deadline_s: float = 0.0
 
     def close(self) -> None:
         """Close what was not given away."""
-        self.accepted.close()
+        Setup.close(self)  # not super(): slots=True has made this class anew
         if self.outbound is not None:
             self.outbound.close()
 
 
-class Tunnel(PoolLoop):
+class Tunnel(PoolLoop[_Setup]):
     """A running tunnel.  ``run`` returns after ``stop``; it closes the listeners."""
+
+    failed_event = "tunnel.failed"
 
     def __init__(self, plan: Plan, listeners: Sequence[socket.socket], log: Log) -> None:
         super().__init__(plan.ask, listeners, log)
         self._plan = plan
         self._is_server = plan.ask.is_server
-        self._setups: dict[Ticket, _Setup] = {}
-
-    def _is_busy(self) -> bool:
-        return bool(self._setups)
 
     def _has_room(self) -> bool:
         return len(self._setups) < self._plan.setups
-
-    def _is_done(self) -> bool:
-        return not self._plan.ask.lingers or not self._setups
 
     def _time_passed(self, now_s: float) -> None:
         for setup in list(self._setups.values()):
             if setup.connecting and now_s >= setup.deadline_s:
                 self._connect_failed(setup, os.strerror(errno.ETIMEDOUT))
-
-    def _drop(self) -> None:
-        for setup in self._setups.values():
-            setup.close()
-        self._setups.clear()
 
     # --- accepting and connecting -----------------------------------------------------------------------
 
@@ -243,27 +222,17 @@ class Tunnel(PoolLoop):
             crypt, setup.outbound = setup.outbound, None
         if crypt is None:
             return
-        try:
-            self._secure(setup.ticket, crypt, details=False)
-        except PoolError as error:
-            self._fail(setup, "warning", str(error), error.code)
+        self._secure(setup, crypt, details=False)
 
-    def _tell_owner(self, told: Told) -> None:
-        setup = self._setups.get(told.ticket)
-        if setup is None:
-            return
-        match told:
-            case AskPlain(_, _, remoteid):
-                setup.asked = remoteid
-                self._give_plain(setup)
-            case Finish(_, Established()):
-                self._forget(setup)
-            case Finish(_, outcome):
-                level = "info" if isinstance(outcome, HandshakeFailed) else "warning"
-                code = outcome.code if isinstance(outcome, PoolError) else 0
-                self._fail(setup, level, str(outcome), code)
-            case _:
-                self._tell(CallbackRefused(told.ticket))
+    def _established(self, setup: _Setup, established: Established) -> None:
+        self._forget(setup)
+
+    def _called_back(self, setup: _Setup, told: Told) -> None:
+        if isinstance(told, AskPlain):
+            setup.asked = told.remoteid
+            self._give_plain(setup)
+        else:
+            self._tell(CallbackRefused(told.ticket))
 
     def _give_plain(self, setup: _Setup) -> None:
         if self._is_server and setup.connecting:
@@ -283,17 +252,9 @@ class Tunnel(PoolLoop):
         self._tell(PlainGiven(setup.ticket, OwnedFd(plain.detach())))
 
     def _forget(self, setup: _Setup) -> None:
-        """Be done with a setup; what was not given away is closed."""
-        self._setups.pop(setup.ticket, None)
-        if setup.talk is not None:
-            self._end_talk(setup.talk)
         if setup.outbound is not None:
             self._unwatch(setup.outbound.fileno())
-        setup.close()
-
-    def _fail(self, setup: _Setup, level: str, cause: str, code: int) -> None:
-        self._forget(setup)
-        self._log.note(level, "tunnel.failed", remote=shown(setup.remote), code=code, cause=cause)
+        super()._forget(setup)
 
 
 def _sent(sock: socket.socket, data: bytes) -> bool:

@@ -60,9 +60,9 @@ _LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
 def main(argv: list[str] | None = None) -> int:
     """Run the broker until it is told to end; return the exit status."""
     parser = argparse.ArgumentParser(prog="tlspool-broker", description="the TLS pool's broker")
-    parser.add_argument("--config", type=Path, default=settings.default_path(), help="default: %(default)s")
+    parser.add_argument("--config", type=Path, default=settings.default_path(), metavar="FILE", help=settings.PATH_HELP)
     parser.add_argument("--check", action="store_true", help="only say whether the configuration is right")
-    parser.add_argument("--foreground", action="store_true", help="for scripts: this daemon never forks anyway")
+    parser.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
     args = parser.parse_args(argv)
     try:
         config = settings.load(args.config, Part.BROKER)

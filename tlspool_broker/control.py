@@ -188,7 +188,7 @@ class Control:
             case ["worker", number]:
                 worker_id = number_untrusted(number, "name a worker by its number: drain worker 4711")
                 if self._core.workers.by_id(worker_id) is None:
-                    raise PoolError(Code.FIELD_MALFORMED, f"there is no worker {worker_id}; see: workers")
+                    raise PoolError(Code.FIELD_MALFORMED, f"there is no worker {worker_id}; tlspool workers lists them")
                 self._log.info("worker.drain", worker=worker_id, uid=asker(request), author=author(request))
                 self._happened(FinishAsked(worker_id))
             case _:

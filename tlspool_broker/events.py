@@ -9,7 +9,6 @@ with exactly one effect, and what an effect carries the shell closes, whether or
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import Enum
 
 from tlspool_broker.parties import Caller as Caller
@@ -30,7 +29,7 @@ from tlspool_broker.said import ToHelper as ToHelper
 from tlspool_broker.said import ToWorker as ToWorker
 from tlspool_common.appwire import Frame
 from tlspool_common.fd import OwnedFd
-from tlspool_common.log import Value
+from tlspool_common.log import Note as Note
 from tlspool_common.messages import (
     KeyAnswer,
     KeydHello,
@@ -400,15 +399,6 @@ class Disarm:
     """Do not fire this timer."""
 
     timer: Timer
-
-
-@record
-class Note:
-    """Write a line to the log."""
-
-    level: str
-    event: str
-    fields: dict[str, Value] = field(default_factory=dict)
 
 
 Effect = (

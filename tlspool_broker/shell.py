@@ -6,11 +6,9 @@ and waits until the effects of this one are through.
 
 from __future__ import annotations
 
-import socket
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import assert_never
 
 from tlspool_broker.applications import Applications
@@ -49,7 +47,7 @@ from tlspool_broker.loads import Lag, Loads
 from tlspool_broker.radius_questions import RadiusQuestions
 from tlspool_broker.timers import Timers
 from tlspool_common import grants
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import shut_down
 from tlspool_common.log import Log
 from tlspool_common.settings import Settings
 
@@ -157,7 +155,9 @@ class Shell:
             case StopHelper(helper):
                 self.borders.stop_helper(helper)
             case DropFd(dropped, shut):
-                _drop(dropped, shut)
+                if shut:
+                    shut_down(dropped)
+                dropped.close()
             case _:
                 assert_never(effect)
 
@@ -167,15 +167,3 @@ class Shell:
         self._lag.close()
         self.applications.close()
         self.borders.close()
-
-
-def _drop(fd: OwnedFd, shut: bool) -> None:
-    if shut:
-        # Others may hold copies, so closing ours would not end the connection.
-        with suppress(OSError):
-            sock = socket.socket(fileno=fd.fileno())
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            finally:
-                sock.detach()
-    fd.close()

@@ -32,6 +32,9 @@ NOT_PASSED_ON = (
 """OPENSSL_CONF may name the worker's provider; another OpenSSL, such as a PKCS #11 module's, must not load that.  The
 others are a daemon's business with its supervisor."""
 
+RESOLVER = "timeout:2 attempts:2"
+"""For glibc (resolv.conf(5), RES_OPTIONS): name servers that do not answer are given up in seconds, not in thirty."""
+
 
 def environment() -> dict[str, str]:
     """Return the environment of a child: ours, but for what it must not see."""
@@ -39,6 +42,11 @@ def environment() -> dict[str, str]:
     search = [str(_ROOT)] + [part for part in kept.get("PYTHONPATH", "").split(os.pathsep) if part]
     # PYTHONSAFEPATH: `python -m` would look for our modules in the working directory first, whosever that is.
     return kept | {"PYTHONPATH": os.pathsep.join(search), "PYTHONSAFEPATH": "1"}
+
+
+def helper_environment() -> dict[str, str]:
+    """Return the environment of a helper of the broker, which may look up names; an operator's RES_OPTIONS counts."""
+    return {"RES_OPTIONS": RESOLVER} | environment()
 
 
 def start(channel_fd: OwnedFd, module: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -53,6 +61,16 @@ def start(channel_fd: OwnedFd, module: str, words: Sequence[str], environ: Mappi
         # POSIX_SPAWN_DUP2 leaves the copy open across exec, also when both numbers are the same (glibc 2.29)
         actions = [(os.POSIX_SPAWN_DUP2, channel_fd.fileno(), CHANNEL_FD)]
         return os.posix_spawn(sys.executable, [sys.executable, "-m", module, *words], environ, file_actions=actions)
+
+
+def start_helper(channel_fd: OwnedFd, module: str, wishes: Sequence[str]) -> int:
+    """Start a helper of this process, with its channel and these arguments; as ``start``.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    words = ["--fd", str(CHANNEL_FD), "--parent", str(os.getpid()), *wishes]
+    return start(channel_fd, module, words, helper_environment())
 
 
 def watch(pid: int) -> OwnedFd:

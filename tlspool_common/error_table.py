@@ -10,8 +10,8 @@ _C = ComErr
 TABLE: dict[Code, Entry] = {
     Code.FIELD_MALFORMED: Entry(
         _C.COMMAND_NOTIMPL,
-        "a field of the message is malformed",
-        "send text as at most 127 bytes of UTF-8 with a NUL behind it",
+        "a value is missing or malformed",
+        "correct what is named",
     ),
     Code.COMMAND_UNKNOWN: Entry(
         _C.COMMAND_UNKNOWN,
@@ -55,7 +55,7 @@ TABLE: dict[Code, Entry] = {
     Code.LOCALID_MISSING: Entry(
         _C.CONNECTION_DRIVER_SETUP,
         "a server needs a local identity",
-        "set localid to an identity of the localid database",
+        "set localid to an identity that tlspool localid list shows",
     ),
     Code.REMOTEID_MISSING: Entry(
         _C.CONNECTION_DRIVER_SETUP, "a client needs a remote identity", "set remoteid to the name of the server"
@@ -84,7 +84,9 @@ TABLE: dict[Code, Entry] = {
         "answer callbacks within the STARTTLS timeout",
     ),
     Code.RECORD_MALFORMED: Entry(
-        _C.CONNECTION_DRIVER_SETUP, "a database record is malformed", "write the record again with the tlspool command"
+        _C.CONNECTION_DRIVER_SETUP,
+        "a database record, or what was to be one, is malformed",
+        "correct what is named; a stored record is replaced by setting it again",
     ),
     Code.SESSION_UNKNOWN: Entry(_C.CTLKEY_NOT_FOUND, "there is no such session", "list them: tlspool sessions"),
     Code.CTLKEY_DETACHED: Entry(
@@ -236,7 +238,7 @@ TABLE: dict[Code, Entry] = {
         "end that one first; tlspool status --all names it",
     ),
     Code.SERVICE_DENIED: Entry(
-        _C.FACILITY_STARTTLS, "this user may not serve PINs", "name the user in pin_services, and restart keyd"
+        _C.FACILITY_STARTTLS, "this user may not serve PINs", "name the user in pin_services, then: tlspool reload"
     ),
     Code.CHOICE_REFUSED: Entry(
         _C.CONNECTION_DRIVER_SETUP,
@@ -368,7 +370,9 @@ TABLE: dict[Code, Entry] = {
         "set pkcs11_pin_file, give keyd a systemd credential, or run: tlspool pin",
     ),
     Code.PIN_WRONG: Entry(
-        _C.STIRRED_NOT_SHAKEN, "the token refused the PIN; it is not tried again", "correct the PIN and restart keyd"
+        _C.STIRRED_NOT_SHAKEN,
+        "the token refused the PIN; it is not tried again",
+        "correct it in its file, then: tlspool reload; a credential: restart keyd; a typed one: tlspool pin --again",
     ),
     Code.PIN_LOCKED: Entry(
         _C.STIRRED_NOT_SHAKEN, "the token's PIN is locked", "unlock it with the security officer's PIN"
@@ -414,7 +418,11 @@ TABLE: dict[Code, Entry] = {
         "look for its exit code in the log of tlspool-worker",
     ),
     Code.STOPPING: Entry(_C.CLIENT_DISCONNECT, "the pool is stopping", "try again when it has been started"),
-    Code.DRAINING: Entry(_C.CLIENT_DISCONNECT, "the pool takes no new sessions", "wait, or let it: drain off"),
+    Code.DRAINING: Entry(
+        _C.CLIENT_DISCONNECT,
+        "the pool takes no new sessions",
+        "wait until it takes them again, or tell it to: tlspool resume",
+    ),
     Code.DATABASE: Entry(_C.CONNECTION_DRIVER_SETUP, "a database could not be read", "look at the broker's log"),
     Code.WORKER_SLOW: Entry(
         _C.ENTANGLED_THREADS, "the worker did not answer in time", "look at its load, and at the log of tlspool-worker"
@@ -422,7 +430,7 @@ TABLE: dict[Code, Entry] = {
     Code.DATABASES_IN_USE: Entry(
         _C.CONNECTION_DRIVER_SETUP,
         "another process has the databases open",
-        "use the broker's control socket, or stop the broker first",
+        "end that process; if it is the broker, have run_dir name the directory of its control socket",
     ),
     Code.KEY_UNCHECKED: Entry(
         _C.STIRRED_NOT_SHAKEN,
@@ -444,9 +452,13 @@ TABLE: dict[Code, Entry] = {
     ),
     Code.SETTING_INVALID: Entry(_C.CONNECTION_DRIVER_SETUP, "a setting is invalid", "correct the named setting"),
     Code.PROVIDER_ABSENT: Entry(
-        _C.CONNECTION_DRIVER_SETUP, "the OpenSSL provider is not in effect", "build it: pip install ."
+        _C.CONNECTION_DRIVER_SETUP,
+        "the OpenSSL provider is not in effect",
+        "install the pool again; from its source tree: pip install .",
     ),
-    Code.PIN_FILE_EXPOSED: Entry(_C.CONNECTION_DRIVER_SETUP, "the PIN file can be read by others", "chmod 0600"),
+    Code.PIN_FILE_EXPOSED: Entry(
+        _C.CONNECTION_DRIVER_SETUP, "the PIN file can be read by others", "give it mode 0600 and keyd's user"
+    ),
     Code.POLICY_UNKNOWN: Entry(
         _C.CONNECTION_DRIVER_SETUP,
         "there is no crypto policy of that name",

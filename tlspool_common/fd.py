@@ -82,6 +82,16 @@ class OwnedFd:
         return f"OwnedFd({self._fd})"
 
 
+def shut_down(fd: OwnedFd) -> None:
+    """Shut a socket down, whoever else holds a copy; what is none, or not connected, needs it not."""
+    with suppress(OSError):
+        sock = socket.socket(fileno=fd.fileno())
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            sock.detach()
+
+
 def open_fds() -> set[int]:
     """Return the descriptors of this process, less the one that finds them (proc_pid_fd(5))."""
     found = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}

@@ -17,9 +17,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import field
 
 from tlspool_common.event_table import PROVOKED
 from tlspool_common.ration import Ration
+from tlspool_common.record import record
 
 LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
@@ -35,6 +37,15 @@ _PLAIN = re.compile(r"[^ \"'=\\]+")
 
 Value = str | int | float | bool | None
 Reader = Callable[[str, Mapping[str, Value]], None]
+
+
+@record
+class Note:
+    """Write a line to the log: an effect, for cores have no log."""
+
+    level: str
+    event: str
+    fields: dict[str, Value] = field(default_factory=dict)
 
 
 def escape(value: Value) -> str:

@@ -103,7 +103,7 @@ def fill(template: str, words: Mapping[str, str]) -> str:
 def _template(name: str, value: str) -> str:
     attribute = BY_NAME.get(name)
     if attribute is None or not attribute.use & Use.REQUEST:
-        raise ValueError(f"{name} is no attribute that a rule sets: docs/radius.md lists them")
+        raise ValueError(f"{name} is no attribute that a rule sets: docs/radius-attributes.md lists them")
     if len(value.encode()) > TEMPLATE_B or not value.isprintable():
         raise ValueError(f"the template of {name} must be at most {TEMPLATE_B} bytes of text")
     for word in _PIECES.findall(value):

@@ -37,6 +37,7 @@ def look(settings: Settings, path: Path) -> list[Remark]:
         *_pin_file(settings),
         *_modules(dict.fromkeys(module.path for module in settings.pkcs11)),
         *_lists(settings),
+        *_module_directories(settings),
         *setting_checks_radius.look(settings),
     ]
 
@@ -159,6 +160,19 @@ def _why_not_loadable(path: str) -> str:
         last = (done.stderr.strip().splitlines() or ["no reason"])[-1]
         return f"does not load: {last.partition(': ')[2] or last}"
     return ""
+
+
+def _module_directories(settings: Settings) -> Iterator[Remark]:
+    """What is not there when keyd starts its modules may not open later either, and their own errors say little."""
+    for path in settings.pkcs11_directory:
+        found = stat_of("pkcs11_directory", path)
+        if isinstance(found, Remark) and found.level == "error":
+            text = f"{found.text}: modules may not open it, even when it comes later"
+            yield Remark(
+                "warning", found.keyword, found.subject, text, "make it, then restart keyd; or take the line out"
+            )
+        elif isinstance(found, Remark):
+            yield found
 
 
 def _lists(settings: Settings) -> Iterator[Remark]:

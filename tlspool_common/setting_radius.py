@@ -54,7 +54,8 @@ RADIUS: tuple[Option, ...] = (
         600.0,
         "B",
         "",
-        "seconds between two accounting updates of a session, at least 60; 0: none; a server may say otherwise",
+        "seconds between two accounting updates of a session; less than 60 counts as 60; 0: none; a server may say "
+        "otherwise",
     ),
     Option(
         "radius_spool_dir",

@@ -87,7 +87,7 @@ TABLE: tuple[Option, ...] = (
         2,
         "K",
         "",
-        "wrong PINs in a row before nobody is asked any more; cards lock at three",
+        "after so many wrong PINs in a row nobody is asked any more; cards lock at three",
     ),
     Option(
         "choice_services",
@@ -183,8 +183,8 @@ TABLE: tuple[Option, ...] = (
         "refuse",
         "B",
         "",
-        "a server whose client asks for a name that it has not: an alert, or whom the application named answers, else "
-        "`default_localid`",
+        "what a server does when its client asks for a name that the server does not have. `refuse`: it sends an "
+        "alert. `default`: the identity that the application named answers, or, without one, `default_localid`",
     ),
     Option("crl_file", k.PATHS, (), "B", "", "certificate revocation list (PEM or DER); may be repeated", True),
     Option("online", k.YES_OR_NO, True, "B", "", "whether lists and OCSP responders are asked over the network"),
@@ -294,7 +294,8 @@ TABLE: tuple[Option, ...] = (
         "application",
         "B",
         "B",
-        "whether an application that is asked may let another identity answer for the name that a client asked for",
+        "`application`: an application that is asked may let another identity answer than the client asked for; "
+        "`strict`: it may not",
     ),
     Option(
         "audit_dir",

@@ -134,7 +134,8 @@ class _Reader:
     def _wrong(self, name: str, hint: str) -> None:
         """Note what is wrong with a setting that is fine by itself."""
         if not any(problem.keyword == name for problem in self.problems):
-            self.problems.append(Problem(self.origins.get(name, 0), name, str(self.values[name]), hint))
+            shown = BY_NAME[name].kind.show(self.values[name])
+            self.problems.append(Problem(self.origins.get(name, 0), name, shown, hint))
 
     def finish(self) -> None:
         """See whether the settings go together."""
@@ -157,7 +158,7 @@ class _Reader:
         if values["pkcs11_pin"] is not None:
             self.warnings.append("pkcs11_pin: the PIN is better off in a file of keyd's own: pkcs11_pin_file")
         if values["audit_required"] and values["audit_dir"] is None:
-            self._wrong("audit_required", "needs an audit_dir")
+            self._wrong("audit_required", "needs an audit_dir: name one")
         self._judge_radius()
         self._judge_policy()
 
@@ -271,6 +272,10 @@ def parse_untrusted(text: str, part: Part | None = None) -> Settings:
     if settings is None:
         raise SettingError.of(problems)
     return settings
+
+
+PATH_HELP = "configuration (default: TLSPOOL_CONFIG_FILE, else /etc/tlspool.conf)"
+"""What ``--config`` of each daemon says of itself."""
 
 
 def default_path() -> Path:

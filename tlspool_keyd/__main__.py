@@ -49,9 +49,9 @@ _PROMPT = "PIN of the PKCS #11 tokens (empty: none): "
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="tlspool-keyd", description="The key daemon of a TLS pool.")
-    parser.add_argument("--config", type=Path, default=config.default_path(), help="configuration file")
+    parser.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
     parser.add_argument("--check", action="store_true", help="read configuration and PIN file, try no PIN, and end")
-    parser.add_argument("--foreground", action="store_true", help="for completeness: it never goes anywhere else")
+    parser.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
     return parser.parse_args(argv)
 
 

@@ -6,12 +6,11 @@ A *generation* numbers a token process, a *ticket* the descriptor over which one
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import Enum
 
 from tlspool_common.appwire import Frame
 from tlspool_common.errors import Code
-from tlspool_common.log import Value
+from tlspool_common.log import Note as Note
 from tlspool_common.messages import (
     KeyAnswer,
     KeyChannel,
@@ -332,15 +331,6 @@ class Arm:
 
     timer: Timer
     delay_ms: float
-
-
-@record
-class Note:
-    """Write a line to the log."""
-
-    level: str
-    event: str
-    fields: dict[str, Value] = field(default_factory=dict)
 
 
 Effect = (

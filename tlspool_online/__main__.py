@@ -38,8 +38,7 @@ from tlspool_common.channel import ChannelBroken, from_fd
 from tlspool_common.child import die_with_parent
 from tlspool_common.errors import PoolError
 from tlspool_common.fd import OwnedFd, open_fds
-from tlspool_common.helping import EXIT_USAGE as EXIT_USAGE
-from tlspool_common.helping import give_up
+from tlspool_common.helping import EXIT_USAGE, give_up
 from tlspool_common.log import LEVELS, Log
 from tlspool_common.messages import Party
 from tlspool_online.core import Options

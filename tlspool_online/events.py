@@ -10,7 +10,7 @@ from enum import Enum
 
 from cryptography import x509
 
-from tlspool_common.log import Value
+from tlspool_common.log import Note as Note
 from tlspool_common.messages import AskRevocation, AskStaple, OnlineHello, RevocationTold, StapleTold
 from tlspool_common.record import record
 from tlspool_online.lists import RevocationList
@@ -153,15 +153,6 @@ class Arm:
 
     timer: Timer
     delay_ms: float
-
-
-@record
-class Note:
-    """Write a line to the log."""
-
-    level: str
-    event: str
-    fields: dict[str, Value]
 
 
 Effect = Send | Fetch | ReadList | Arm | Note

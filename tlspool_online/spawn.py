@@ -8,16 +8,12 @@ The helper ends when its channel does.  Import this without fear: it imports not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tlspool_common import child
 from tlspool_common.fd import OwnedFd
-
-RESOLVER = "timeout:2 attempts:2"
-"""For glibc (resolv.conf(5), RES_OPTIONS): name servers that do not answer are given up in seconds, not in thirty."""
 
 
 class Wishes(Protocol):
@@ -59,16 +55,10 @@ def arguments(wishes: Wishes) -> list[str]:
     return [*found, "--log-level", wishes.log_level, "--sandbox", wishes.sandbox]
 
 
-def environment() -> dict[str, str]:
-    """Return the helper's environment."""
-    return {"RES_OPTIONS": RESOLVER} | child.environment()
-
-
 def spawn(channel_fd: OwnedFd, wishes: Sequence[str]) -> int:
     """Start the helper with these ``arguments``; return its process id.  The descriptor is closed in any case.
 
     Raises:
         OSError: it could not be started.
     """
-    words = ["--fd", str(child.CHANNEL_FD), "--parent", str(os.getpid()), *wishes]
-    return child.start(channel_fd, "tlspool_online", words, environment())
+    return child.start_helper(channel_fd, "tlspool_online", wishes)

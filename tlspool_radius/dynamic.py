@@ -41,7 +41,7 @@ from tlspool_radius.packets import (
 from tlspool_radius.said import number_untrusted, printable, tags_untrusted
 
 UNSUPPORTED_ATTRIBUTE, MISSING_ATTRIBUTE, INVALID_VALUE, UNSUPPORTED_SERVICE = 401, 402, 407, 405
-NOT_ROUTABLE, SESSION_UNKNOWN, RESOURCES, UNSPECIFIED = 502, 503, 506, 404
+SESSION_UNKNOWN = 503
 """Error-Cause of RFC 5176 section 3.5."""
 
 SESSION_TIMEOUT, IDLE_TIMEOUT, TAGS = 1, 2, 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import field
 from enum import Enum
 
-from tlspool_common.log import Value
+from tlspool_common.log import Note as Note
 from tlspool_common.messages import (
     AccessTold,
     Account,
@@ -262,15 +262,6 @@ class Arm:
 
     timer: Timer
     delay_ms: float
-
-
-@record
-class Note:
-    """Write a line to the log."""
-
-    level: str
-    event: str
-    fields: dict[str, Value]
 
 
 Effect = Send | Transmit | ClosePort | Keep | Remove | Load | ListSpool | OpenSpool | Reply | Arm | Note

@@ -92,7 +92,6 @@ class Shell:
                 case e.Arm(timer, delay_ms):
                     self._loop.call_later(delay_ms / 1000, self._happened, e.TimerFired(timer))
                 case e.Note(level, event, fields):
-                    if self._log.wants(level):
-                        self._log.note(level, event, **fields)
+                    self._log.note(level, event, **fields)
                 case _:
                     assert_never(effect)

@@ -10,16 +10,12 @@ The helper ends when its channel does.  Import this without fear: it imports not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tlspool_common import child
 from tlspool_common.fd import OwnedFd
-
-RESOLVER = "timeout:2 attempts:2"
-"""For glibc (resolv.conf(5), RES_OPTIONS): name servers that do not answer are given up in seconds, not in thirty."""
 
 Address = tuple[str, int]
 
@@ -113,16 +109,10 @@ def shown(address: Address) -> str:
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 
-def environment() -> dict[str, str]:
-    """Return the helper's environment."""
-    return {"RES_OPTIONS": RESOLVER} | child.environment()
-
-
 def spawn(channel_fd: OwnedFd, wishes: Sequence[str]) -> int:
     """Start the helper with these ``arguments``; return its process id.  The descriptor is closed in any case.
 
     Raises:
         OSError: it could not be started.
     """
-    words = ["--fd", str(child.CHANNEL_FD), "--parent", str(os.getpid()), *wishes]
-    return child.start(channel_fd, "tlspool_radius", words, environment())
+    return child.start_helper(channel_fd, "tlspool_radius", wishes)

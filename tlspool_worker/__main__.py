@@ -35,9 +35,9 @@ from tlspool_worker.exits import Exit
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="tlspool-worker", description="The workers of a TLS pool, and their master.")
-    parser.add_argument("--config", type=Path, default=config.default_path(), help="configuration file")
+    parser.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
     parser.add_argument("--check", action="store_true", help="read the configuration, test the provider, and end")
-    parser.add_argument("--foreground", action="store_true", help="for completeness: it never goes anywhere else")
+    parser.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
     return parser.parse_args(argv)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tlspool_common.fd import OwnedFd
-from tlspool_common.log import Value
+from tlspool_common.log import Note as Note
 from tlspool_common.messages import (
     AskExport,
     AskFact,
@@ -142,15 +142,6 @@ class Drop:
     """Let go of a session that does not relay: its socket is closed as soon as the remote has seen the end."""
 
     session_id: int
-
-
-@record
-class Note:
-    """Write a log line."""
-
-    level: str
-    event: str
-    fields: dict[str, Value]
 
 
 @record

@@ -33,7 +33,7 @@ def fault(context: SSL.Context, name: str, text: str) -> str:
     if give(context._context, text.encode("ascii", "replace")) == 1:
         return ""
     take_queue()
-    return "OpenSSL does not take this list"
+    return "OpenSSL does not take this list; docs/policies.md has examples of what it takes"
 
 
 def check(settings: Settings) -> None:

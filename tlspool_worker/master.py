@@ -28,9 +28,10 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
+from tlspool_common.log import Note as Note
 from tlspool_common.log import Value
 from tlspool_common.messages import (
     PROTOCOL,
@@ -195,15 +196,6 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class End:
     """Leave the loop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Write a line to the log."""
-
-    level: str
-    event: str
-    fields: dict[str, Value] = field(default_factory=dict)
 
 
 Effect = Connect | Fork | SendBroker | Introduce | TellAway | Kill | Forget | End | Note

@@ -28,7 +28,9 @@ from tests import report
 from tests.fixtures import certs, slowtoken
 from tests.fixtures.fake_keyd import FakeKeyd
 from tests.fixtures.keyd_world import PIN, KeydWorld
+from tests.fixtures.lone_broker import LoneBroker
 from tests.fixtures.lone_worker import LoneWorker
+from tests.fixtures.stopping import stop
 from tlspool_admin.devca import general_names
 from tlspool_admin.devpool import DevPool
 
@@ -215,12 +217,7 @@ class Program:
 
     def stop(self):
         self.process.stdin.close()
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop(self.process, 5)
         self.file.close()
 
 
@@ -336,6 +333,26 @@ def connect(port: int, **options) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20, **options)
 
 
+def until(condition, seconds: float = 20):
+    """Wait until something is so; return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def echoes(sock: socket.socket, data: bytes = b"x" * 1000) -> bool:
+    """Whether what is said comes back."""
+    sock.sendall(data)
+    got = b""
+    while len(got) < len(data):
+        part = sock.recv(65536)
+        assert part, "the session has ended"
+        got += part
+    return got == data
+
+
 def readable(fd, seconds: float) -> bool:
     return bool(select.select([fd], [], [], seconds)[0])
 
@@ -383,6 +400,24 @@ def http_behind_tunnel():
 
 
 # --- a worker without a pool ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(no_leaks):
+    """A broker without its neighbours, which the test plays."""
+    with LoneBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def tcp():
+    """A connected TCP socket and its remote end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    with one, other:
+        other.settimeout(20)
+        yield one, other
 
 
 @pytest.fixture(scope="module")

@@ -57,23 +57,6 @@ def world(no_leaks, shared):
     assert broker.ask("status")["sessions"] == 0
 
 
-@pytest.fixture
-def own(no_leaks):
-    with LoneBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def tcp():
-    """A connected TCP socket and its remote end."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname())
-        other, _ = listener.accept()
-    with one, other:
-        other.settimeout(20)
-        yield one, other
-
-
 # --- the wire, byte for byte ----------------------------------------------------------------------------
 
 

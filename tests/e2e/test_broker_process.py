@@ -46,24 +46,6 @@ from tlspool_common.messages import (
     WorkerBorn,
 )
 
-
-@pytest.fixture
-def own(no_leaks):
-    with LoneBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def tcp():
-    """A connected TCP socket and its remote end."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname())
-        other, _ = listener.accept()
-    with one, other:
-        other.settimeout(20)
-        yield one, other
-
-
 # --- the other daemons ----------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import libstub
-from tests.e2e.conftest import await_log, connect, log_of, make_pool
+from tests.e2e.conftest import await_log, connect, echoes, log_of, make_pool
 from tlspool_admin.client import ask
 
 SERVER = "testsrv@tlspool.arpa2.lab"
@@ -60,16 +60,6 @@ def made_by_another(pool, port, *options):
     await_log(pool, "broker", r"event=caller\.gone", start)
     key, session_id = output.split()
     return ours, key, int(session_id)
-
-
-def echoes(sock, data):
-    sock.sendall(data)
-    got = b""
-    while len(got) < len(data):
-        part = sock.recv(65536)
-        assert part, "the session has ended"
-        got += part
-    return got == data
 
 
 def row_of(pool, session_id):

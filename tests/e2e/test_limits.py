@@ -11,7 +11,7 @@ import pytest
 
 import libstub
 from tests import report
-from tests.e2e.conftest import connect, log_of, make_pool
+from tests.e2e.conftest import connect, log_of, make_pool, until
 from tests.fixtures.flooding import Flood, Silent
 from tlspool_admin.client import ask
 from tlspool_broker.room import SILENT_MS
@@ -30,14 +30,6 @@ def shake(context, port):
         tls.sendall(b"x")
         assert tls.recv(1) == b"x"
     return time.monotonic() - begun_s
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def status(pool):

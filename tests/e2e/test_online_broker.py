@@ -10,6 +10,7 @@ import time
 import pytest
 
 import libstub
+from tests.e2e.conftest import until
 from tests.fixtures.authority import Web
 from tests.fixtures.pki import ROOT_LIST, Pki
 from tests.fixtures.pki_peers import OpenSsl, tcp
@@ -18,13 +19,6 @@ from tlspool_admin.client import ask
 from tlspool_admin.devpool import DevPool
 
 LIST = "/leaf.crl"
-
-
-def until(condition, wait_s=20.0):
-    end = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

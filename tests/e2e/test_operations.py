@@ -4,13 +4,12 @@ import contextlib
 import json
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
 import libstub
-from tests.e2e.conftest import COMMANDS, await_log, connect, log_of, make_pool, tlspool
+from tests.e2e.conftest import COMMANDS, await_log, connect, log_of, make_pool, tlspool, until
 from tests.fixtures.terminal import Terminal
 from tlspool_admin.client import ask
 from tlspool_admin.devpool import TOKEN_LABEL
@@ -49,14 +48,6 @@ def answer(pool, *words, code=0):
 def has_ended(session):
     session.sock.settimeout(20)
     return session.sock.recv(1) == b""
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def title(pid):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import report
-from tests.e2e.conftest import Authority, tlspool
+from tests.e2e.conftest import Authority, tlspool, until
 from tests.fixtures.freeradius import FreeRadius, radclient
 from tests.fixtures.ports import free_port
 from tests.fixtures.radius_world import DYNAMIC_SECRET, LOCALID, OTHER, PEOPLE, RESOURCE, RESOURCES, RadiusWorld
@@ -74,14 +74,6 @@ def helper_of(world):
         int(pid) for task in Path(f"/proc/{broker}/task").iterdir() for pid in (task / "children").read_text().split()
     ]
     (found,) = [pid for pid in children if b"radius" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
-
-
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
     return found
 
 

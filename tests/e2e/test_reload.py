@@ -6,12 +6,11 @@ import signal
 import socket
 import ssl
 import threading
-import time
 
 import pytest
 
 import libstub
-from tests.e2e.conftest import await_log, connect, log_of, make_pool
+from tests.e2e.conftest import await_log, connect, echoes, log_of, make_pool, until
 from tlspool_admin.client import Refused, ask
 
 DAEMONS = ("broker", "worker", "keyd")
@@ -57,30 +56,12 @@ def client(port, *, most=ssl.TLSVersion.TLSv1_3):
     return sock
 
 
-def echoes(sock, data=b"x" * 1000):
-    sock.sendall(data)
-    got = b""
-    while len(got) < len(data):
-        part = sock.recv(65536)
-        assert part, "the session has ended"
-        got += part
-    return got == data
-
-
 def workers_of(pool):
     return {row["pid"]: row for row in tell(pool, "worker", "status")["workers"]}
 
 
 def busy_workers(pool):
     return {row["pid"] for row in tell(pool, "broker", "workers")["workers"] if row["sessions"]}
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def test_new_sessions_go_by_new_settings_and_old_ones_go_on(pool, echo_server):

@@ -21,7 +21,8 @@ def test_everything_is_explained_and_nothing_is_left(tmp_path):
     assert not done.violations(), done.violations()[:5]
     assert figures["sessions"] > 50
     kinds = {kind for kind, outcome in done.outcomes if outcome == "ok"}
-    assert {"server", "client", "probe", "slow peer"} <= kinds
+    assert {"server", "client", "probe", "slow peer", "billed", "billed open"} <= kinds
+    assert figures["accounted for"]["octets compared and equal"] > 5
     assert {"slow token", "silent remotes"} <= set(figures["disturbances"])
     assert figures["locks"]
 

@@ -9,7 +9,18 @@ import pytest
 
 from tests.fixtures import certs
 from tests.fixtures.fake_keyd import FakeKeyd
-from tests.fixtures.lone_remotes import NAME, VERSIONS, client, connect, context, echo, serve, server, until_end
+from tests.fixtures.lone_remotes import (
+    NAME,
+    VERSIONS,
+    client,
+    connect,
+    context,
+    converse,
+    echo,
+    serve,
+    server,
+    until_end,
+)
 from tests.fixtures.lone_worker import Background, LoneWorker, tcp_pair
 from tlspool_common.errors import Code
 from tlspool_common.messages import (
@@ -207,12 +218,7 @@ def test_no_key_channel(tmp_path):
 def test_a_slow_signature_delays_nobody(worker):
     slow = [serve(worker, client(then=lambda tls: tls.recv(1)), manner="slow 1500") for _ in range(8)]
     begun = time.monotonic()
-    session, remote = serve(worker, client(then=echo))
-    worker.hear(HandshakeDone, session)
-    with worker.plain(session) as plain:
-        assert plain.recv(10) == b"ping"
-        plain.sendall(b"pong")
-    remote.result()
+    converse(worker)
     assert time.monotonic() - begun < 1.2
     for session, _ in slow:
         worker.hear(HandshakeDone, session)

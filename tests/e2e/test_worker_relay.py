@@ -21,11 +21,11 @@ from tests.fixtures.lone_remotes import (
     VERSIONS,
     client,
     context,
+    converse,
     echo,
     relaying,
     serve,
     until_end,
-    warm,
 )
 from tests.fixtures.lone_worker import Background, LoneWorker, tcp_pair
 from tlspool_common.messages import (
@@ -330,7 +330,7 @@ def test_an_application_that_does_not_read_what_came(worker):
 
 
 def test_200_sessions_at_once(worker):
-    warm(worker)
+    converse(worker)
     before = worker.settled(0, 2)
     barrier = threading.Barrier(201)
 

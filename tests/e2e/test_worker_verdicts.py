@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.fixtures import certs
-from tests.fixtures.lone_remotes import NAME, VERSIONS, client, connect, context, echo, serve, server
+from tests.fixtures.lone_remotes import NAME, VERSIONS, client, connect, context, converse, echo, serve, server
 from tests.fixtures.lone_worker import LoneWorker
 from tlspool_common.errors import Code
 from tlspool_common.messages import (
@@ -109,13 +109,7 @@ def test_others_are_not_delayed(lone_keyd, tmp_path, files):
         waiting = [to_server(own, files)[:2] for _ in range(5)]
         for session, _ in waiting:
             own.hear(RemoteShown, session)
-        session, remote = serve(own, client(then=echo))
-        own.hear(HandshakeDone, session)
-        with own.plain(session) as plain:
-            assert plain.recv(10) == b"ping"
-            plain.sendall(b"pong")
-        remote.result()
-        own.ended(session)
+        converse(own)
         for session, _ in reversed(waiting):
             judge(own, session, Code.PIN_UNMATCHED)
         for session, remote in waiting:

@@ -46,16 +46,23 @@ struct ssl {
     bool closed, broken, shut;
 };
 
-static void bio_put(struct bio *bio, const void *data, size_t size)
+/* Make room for so many octets more, which the caller writes.  The block ends with them, for ASan to see. */
+static unsigned char *bio_grow(struct bio *bio, size_t size)
 {
-    unsigned char *grown = malloc(bio->end - bio->at + size + 1);
+    size_t held = bio->end - bio->at;
+    unsigned char *grown = malloc(held + size + 1);
     PROMISE(grown && !bio->borrowed);
-    if (bio->end > bio->at) memcpy(grown, bio->data + bio->at, bio->end - bio->at);
-    memcpy(grown + (bio->end - bio->at), data, size);
+    if (held) memcpy(grown, bio->data + bio->at, held);
     free(bio->data);
     bio->data = grown;
-    bio->end = bio->end - bio->at + size;
+    bio->end = held + size;
     bio->at = 0;
+    return grown + held;
+}
+
+static void bio_put(struct bio *bio, const void *data, size_t size)
+{
+    memcpy(bio_grow(bio, size), data, size);
 }
 
 static void bio_free(struct bio *bio)
@@ -171,11 +178,16 @@ static int ssl_write(void *of, void *data, int size_b)
     struct ssl *ssl = of;
     PROMISE(!ssl->shut);
     if (ssl->broken) return fails(ssl, ERROR_SSL);
-    for (int at = 0; at < size_b; at += 255) {
-        int size = size_b - at < 255 ? size_b - at : 255;
-        unsigned char head[2] = {DATA, (unsigned char)size};
-        bio_put(ssl->wbio, head, 2);
-        bio_put(ssl->wbio, (unsigned char *)data + at, (size_t)size);
+    size_t left = (size_t)size_b;
+    unsigned char *record = bio_grow(ssl->wbio, left + (left + 254) / 255 * 2);
+    for (const unsigned char *from = data; left;) {
+        size_t size = left < 255 ? left : 255;
+        record[0] = DATA;
+        record[1] = (unsigned char)size;
+        memcpy(record + 2, from, size);
+        record += 2 + size;
+        from += size;
+        left -= size;
     }
     return size_b;
 }

@@ -9,13 +9,6 @@ from tlspool_common.messages import ClientHelloSeen, EndSession, HandshakeDone, 
 
 
 @pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def asked(world):
     """An application whose session waits for its plaintext descriptor: (application, session, callback)."""
 

@@ -18,12 +18,10 @@ WANT = ChoiceFlag.WANT_DBENTRY
 
 
 @pytest.fixture
-def world(no_leaks):
-    made = World()
-    made.records.identities["other.example", Side.CLIENT] = [credential("other.example")]
-    made.records.disclosures = {"@.example.com": ["me.example", "other.example"]}
-    yield made
-    made.close()
+def world(world):
+    world.records.identities["other.example", Side.CLIENT] = [credential("other.example")]
+    world.records.disclosures = {"@.example.com": ["me.example", "other.example"]}
+    return world
 
 
 def ask(world, app=None, **fields):

@@ -11,13 +11,6 @@ from tlspool_common.messages import EndSession, SessionEnded
 KEY = b"k" * 16
 
 
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
 def control(world, app, cmd, key=KEY, **options):
     """Send a control command; return 0, or (code, number) of the error."""
     world.send(app, cmd, Control(key).to_payload(), reqid=77, **options)

@@ -24,14 +24,6 @@ from tlspool_common.messages import (
     StartSession,
 )
 
-
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
 JUDGED = ("EXPECT_ADVICE", "EXPECT_ALERT")
 
 

@@ -15,13 +15,6 @@ from tlspool_common.log import Log
 from tlspool_common.messages import ClientHelloSeen, HandshakeDone, HandshakeFailed, RemoteShown, Side
 
 
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
 def last(world):
     return world.core.explain.get(None)
 

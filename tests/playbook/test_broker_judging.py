@@ -43,18 +43,6 @@ from tlspool_common.settings import Part, parse_untrusted
 LEAF = bytes(32)
 
 
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app(world):
-    return world.app()
-
-
 def demand(world, text, side=Side.SERVER, localid="localhost"):
     """Give an identity an expression."""
     world.records.change(expressions={**world.records.expressions, (localid, side): text})

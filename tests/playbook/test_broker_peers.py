@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.playbook.broker import World, credential
+from tests.playbook.broker import credential
 from tlspool_broker import policy
 from tlspool_common.appwire import Cmd, Flag
 from tlspool_common.messages import ClientHelloSeen, HandshakeDone, Proceed, Side, StartSession, UseCredential
@@ -13,16 +13,9 @@ FIELDS = {"flags": PEER, "localid": "me.example", "remoteid": "www.example.com"}
 
 
 @pytest.fixture
-def world(no_leaks):
-    made = World()
-    made.records.identities["me.example", Side.SERVER] = [credential("me.example as server")]
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app(world):
-    return world.app()
+def world(world):
+    world.records.identities["me.example", Side.SERVER] = [credential("me.example as server")]
+    return world
 
 
 def test_it_is_a_client_when_nothing_else_is_said(world, app):

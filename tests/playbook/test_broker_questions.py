@@ -25,18 +25,6 @@ LABEL = b"EXPERIMENTAL-test"
 
 
 @pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app(world):
-    return world.app()
-
-
-@pytest.fixture
 def session(world, app):
     return world.relaying(app, ctlkey=KEY)
 

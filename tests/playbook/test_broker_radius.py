@@ -88,11 +88,6 @@ def world(make):
     return make()
 
 
-@pytest.fixture
-def app(world):
-    return world.app()
-
-
 def shaken(world, app, *, names=("email:john@example.com",), verified=True, **fields):
     """Bring a server's session to the end of its handshake."""
     session_id = world.starttls(app, **fields)

@@ -26,18 +26,6 @@ AGAIN = SERVER | Flag.RENEGOTIATE
 
 
 @pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app(world):
-    return world.app()
-
-
-@pytest.fixture
 def session(world, app):
     return world.relaying(app, ctlkey=KEY, flags=SERVER | Flag.IGNORE_REMOTEID)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.playbook import choosing
-from tests.playbook.broker import DEFAULTS, SERVER, World
+from tests.playbook.broker import DEFAULTS, SERVER
 from tlspool_broker import dryrun, explain
 from tlspool_broker.session import State
 from tlspool_common.appwire import Cmd, Flag
@@ -14,13 +14,6 @@ from tlspool_common.messages import Access, ClientHelloSeen, HandshakeDone, Hand
 
 WHO = "session 1 of postfix.service[815] for smtp as server localhost"
 CLIENTS = "session 1 of postfix.service[815] for smtp as client"
-
-
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
 
 
 def demand(world, text):

@@ -28,13 +28,6 @@ from tlspool_common.messages import (
 )
 
 
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
 def test_ping(world):
     app = world.app()
     world.send(app, Cmd.PING, b"\xff" * 136 + b"\xff\0\0\0", reqid=0xFFFF)

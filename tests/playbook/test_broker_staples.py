@@ -14,11 +14,9 @@ CHAIN = (WITH_RESPONDER, b"issuer")
 
 
 @pytest.fixture
-def world(no_leaks):
-    made = World()
-    serve(made, CHAIN)
-    yield made
-    made.close()
+def world(world):
+    serve(world, CHAIN)
+    return world
 
 
 def serve(world, chain):

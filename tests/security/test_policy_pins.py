@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fixtures.databases import Databases
-from tests.playbook.broker import SERVER, World
+from tests.playbook.broker import SERVER
 from tests.playbook.test_broker_judging import LEAF, begun, demand, shows
 from tlspool_broker.history import By
 from tlspool_broker.trustdata import Pin
@@ -18,13 +18,6 @@ OURS, THEIRS, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 @pytest.fixture
 def databases(tmp_path):
     made = Databases(tmp_path / "db", now_s=lambda: NOW_S)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def world(no_leaks):
-    made = World()
     yield made
     made.close()
 

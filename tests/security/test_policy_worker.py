@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.playbook.broker import DEFAULTS, World
+from tests.playbook.broker import DEFAULTS
 from tests.playbook.test_broker_judging import LEAF, accepted, begun, demand, shows
 from tlspool_admin.commands.explain import account as for_people
 from tlspool_broker.events import CloseWorker
@@ -31,18 +31,6 @@ from tlspool_common.messages import (
 )
 
 SERVER = 0x6
-
-
-@pytest.fixture
-def world(no_leaks):
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app(world):
-    return world.app()
 
 
 def condemned(world, session_id):

@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import libstub
+from tests.fixtures import freeradius
 from tests.soak.app import App, Told, server
+from tests.soak.bills import Bills
 from tests.soak.trouble import TARGETS, Trouble
 from tests.soak.verdict import Verdict, percentile
 from tests.soak.watch import Watch
@@ -62,6 +64,7 @@ class Soak:
         self.trouble = Trouble(self.world, seed, only)
         self.watch = Watch(self.world)
         self.verdict = Verdict(self.trouble.record, self.trouble.revocations, keep=keep, log=self.world.log)
+        self.bills = Bills(self.trouble.record)
         self.probes: dict[str, list[float]] = {"quiet": [], "slow": [], "rough": [], "": []}
         self.unexplained: list[str] = []
         self.outcomes: Counter[tuple[str, str]] = Counter()
@@ -93,6 +96,7 @@ class Soak:
                 thread.join(60)
             app.pool.close()
             self.trouble.end()
+            self._settle()
         finally:
             self._over.set()
             self.trouble.faults += self.world.down()
@@ -125,6 +129,17 @@ class Soak:
         for one in self.world.apps:
             one.say("resume")
 
+    def _settle(self) -> None:
+        """Let everything be told to the RADIUS server that there is to tell, and compare."""
+        self.trouble.faults += self.world.end_apps()
+        try:
+            self.world.until(lambda: self.world.status().get("sessions") == 0, "end of all sessions", 60)
+            self.world.all_told()
+        except TimeoutError as error:
+            self.unexplained.append(str(error))
+        self._judge()
+        self.bills.judge(self.world.radius.records())
+
     def _judge(self) -> None:
         told, rest = list(self.world.told), len(self.world.told)
         del self.world.told[:rest]
@@ -132,6 +147,8 @@ class Soak:
             self.outcomes[one.kind, one.outcome if one.outcome == "ok" else f"{one.outcome} {one.code}"] += 1
             self.sessions += 1
             self.size_b += one.size_b
+            if one.user:
+                self.bills.note(one)
             if why := self.verdict.judge(one):
                 self.unexplained.append(why)
                 print(f"not explained: {why}"[:1000], flush=True)
@@ -171,7 +188,7 @@ class Soak:
 
     def violations(self) -> list[str]:
         """Return everything that must not be."""
-        found = [*self.unexplained, *self.trouble.faults, *self.watch.judge()]
+        found = [*self.unexplained, *self.trouble.faults, *self.watch.judge(), *self.bills.faults]
         quiet, slow = self.probes["quiet"], self.probes["slow"]
         if min(len(quiet), len(slow)) >= ENOUGH and percentile(slow, 99) > FACTOR * percentile(quiet, 99):
             found.append(
@@ -193,6 +210,7 @@ class Soak:
             "disturbances": dict(sorted(self.trouble.done.items())),
             "failures explained by": dict(sorted(self.verdict.explained.items())),
             "edits": self.trouble.edits,
+            "accounted for": self.bills.figures,
             "probes": {
                 window: {
                     "sessions": len(values),
@@ -241,6 +259,8 @@ def main() -> int:
     parser.add_argument("--keep-directory", action="store_true", help="leave logs there when something is wrong")
     parser.add_argument("--only", nargs="+", choices=tuple(TARGETS), default=(), help="do something to these only")
     args = parser.parse_args()
+    if missing := freeradius.missing():
+        parser.error(f"{' and '.join(missing)} must be there: apt-get install freeradius freeradius-utils")
     print(f"seed {args.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
     sizes = {"apps": args.apps, "threads": args.threads, "only": args.only}

@@ -20,13 +20,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import libstub
+from tests.soak.people import People
 
 PATIENCE_S = 45.0
 """For anything to come from a remote: more than the handshake's timeout, and than anything is stopped for."""
 
 CHUNK_B = 32 * 1024
+
+CLOSED, OPEN = "soak-closed", "soak-open"
+"""Services that a RADIUS server is asked about: refused, and let in, when it does not answer."""
+
+CUSTOMERS, STRANGERS = "home.example", "left.example"
+"""Domains whose users it lets in, and refuses."""
 
 
 @dataclass
@@ -44,6 +52,7 @@ class Plan:
     gnutls_port: int
     identities: list[str]
     slow_identity: str
+    issuer: str
     seed: int
     number: int
     threads: int
@@ -64,6 +73,8 @@ class Told:
     text: str = ""
     session: int = 0
     size_b: int = 0
+    user: str = ""  # who the remote is, where a RADIUS server is asked about that and accounts for it
+    greeting_b: int = 0  # to the remote, beside ``size_b``, which goes in both directions
 
 
 class Wrong(Exception):
@@ -162,6 +173,7 @@ class App:
         self.old_client.maximum_version = ssl.TLSVersion.TLSv1_2
         self.as_server = _server(plan.certificate, plan.key)
         self.as_revoked = _server(plan.revoked_certificate, plan.revoked_key)
+        self._people = People(Path(plan.issuer), plan.number)
 
     @property
     def paused(self) -> bool:
@@ -213,9 +225,8 @@ class App:
     @contextlib.contextmanager
     def served(self, told: Told, ours: socket.socket, localid: str, **options: object) -> Iterator[libstub.TlsSession]:
         """Be a server through the pool."""
-        with libstub.starttls_server(
-            ours, localid, pool=self.pool, remote_auth="ignore", service="soak", **options
-        ) as one:
+        options = {"remote_auth": "ignore", "service": "soak", **options}
+        with libstub.starttls_server(ours, localid, pool=self.pool, **options) as one:
             told.set_up, told.session = time.monotonic(), one.session_id
             one.sock.settimeout(PATIENCE_S)
             yield one
@@ -223,6 +234,11 @@ class App:
     def identity(self, chance: random.Random) -> str:
         """Return one of ours."""
         return chance.choice(self.plan.identities)
+
+    def somebody(self, domain: str) -> tuple[str, ssl.SSLContext]:
+        """Return an identity that nobody has had before, and a client that proves it."""
+        context = ssl.create_default_context(cafile=self.plan.ca)
+        return self._people.issue(domain, context), context
 
 
 def _server(certificate: str, key: str) -> ssl.SSLContext:
@@ -235,18 +251,20 @@ def _server(certificate: str, key: str) -> ssl.SSLContext:
 
 
 def _being_server(app: App, chance: random.Random, told: Told, localid: str, talk: Callable[[ssl.SSLSocket], None],
-                  *, old: bool = False, **options: object) -> None:  # fmt: skip
+                  *, old: bool = False, client: ssl.SSLContext | None = None, greeting: bytes = b"",
+                  **options: object) -> None:  # fmt: skip
     """Be an echo server for a client of Python's ssl, which says what it likes."""
     ours, theirs = pair()
 
     def remote() -> None:
-        context = app.old_client if old else app.as_client
+        context = client or (app.old_client if old else app.as_client)
         with theirs, context.wrap_socket(theirs, server_hostname=localid) as tls:
             talk(tls)
 
     aside = Aside(remote)
     try:
         with app.served(told, ours, localid, **options) as one:
+            one.sock.sendall(greeting)
             echo(one.sock)
     finally:
         if not told.set_up:
@@ -271,6 +289,10 @@ def bulk(app: App, chance: random.Random, told: Told) -> None:
 
 def long(app: App, chance: random.Random, told: Told) -> None:
     """Sessions that stay, and say something now and then."""
+    _being_server(app, chance, told, app.identity(chance), _saying_little(app, chance, told))
+
+
+def _saying_little(app: App, chance: random.Random, told: Told) -> Callable[[ssl.SSLSocket], None]:
     end_s = time.monotonic() + chance.uniform(0.3, 1) * app.plan.long_s
 
     def talk(tls: ssl.SSLSocket) -> None:
@@ -282,7 +304,7 @@ def long(app: App, chance: random.Random, told: Told) -> None:
                 return
             time.sleep(0.2)
 
-    _being_server(app, chance, told, app.identity(chance), talk)
+    return talk
 
 
 def localid(app: App, chance: random.Random, told: Told) -> None:
@@ -355,6 +377,44 @@ def questions(app: App, chance: random.Random, told: Told) -> None:
     aside.finish()
     if binding != known[0] or first != again or name.encode() not in subject:
         raise Wrong(f"{binding!r} {known} {first == again} {subject!r}")
+
+
+def billed(app: App, chance: random.Random, told: Told) -> None:
+    """Somebody whom a RADIUS server has to know, and who pays for each byte."""
+    data = chance.randbytes(chance.choice([1, 5_000, 300_000]))
+    told.size_b = len(data)
+    _billed(app, chance, told, CLOSED, lambda tls: exchange(tls, data))
+
+
+def billed_long(app: App, chance: random.Random, told: Told) -> None:
+    """The same, who stays."""
+    _billed(app, chance, told, CLOSED, _saying_little(app, chance, told))
+
+
+def billed_open(app: App, chance: random.Random, told: Told) -> None:
+    """The same, of a service that goes on when no server answers."""
+    data = chance.randbytes(chance.choice([1, 5_000, 300_000]))
+    told.size_b = len(data)
+    _billed(app, chance, told, OPEN, lambda tls: exchange(tls, data))
+
+
+def barred(app: App, chance: random.Random, told: Told) -> None:
+    """Somebody whom the server refuses."""
+    _billed(app, chance, told, CLOSED, lambda tls: exchange(tls, b"let me in"), domain=STRANGERS)
+
+
+def _billed(app: App, chance: random.Random, told: Told, service: str, talk: Callable[[ssl.SSLSocket], None],
+            domain: str = CUSTOMERS) -> None:  # fmt: skip
+    told.user, client = app.somebody(domain)
+    greeting = chance.randbytes(chance.randrange(1, 2000))
+    told.greeting_b = len(greeting)
+
+    def greeted(tls: ssl.SSLSocket) -> None:
+        expect(tls, greeting, "of the greeting")
+        talk(tls)
+
+    options = {"client": client, "greeting": greeting, "remote_auth": "require", "service": service}
+    _being_server(app, chance, told, app.identity(chance), greeted, **options)
 
 
 def client(app: App, chance: random.Random, told: Told) -> None:
@@ -469,6 +529,10 @@ KINDS: dict[str, tuple[Callable[[App, random.Random, Told], None], float]] = {
     "detached": (detached, 2),
     "questions": (questions, 2),
     "revoked": (revoked, 2),
+    "billed": (billed, 4),
+    "billed long": (billed_long, 1),
+    "billed open": (billed_open, 3),
+    "barred": (barred, 1),
     "slow token": (slow_token, 1),
     "openssl server": (openssl_server, 2),
     "gnutls server": (gnutls_server, 2),

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,7 +25,11 @@ from tlspool_admin.client import NotReachable
 from tlspool_common.errors import PoolError
 
 TARGETS = {"worker": 5, "app": 2, "token": 3, "keyd": 3, "master": 3, "broker": 2, "helper": 1}
-"""Which process, and how often."""
+TARGETS |= {"radius": 1, "server": 2}
+"""Which process, and how often; ``radius`` is the helper that speaks RADIUS, ``server`` is the server that it asks."""
+
+AWAY_S = 4.0, 10.0
+"""For how long that is away, or says nothing: questions are given up after four seconds."""
 
 SIGNALS = {signal.SIGKILL: 4, signal.SIGTERM: 3, signal.SIGSTOP: 4}
 
@@ -59,6 +64,7 @@ class Trouble:
         self.edits = 0
         self._over = threading.Event()
         self._editor = threading.Thread(target=self._edit, daemon=True)
+        self._absence = threading.Thread()
 
     @contextlib.contextmanager
     def _doing(self, what: str, pid: int = 0):
@@ -77,6 +83,8 @@ class Trouble:
         while time.monotonic() < until_s:
             self.strike()
             self._over.wait(self._chance.uniform(0.5, 2.5))
+        if self._absence.is_alive():
+            self._absence.join(60)
 
     def strike(self) -> None:
         """Do something to one process."""
@@ -86,6 +94,9 @@ class Trouble:
         if not pids:
             return
         pid = self._chance.choice(pids)
+        if role == "server":
+            self._send_away(number)
+            return
         with self._doing(f"{'stop' if number == signal.SIGSTOP else 'end'} {role}", pid) as one:
             if number == signal.SIGSTOP:
                 self._stop(pid)
@@ -104,6 +115,28 @@ class Trouble:
                     os.kill(pid, number)
                 self._over.wait(0.3)
                 self._world.whole()
+
+    def _send_away(self, number: signal.Signals) -> None:
+        """Have the RADIUS server be away for a while, during which other things happen, unless it is away already."""
+        seconds = self._chance.uniform(*AWAY_S)
+        if not self._absence.is_alive():
+            self._absence = threading.Thread(target=self._away, args=(number, seconds), daemon=True)
+            self._absence.start()
+
+    def _away(self, number: signal.Signals, seconds: float) -> None:
+        server = self._world.radius
+        try:
+            with self._doing(f"{'stop' if number == signal.SIGSTOP else 'end'} server"):
+                if number == signal.SIGSTOP:
+                    server.silence()
+                    self._over.wait(seconds)
+                    server.speak()
+                else:
+                    server.stop(number)
+                    self._over.wait(seconds)
+                    server.start()
+        except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+            self.faults.append(f"the RADIUS server did not end or begin: {error!r}"[:2000])
 
     def _stop(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):

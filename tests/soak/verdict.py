@@ -21,6 +21,14 @@ KEYD_GONE = frozenset({516, 601, 512, 513, 514, 508, 509})
 
 TOKEN_GONE = frozenset({501, 508, 509, 510})
 
+ASKED = frozenset({802, 806})
+"""No RADIUS server has answered, or no record can be kept: only who is asked about, by a rule that refuses then."""
+
+RADIUS_REJECTED = 801
+
+MUST_BE_ASKED = frozenset({"billed", "billed long", "barred"})
+"""Kinds of sessions of which that is so."""
+
 EXPLAINS: dict[str, dict[str, frozenset[int]]] = {
     # what was done -> how sessions may fail -> with which codes
     "end app": {},  # its sessions are not told about at all
@@ -29,6 +37,8 @@ EXPLAINS: dict[str, dict[str, frozenset[int]]] = {
     "end keyd": {"setup": KEYD_GONE},
     "end token": {"setup": TOKEN_GONE},
     "end helper": {},
+    "end radius": {"setup": ASKED},
+    "end server": {"setup": frozenset({802})},
     "end broker": {"setup": NO_POOL | {207}, "control": ANY, "relay": ANY},
     "stop app": {},
     "stop worker": {},
@@ -36,6 +46,8 @@ EXPLAINS: dict[str, dict[str, frozenset[int]]] = {
     "stop keyd": {},
     "stop token": {},
     "stop helper": {},
+    "stop radius": {},
+    "stop server": {"setup": frozenset({802})},
     "stop broker": {},
     "slow token": {},
     "silent remotes": {},
@@ -72,11 +84,15 @@ class Verdict:
             states = self._revoked_within(told)
             if (told.code == 409) in states and (told.code or told.outcome == "ok"):
                 return ""
-        elif told.outcome == "ok":
+        elif told.kind == "barred" and told.set_up:
+            return f"{told}, who is not to be let in"
+        elif told.outcome == "ok" or (told.kind == "barred" and told.code == RADIUS_REJECTED):
             return ""
         for one in self._record:
             if one.begun <= told.ended and one.ended + GRACE_S >= told.begun:
                 codes = self._explains[one.what].get(told.outcome, frozenset())
+                if told.kind not in MUST_BE_ASKED:
+                    codes -= ASKED
                 if told.code in codes and (one.what != "end worker" or self._worker_was_lost(told)):
                     self.explained[one.what] = self.explained.get(one.what, 0) + 1
                     return ""

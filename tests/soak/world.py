@@ -16,18 +16,23 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.fixtures import slowtoken
+from tests.fixtures.freeradius import FreeRadius
 from tests.fixtures.pki import Pki
 from tests.fixtures.ports import free_port
-from tests.soak.app import Plan, Told
+from tests.soak.app import CLOSED, CUSTOMERS, OPEN, Plan, Told
 from tlspool_admin.client import NotReachable, ask
 from tlspool_admin.devca import DevCa
 from tlspool_admin.devpool import DevPool, softhsm_module
 
 SLOW, SLOW_TOKEN = "slow.arpa2.lab", "soak-slow"
 FAST = ["localhost", "tlspool.arpa2.lab", "playground.arpa2.lab"]
+PEOPLE = 'DEFAULT\n\tClass = "soak"\n'
+RESOURCES = "".join(f"{name}/*/{CUSTOMERS}\n" for name in FAST)
+RADIUS = ("radius_dead_s 2", f"radius closed service={CLOSED}", f"radius open service={OPEN} unanswered=accept",
+          "radius others authn=no authz=no acct=no")  # fmt: skip
 DAEMONS = {"broker": "broker", "master": "worker", "keyd": "keyd"}
 RECOVER_S = 40.0
 """For a daemon to end, and for a pool to be whole again; a machine that does other things takes its time."""
@@ -112,6 +117,7 @@ class World:
         self._known: dict[int, int] = {}  # workers that were seen, by process id: when they started
         self.pki = Pki(directory, "", "Soak")
         self.revoked = self.pki.leaf("revoked.example.com")
+        self.radius = FreeRadius(PEOPLE, RESOURCES)
 
     # --- begin and end ----------------------------------------------------------------------------------
 
@@ -119,10 +125,11 @@ class World:
         """Start everything."""
         os.environ.update(slowtoken.environment(0, self.order))
         module = slowtoken.build(self.directory)
-        self.pool.up("ec", ["log_level info", "handshake_timeout_s 30"])
+        self.radius.start()
+        self.pool.up("ec", ["log_level info", "handshake_timeout_s 30", *self._radius_settings()])
         self._second_token(module)
         root = base64.b64encode(self.pki.root_der).decode()
-        self.tell({"cmd": "trust.set", "flags": "x509,client", "valexp": "1", "data": root})
+        self.tell({"cmd": "trust.set", "flags": "x509,client,server", "valexp": "1", "data": root})
         plan = self._plan()
         server = self.pki.leaf("www.example.com")
         plan.certificate, plan.key = str(server.path), str(server.key_path)
@@ -158,6 +165,23 @@ class World:
         record = {"uri": key["uri"], "chain": [base64.b64encode(der).decode()]}
         self.tell({"cmd": "localid.set", "id": SLOW, "flags": "x509,client,server", "records": [record]})
 
+    def _radius_settings(self) -> list[str]:
+        secrets = self.directory / "secrets"
+        secrets.touch(0o600)
+        places = (self.radius.auth, self.radius.acct)
+        secrets.write_text("".join(f"{place} {self.radius.secret}\n" for place in places))
+        asked = [f"radius_{purpose} {self.radius.auth}" for purpose in ("authn", "authz")]
+        kept = [f"radius_acct {self.radius.acct}", f"radius_spool_dir {self.directory}/spool", "radius_interim_s 60"]
+        return [f"radius_secret_file {secrets}", *asked, *kept, *RADIUS]
+
+    def _issuer(self) -> Path:
+        """Write down who certifies remotes."""
+        path = self.directory / "issuer.pem"
+        path.touch(0o600)
+        key = self.pki.issuer_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.write_bytes(self.pki.issuer.public_bytes(Encoding.PEM) + key)
+        return path
+
     def _plan(self) -> Plan:
         seed, _, threads, long_s = self._sizes
         return Plan(
@@ -172,6 +196,7 @@ class World:
             gnutls_port=free_port(),
             identities=FAST,
             slow_identity=SLOW,
+            issuer=str(self._issuer()),
             seed=seed,
             number=0,
             threads=threads,
@@ -184,14 +209,29 @@ class World:
         plan = dataclasses.replace(app.plan, number=app.plan.number + 100)
         self.apps[self.apps.index(app)] = Application(plan, self.told.append)
 
+    def end_apps(self) -> list[str]:
+        """Let applications end, and with them all sessions; return what did not end by itself."""
+        apps, self.apps = self.apps, []
+        return [f"application {app.plan.number} did not end" for app in apps if not app.close(60)]
+
+    def all_told(self) -> None:
+        """Wait until everything is told that is accounted for.
+
+        Raises:
+            TimeoutError: something still waits.
+        """
+        self.tell({"cmd": "radius.spool", "retry": True})
+        self.until(lambda: self.tell({"cmd": "radius"}).get("waiting") == 0, "empty spool", 120)
+
     def down(self) -> list[str]:
         """End everything; return what did not end by itself."""
-        left = [f"application {app.plan.number} did not end" for app in self.apps if not app.close(60)]
+        left = self.end_apps()
         for process in self._neighbours:
             process.terminate()
             process.wait()
         shutil.copytree(self.pool.directory / "log", self.directory / "log", dirs_exist_ok=True)
         self.pool.down()
+        self.radius.close()
         for name in slowtoken.environment(0, self.order):
             os.environ.pop(name, None)
         return left
@@ -220,9 +260,13 @@ class World:
         if role in DAEMONS:
             pid = self.pool.running().get(DAEMONS[role])
             return [pid] if pid else []
-        if role in ("token", "helper"):
+        if role == "server":
+            process = self.radius.process
+            return [process.pid] if process is not None and process.poll() is None else []
+        if role in ("token", "helper", "radius"):
             parents = self.pids("keyd" if role == "token" else "broker")
-            return [pid for parent in parents for pid in children(parent)]
+            found = [pid for parent in parents for pid in children(parent)]
+            return [pid for pid in found if role == "token" or _speaks_radius(pid) == (role == "radius")]
         with suppress(NotReachable, OSError):
             rows = self.tell({"cmd": "workers"}, 5)["workers"]
             for row in rows if isinstance(rows, list) else ():
@@ -232,7 +276,7 @@ class World:
 
     def everything(self) -> Iterator[tuple[str, int]]:
         """Yield each process of the pool with its role."""
-        for role in ("broker", "master", "worker", "keyd", "token", "helper"):
+        for role in ("broker", "master", "worker", "keyd", "token", "helper", "radius"):
             for pid in self.pids(role):
                 yield role, pid
 
@@ -259,8 +303,14 @@ class World:
         self.whole()
 
     def whole(self) -> None:
-        """Wait until the broker has keyd, a master and a worker."""
-        self.until(lambda: all(self.status().get(name) for name in ("keyd", "master", "workers")), "a whole pool")
+        """Wait until the broker has keyd, a master, a worker, and the helper that speaks RADIUS."""
+        self.until(self._is_whole, "a whole pool")
+
+    def _is_whole(self) -> bool:
+        status = self.status()
+        radius = status.get("radius")
+        ready = isinstance(radius, dict) and radius.get("state") == "ready"
+        return ready and all(status.get(name) for name in ("keyd", "master", "workers"))
 
     @staticmethod
     def until(condition: Callable[[], object], what: str, seconds: float = RECOVER_S) -> None:
@@ -274,6 +324,14 @@ class World:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no {what} in {seconds:g} s")
             time.sleep(0.05)
+
+
+def _speaks_radius(pid: int) -> bool:
+    """Whether a helper of the broker is the one that speaks RADIUS."""
+    try:
+        return b"radius" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _listens(port: int) -> bool:

@@ -156,4 +156,6 @@ def test_no_trail(tmp_path, capsys, monkeypatch):
     assert run(capsys, "show", str(tmp_path))[0] == 1
     with pytest.raises(PoolError):
         trails.find([config])
+    with pytest.raises(FileNotFoundError):
+        trails.find([tmp_path / "none"])
     assert run(capsys, "verify", str(tmp_path / "broker-000001.jsonl"))[0] == 1

@@ -68,3 +68,14 @@ def test_a_child_whose_parent_has_ended_already():
     done = python("-c", "from tlspool_common.child import die_with_parent; die_with_parent(1); print('still here')")
     if os.getpid() != 1:
         assert done.stdout == ""
+
+
+def test_the_environment_of_a_helper(monkeypatch):
+    monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/x")
+    monkeypatch.delenv("RES_OPTIONS", raising=False)
+    found = child.helper_environment()
+    assert not set(child.NOT_PASSED_ON) & set(found)
+    assert found["RES_OPTIONS"] == child.RESOLVER
+    monkeypatch.setenv("RES_OPTIONS", "timeout:1")
+    assert child.helper_environment()["RES_OPTIONS"] == "timeout:1"

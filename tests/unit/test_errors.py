@@ -43,7 +43,7 @@ def test_the_exception_says_what_to_do():
     error = PoolError(Code.PIN_WRONG, "token T: CKR_PIN_INCORRECT")
     assert str(error) == (
         "[506] the token refused the PIN; it is not tried again: token T: CKR_PIN_INCORRECT; "
-        "correct the PIN and restart keyd"
+        "correct it in its file, then: tlspool reload; a credential: restart keyd; a typed one: tlspool pin --again"
     )
     assert error.category == 5
 

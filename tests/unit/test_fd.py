@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import OwnedFd, shut_down
 
 
 def test_closed_once_and_only_by_its_owner():
@@ -61,3 +61,17 @@ def test_what_is_no_socket_is_closed_too():
     for fd in (read_fd, write_fd):
         with pytest.raises(OSError):
             os.fstat(fd)
+
+
+def test_what_is_shut_down_has_ended_for_all_copies():
+    ours, theirs = socket.socketpair()
+    copy = ours.dup()
+    with theirs, copy, OwnedFd(ours.detach()) as owned:
+        shut_down(owned)
+        assert theirs.recv(1) == b""
+        assert not owned.closed
+    with socket.socket() as unconnected, OwnedFd(unconnected.detach()) as owned:
+        shut_down(owned)
+    read_fd, write_fd = os.pipe()
+    with OwnedFd(read_fd) as owned, OwnedFd(write_fd):
+        shut_down(owned)

@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from tests.fixtures.fake_pool import FakePool, answer, error
-from tests.fixtures.tunnels import Noted
+from tests.fixtures.fake_pool import answer, error
 from tlspool_admin import endpoints, inetd
 from tlspool_admin.__main__ import main, parser
 from tlspool_admin.commands import run as command
@@ -21,18 +20,6 @@ from tlspool_common.appwire import Cmd, Flag
 WAIT_S = 15
 CAT = ("cat",)
 ENV = ("env",)
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def noted():
-    return Noted()
 
 
 class Running:

@@ -19,12 +19,6 @@ def fake(no_leaks, tmp_path):
     made.stop()
 
 
-@pytest.fixture
-def pool(fake):
-    with libstub.Pool(fake.path) as made:
-        yield made
-
-
 def test_questions(fake, pool):
     access = pool.authenticate(ALICE, "secret", timeout_s=1.5)
     assert access == libstub.Access("words", (), 60, 0)

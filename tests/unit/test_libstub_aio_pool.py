@@ -12,15 +12,8 @@ import pytest
 import libstub
 from libstub.aio import AsyncPool
 from libstub.aio import pool as pool_module
-from tests.fixtures.fake_pool import FakePool, answer, error
+from tests.fixtures.fake_pool import answer, error
 from tlspool_common.appwire import Cmd, Frame
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
 
 
 def running(test):

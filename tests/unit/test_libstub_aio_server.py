@@ -10,16 +10,9 @@ import pytest
 
 import libstub
 from libstub.aio import server as server_module
-from tests.fixtures.fake_pool import FakePool, answer
+from tests.fixtures.fake_pool import answer
 from tests.unit.test_libstub_aio_pool import running
 from tlspool_common.appwire import Cmd
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
 
 
 class Greeter(asyncio.Protocol):

@@ -8,16 +8,9 @@ import socket
 import pytest
 
 import libstub
-from tests.fixtures.fake_pool import FakePool, error
+from tests.fixtures.fake_pool import error
 from tests.unit.test_libstub_aio_pool import running
 from tlspool_common.appwire import Cmd, Flag
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
 
 
 def request_of(fake):

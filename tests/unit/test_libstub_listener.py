@@ -13,15 +13,8 @@ import pytest
 
 import libstub
 from libstub.aio import server as server_module
-from tests.fixtures.fake_pool import FakePool, answer, error
+from tests.fixtures.fake_pool import answer, error
 from tlspool_common.appwire import Cmd
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import libstub
-from tests.fixtures.fake_pool import FakePool, answer, error
+from tests.fixtures.fake_pool import answer, error
 from tlspool_common.appwire import Cmd, Control, Details, Flag, Frame, Starttls
 
 WAIT_S = 15
@@ -45,13 +45,6 @@ class Host:
 
 
 @pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
 def propose(fake):
     def make(*proposals):
         host = Host(*proposals)
@@ -59,12 +52,6 @@ def propose(fake):
         return host
 
     return make
-
-
-@pytest.fixture
-def pool(fake):
-    with libstub.Pool(fake.path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -14,21 +14,8 @@ import pytest
 import libstub
 from libstub import core, starttls
 from libstub import pool as pool_module
-from tests.fixtures.fake_pool import FakePool, answer, error
+from tests.fixtures.fake_pool import answer, error
 from tlspool_common.appwire import Cmd, Frame, Ping
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pool(fake):
-    with libstub.Pool(fake.path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -10,21 +10,8 @@ import pytest
 
 import libstub
 from libstub.starttls import find_pool, patience_of
-from tests.fixtures.fake_pool import FakePool, error
+from tests.fixtures.fake_pool import error
 from tlspool_common.appwire import Cmd, Flag, Options
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pool(fake):
-    with libstub.Pool(fake.path) as made:
-        yield made
 
 
 @pytest.fixture

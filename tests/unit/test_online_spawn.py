@@ -1,17 +1,13 @@
 """How the broker starts the helper."""
 
 import os
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.online_process import Helper, Wishes
-from tlspool_common import child, settings
-from tlspool_common.channel import pair
-from tlspool_common.fd import OwnedFd
-from tlspool_common.messages import PROTOCOL, Party
+from tlspool_common import settings
+from tlspool_common.messages import PROTOCOL
 from tlspool_online import __main__ as program
 from tlspool_online import spawn
 
@@ -26,16 +22,6 @@ def test_arguments_are_what_the_program_reads(tmp_path):
     assert (args.crl_file, args.sandbox) == ([path, tmp_path], "warn")
     args = program.arguments(["--fd", "3", "--parent", "1", *spawn.arguments(settings.parse_untrusted(""))])
     assert (args.files_only, args.private, args.port, args.crl_file) == (False, False, [80], [])
-
-
-def test_the_environment(monkeypatch):
-    monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
-    monkeypatch.setenv("NOTIFY_SOCKET", "/x")
-    found = spawn.environment()
-    assert not set(child.NOT_PASSED_ON) & set(found)
-    assert found["RES_OPTIONS"] == spawn.RESOLVER
-    monkeypatch.setenv("RES_OPTIONS", "timeout:1")
-    assert spawn.environment()["RES_OPTIONS"] == "timeout:1"
 
 
 def test_it_has_its_channel_and_nothing_else():
@@ -53,40 +39,3 @@ def test_it_has_its_channel_and_nothing_else():
     finally:
         os.close(read_fd)
         os.close(write_fd)
-
-
-def test_it_ends_with_its_channel():
-    with Helper() as helper:
-        helper.hang_up()
-        assert helper.wait() == 0
-
-
-def test_it_ends_when_told_to():
-    with Helper() as helper:
-        os.kill(helper.pid, signal.SIGTERM)
-        assert helper.wait() == 0
-
-
-def test_a_broker_that_breaks_the_table(tmp_path):
-    with Helper(log=tmp_path / "log") as helper:
-        helper.send_raw(b"\0\0\0\0\0\0\0\0")
-        assert helper.wait() == 76
-    assert "helper.broker_broken" in (tmp_path / "log").read_text()
-
-
-def test_a_descriptor_that_is_no_channel(capfd):
-    read_fd, write_fd = os.pipe()
-    os.close(write_fd)
-    pid = spawn.spawn(OwnedFd(read_fd), [])
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == program.EXIT_USAGE
-    assert "online.refuses_to_start" in capfd.readouterr().err
-
-
-def test_a_parent_that_is_another(capfd):
-    channel, theirs = pair(Party.BROKER, Party.ONLINE)
-    with theirs:
-        argv = [sys.executable, "-m", "tlspool_online", "--fd", "3", "--parent", "1"]
-        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
-        pid = os.posix_spawn(sys.executable, argv, spawn.environment(), file_actions=actions)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    channel.close()

@@ -13,7 +13,7 @@ from tlspool_common.errors import Code
 from tlspool_common.radius_rules import parse_radius
 from tlspool_common.radius_table import BY_NAME, Use
 from tlspool_common.setting_table import BY_NAME as SETTINGS
-from tlspool_radius import bounds
+from tlspool_radius import bounds, dynamic
 from tlspool_radius.servers import Purpose, Server
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +67,20 @@ def test_codes():
     codes = {code for code in named if code // 100 == 8}
     assert codes >= {801, 802, 803, 804, 806, 810}
     assert all(Code(code) in ERRORS for code in codes)
+
+
+def test_error_causes():
+    causes = {
+        dynamic.UNSUPPORTED_ATTRIBUTE,
+        dynamic.MISSING_ATTRIBUTE,
+        dynamic.UNSUPPORTED_SERVICE,
+        dynamic.INVALID_VALUE,
+        dynamic.SESSION_UNKNOWN,
+    }
+    told = re.findall(r"^\| NAK, Error-Cause ([\d, ]+) \|", PAGE, re.MULTILINE)
+    assert {int(number) for numbers in told for number in numbers.split(",")} == causes
+    helper = (ROOT / "docs" / "radius-helper.md").read_text().partition("| Error-Cause | |")[2].partition("\n\n")[0]
+    assert {int(number) for number in re.findall(r"^\| (\d{3}) ", helper, re.MULTILINE)} == causes
 
 
 def test_what_status_says():

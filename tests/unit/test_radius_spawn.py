@@ -1,7 +1,6 @@
 """How the broker starts the helper that speaks RADIUS."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,8 @@ import pytest
 
 from tests.fixtures.radius_process import Helper, Wishes
 from tests.fixtures.radius_server import Server
-from tlspool_common import child, settings
-from tlspool_common.channel import pair
-from tlspool_common.fd import OwnedFd
-from tlspool_common.messages import PROTOCOL, Party
+from tlspool_common import settings
+from tlspool_common.messages import PROTOCOL
 from tlspool_radius import __main__ as program
 from tlspool_radius import spawn
 
@@ -62,13 +59,6 @@ def test_addresses_that_are_none(text, capsys):
     assert "must be HOST:PORT" in capsys.readouterr().err
 
 
-def test_the_environment(monkeypatch):
-    monkeypatch.setenv("OPENSSL_CONF", "/provider.cnf")
-    found = spawn.environment()
-    assert not set(child.NOT_PASSED_ON) & set(found)
-    assert found["RES_OPTIONS"] == spawn.RESOLVER
-
-
 def test_the_module_imports_nothing_of_the_helper():
     code = (
         "import sys, tlspool_radius.spawn; print([name for name in sys.modules if 'pyrad' in name or 'sqlite' in name])"
@@ -97,43 +87,6 @@ def test_it_has_its_channel_and_nothing_else(tmp_path):
     finally:
         os.close(read_fd)
         os.close(write_fd)
-
-
-def test_it_ends_with_its_channel(tmp_path):
-    with Helper(tmp_path, acct=(("127.0.0.1", 1),)) as helper:
-        helper.hang_up()
-        assert helper.wait() == 0
-
-
-def test_it_ends_when_told_to(tmp_path):
-    with Helper(tmp_path) as helper:
-        os.kill(helper.pid, signal.SIGTERM)
-        assert helper.wait() == 0
-
-
-def test_a_broker_that_breaks_the_table(tmp_path):
-    with Helper(tmp_path, log=tmp_path / "log") as helper:
-        helper.send_raw(b"\0\0\0\0\0\0\0\0")
-        assert helper.wait() == 76
-    assert "helper.broker_broken" in (tmp_path / "log").read_text()
-
-
-def test_a_descriptor_that_is_no_channel(capfd):
-    read_fd, write_fd = os.pipe()
-    os.close(write_fd)
-    pid = spawn.spawn(OwnedFd(read_fd), [])
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == program.EXIT_USAGE
-    assert "radius.refuses_to_start" in capfd.readouterr().err
-
-
-def test_a_parent_that_is_another():
-    channel, theirs = pair(Party.BROKER, Party.RADIUS)
-    with theirs:
-        argv = [sys.executable, "-m", "tlspool_radius", "--fd", "3", "--parent", "1"]
-        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
-        pid = os.posix_spawn(sys.executable, argv, spawn.environment(), file_actions=actions)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    channel.close()
 
 
 @pytest.mark.parametrize(

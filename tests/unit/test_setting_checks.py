@@ -142,6 +142,11 @@ def test_one_that_takes_too_long(tmp_path, monkeypatch):
     assert setting_checks._why_not_loadable("/x") == "did not load within 0.2 s"
 
 
+def test_a_directory_of_modules_that_is_not_there(host, tmp_path):
+    assert host.look(f"pkcs11_directory {tmp_path}") == []
+    assert host.look(f"pkcs11_directory {tmp_path}/none") == [("warning", "pkcs11_directory")]
+
+
 def test_revocation_lists(host, tmp_path):
     path = tmp_path / "crl.pem"
     assert host.look(f"crl_file {path}") == [("error", "crl_file")]

@@ -141,6 +141,21 @@ KEYWORDS = {
 """Each keyword of the pool that the syntax is from, with a value as its documentation has them."""
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("radius_authz 127.0.0.1 [::1]:9", "radius_authz '127.0.0.1:1812 [::1]:9': needs"),
+        ("audit_required yes", "audit_required 'yes': needs"),
+        ("pkcs11_pin_file /pin\npkcs11_pin 1234", "pkcs11_pin_file '/pin': there is"),
+    ],
+)
+def test_what_does_not_go_together_is_shown_as_a_file_has_it(text, shown):
+    with pytest.raises(SettingError) as caught:
+        parse_untrusted(text)
+    assert shown in str(caught.value)
+    assert "1234" not in str(caught.value)
+
+
 def test_every_keyword_of_earlier_pools_is_known_and_acts_or_is_named_with_what_to_do():
     assert len(KEYWORDS) == 40
     silent = {"log_stderr", "privacy_attempt"}  # what they ask for is so anyway

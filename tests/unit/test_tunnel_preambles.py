@@ -10,44 +10,10 @@ import time
 
 import pytest
 
-from tests.fixtures.fake_pool import FakePool, answer, error
-from tests.fixtures.tunnels import WAIT_S, Backend, Noted, Running, Speaker, client, failures, plan_of, server
+from tests.fixtures.fake_pool import answer, error
+from tests.fixtures.tunnels import WAIT_S, Speaker, client, failures, server
 from tlspool_admin import endpoints, loop
 from tlspool_common.appwire import Cmd
-
-
-@pytest.fixture
-def fake(no_leaks, tmp_path):
-    made = FakePool(tmp_path / "s")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def backend():
-    made = Backend()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def noted():
-    return Noted()
-
-
-@pytest.fixture
-def run(fake, noted, monkeypatch):
-    """Start tunnels; all are stopped at the end."""
-    monkeypatch.setenv("TLSPOOL_SOCKET", fake.path)
-    made = []
-
-    def start(*words, listen="127.0.0.1:0"):
-        made.append(Running(plan_of(*words, "--listen", listen), noted, listen))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.stop()
 
 
 @pytest.fixture

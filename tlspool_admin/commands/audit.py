@@ -86,7 +86,9 @@ def _given(args: argparse.Namespace) -> list[Path]:
     path = config_path(args)
     directory = where.values_untrusted(where.read(path)).get("audit_dir", "").strip()
     if not directory.startswith("/"):
-        raise PoolError(Code.SETTING_INVALID, f"{path} has no audit_dir: there is no audit trail; or name its files")
+        raise PoolError(
+            Code.SETTING_INVALID, f"{path} has no audit_dir, so there is no audit trail; set it, or name files"
+        )
     return [Path(directory)]
 
 

@@ -19,7 +19,7 @@ KINDS = ("identities", "selectors", "anchors", "sessions", "generations", "setti
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser("completion", parents=[common()], help=help_of("completion"), description=_TEXT)
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
     parser.add_argument("--words", choices=KINDS, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 

@@ -29,19 +29,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     change = [common(), changing()]
 
     one = actions.add_parser("set", parents=change, help="set the list of a selector", description=_SELECTOR)
-    one.add_argument("selector", metavar="SELECTOR")
+    one.add_argument("selector", metavar="SELECTOR", help="for example .example.com or @example.com")
     one.add_argument("ids", nargs="*", metavar="ID", help="local identities, most preferred first")
     one.add_argument("--valexp", metavar="VALEXP", help="what remotes that it matches have to fulfil; '' takes it away")
     one.set_defaults(run=run, usage_error=one.error)
 
     one = actions.add_parser("get", parents=[common()], help="show what a remote, or a selector, may see")
-    one.add_argument("selector", metavar="REMOTE|SELECTOR")
+    one.add_argument("selector", metavar="REMOTE|SELECTOR", help="domain or user@domain; or a selector, as it was set")
     one.set_defaults(run=run)
 
     actions.add_parser("list", parents=[common()], help="list all selectors").set_defaults(run=run)
 
     one = actions.add_parser("del", parents=change, help="remove a selector")
-    one.add_argument("selector", metavar="SELECTOR")
+    one.add_argument("selector", metavar="SELECTOR", help="for example .example.com or @example.com")
     one.set_defaults(run=run)
 
     one = actions.add_parser("import", parents=change, help="set many selectors from a file", description=_IMPORT)

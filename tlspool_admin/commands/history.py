@@ -33,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "rollback", parents=[common(), changing()], help=help_of("rollback"), description=text
     )
-    parser.add_argument("generation", type=_NUMBER, metavar="GENERATION")
+    parser.add_argument(
+        "generation", type=_NUMBER, metavar="GENERATION", help="its number; `tlspool history` lists them"
+    )
     parser.set_defaults(run=run_rollback)
 
 

@@ -43,19 +43,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.set_defaults(run=run, usage_error=one.error)
 
     one = actions.add_parser("get", parents=[common()], help="show an identity")
-    one.add_argument("id", metavar="ID")
+    one.add_argument("id", metavar="ID", help="domain or user@domain")
     one.add_argument("--out", type=Path, metavar="FILE", help="write the chain of the first X.509 record as PEM")
     one.set_defaults(run=run)
 
     actions.add_parser("list", parents=[common()], help="list all identities").set_defaults(run=run)
 
     one = actions.add_parser("del", parents=change, help="remove an identity, or what it has for a role")
-    one.add_argument("id", metavar="ID")
+    one.add_argument("id", metavar="ID", help="domain or user@domain")
     one.add_argument("flags", nargs="?", metavar="FLAGS", help="only this type, for these roles: x509,client")
     one.set_defaults(run=run)
 
     one = actions.add_parser("import", parents=change, help="file certificates under their names", description=_IMPORT)
-    one.add_argument("files", nargs="+", type=Path, metavar="CERTFILE")
+    one.add_argument("files", nargs="+", type=Path, metavar="CERTFILE", help="a certificate and its issuers")
     one.add_argument("--id", metavar="ID", help="the identity (default: the one that the certificate names)")
     one.add_argument("--key", metavar="URI", help="PKCS #11 URI of the key (default: looked for by its label)")
     one.add_argument("--flags", metavar="FLAGS", default="x509,client,server", help="default: %(default)s")
@@ -211,7 +211,7 @@ def _identity(path: Path, leaf: bytes) -> str:
     names = chains.identities(chains.load_untrusted(leaf))
     if len(names) != 1:
         raise PoolError(
-            Code.LOCALID_MISSING, f"{path} names {', '.join(names) or 'no identity'}; say which is meant by --id"
+            Code.FIELD_MALFORMED, f"{path} names {', '.join(names) or 'no identity'}; say which is meant by --id"
         )
     return names[0]
 

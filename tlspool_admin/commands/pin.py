@@ -31,7 +31,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command."""
     text = "type the PINs that the pool needs"
     parser = subparsers.add_parser("pin", parents=[common()], help=text, description=f"{text}.  {_MORE}")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="keep others out for so long")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds that nobody else is asked instead, while a PIN is typed (default: 60)",
+    )
     parser.add_argument(
         "--once", action="store_true", help=f"end when no PIN was asked for in {QUIET_S:g} s after the last one"
     )

@@ -28,12 +28,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.set_defaults(run=run_list)
 
     one = actions.add_parser("show", parents=[common()], help="all that a policy allows")
-    one.add_argument("name", metavar="POLICY", choices=sorted(POLICIES))
+    one.add_argument("name", metavar="POLICY", choices=sorted(POLICIES), help=", ".join(POLICIES))
     one.set_defaults(run=run_show)
 
     one = actions.add_parser("set", parents=change, help="assign a policy", description=_SET)
     one.add_argument("key", metavar="WHO", help="host, service:NAME or localid:ID")
-    one.add_argument("name", metavar="POLICY", choices=sorted(POLICIES))
+    one.add_argument("name", metavar="POLICY", choices=sorted(POLICIES), help=", ".join(POLICIES))
     one.set_defaults(run=run)
 
     one = actions.add_parser("get", parents=[common()], help="show what is assigned to somebody")

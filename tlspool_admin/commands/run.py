@@ -98,9 +98,9 @@ def _checked(args: argparse.Namespace) -> Preamble:
     """
     is_server = not args.connect
     if is_server and not args.localid:
-        raise ValueError("--localid must not be empty")
+        raise ValueError("--localid is needed: who we are")
     if not is_server and not args.remoteid:
-        raise ValueError("--remoteid must not be empty")
+        raise ValueError("--remoteid is needed with --connect: who the server must prove to be")
     if is_server and not args.command:
         raise ValueError("there is no program to run: write it behind --")
     if args.command and shutil.which(args.command[0]) is None:

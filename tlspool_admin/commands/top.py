@@ -33,10 +33,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("top", parents=[common()], help=help_of("top"), description=_TEXT)
     parser.add_argument("--once", action="store_true", help="print one page")
     parser.add_argument("--batch", type=number("number", least=1), metavar="N", help="print N pages")
-    parser.add_argument("--table", choices=("sessions", "callers", "workers", "tokens"), default="sessions")
+    parser.add_argument(
+        "--table",
+        choices=("sessions", "callers", "workers", "tokens"),
+        default="sessions",
+        help="which table to show at first (default: sessions)",
+    )
     parser.add_argument("--filter", default="", metavar="TEXT", help="only rows with that; WORD=VALUE for sessions")
     parser.add_argument(
-        "--every", type=number("number of seconds", least=1, below=3601), default=2, metavar="S", help="(default: 2)"
+        "--every",
+        type=number("number of seconds", least=1, below=3601),
+        default=2,
+        metavar="S",
+        help="seconds between two looks (default: 2)",
     )
     parser.set_defaults(run=run)
 

@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one = actions.add_parser("set", parents=change, help="trust certificates", description=_SET)
     one.add_argument("flags", metavar="FLAGS", help="for example x509,client,server")
     one.add_argument("valexp", metavar="VALEXP", help="validation expression, 1 for nothing beyond the chain")
-    one.add_argument("file", type=Path, metavar="CERTFILE")
+    one.add_argument("file", type=Path, metavar="CERTFILE", help="PEM, one certificate or many; or DER")
     one.set_defaults(run=run)
 
     one = actions.add_parser("get", parents=[common()], help="show what a key has")
@@ -78,13 +78,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     one = actions.add_parser("pin", parents=change, help="bind a remote to a certificate", description=_PIN)
     one.add_argument("remote", metavar="REMOTE", help="domain or user@domain")
-    one.add_argument("cert", metavar="CERT|SHA256")
+    one.add_argument("cert", metavar="CERT|SHA256", help="a file, or 64 hexadecimal digits")
     one.add_argument("--days", type=_DAYS, metavar="N", help="how long the pin counts (default: forever)")
     one.add_argument("--replace-days", type=_DAYS, metavar="N", help="days before the end in which another may come")
     one.set_defaults(run=run_pin)
 
     one = actions.add_parser("unpin", parents=change, help="forget the pins of a remote")
-    one.add_argument("remote", metavar="REMOTE")
+    one.add_argument("remote", metavar="REMOTE", help="domain or user@domain")
     one.add_argument("cert", nargs="?", metavar="CERT|SHA256", help="only this one")
     one.set_defaults(run=run_pin)
 
@@ -93,7 +93,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.set_defaults(run=run_pins)
 
     one = actions.add_parser("revoke", parents=change, help="mark certificates as revoked", description=_REVOKE)
-    one.add_argument("issuer", metavar="ISSUER|CRLFILE")
+    one.add_argument("issuer", metavar="ISSUER|CRLFILE", help="the issuer (key identifier or certificate), or its list")
     one.add_argument("serials", nargs="*", metavar="SERIAL|CERTFILE", help="none: the first argument is a CRLFILE")
     one.set_defaults(run=run_revoke)
 

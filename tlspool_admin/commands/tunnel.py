@@ -99,7 +99,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.setups < 1 or args.connect_timeout <= 0:
         raise ValueError("--setups and --connect-timeout must be above 0")
     if args.side == "server" and not localid:
-        raise ValueError("--localid must not be empty")
+        raise ValueError("--localid is needed: who we are")
     flags = Flag.LOCALROLE_SERVER | Flag.REMOTEROLE_CLIENT
     if args.side == "client":
         flags = Flag.LOCALROLE_CLIENT | Flag.REMOTEROLE_SERVER
