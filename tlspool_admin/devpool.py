@@ -135,6 +135,22 @@ class DevPool:
             if record["ticks"] and _start_ticks(record["pid"]) == record["ticks"]
         }
 
+    def _check_ours(self) -> None:
+        """See that nobody else writes where our daemons are told what to load, and we whom to end.
+
+        Raises:
+            PoolError: SETTING_INVALID.
+        """
+        found = self.directory.stat()
+        if found.st_uid != os.geteuid():
+            raise PoolError(
+                Code.SETTING_INVALID, f"{self.directory} belongs to user {found.st_uid}; name a directory of your own"
+            )
+        if found.st_mode & 0o022:
+            raise PoolError(
+                Code.SETTING_INVALID, f"{self.directory} can be written by others; chmod go-w it, or name another"
+            )
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let two invocations for one directory take turns."""
@@ -161,6 +177,7 @@ class DevPool:
         if len(str(self.run_dir / "private" / "broker.sock")) > 100:
             raise PoolError(Code.SETTING_INVALID, f"{self.directory} is too long a path for sockets (unix(7))")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_ours()
         foreign = [entry.name for entry in self.directory.iterdir()]
         if foreign and not self._state_path.exists():
             raise PoolError(Code.SETTING_INVALID, f"{self.directory} holds other files; name a new directory")
@@ -299,9 +316,14 @@ class DevPool:
     # --- down -----------------------------------------------------------------------------------------
 
     def down(self) -> bool:
-        """Stop the pool and remove what ``up`` made; return False when there was none."""
+        """Stop the pool and remove what ``up`` made; return False when there was none.
+
+        Raises:
+            PoolError: SETTING_INVALID, the directory is not ours alone.
+        """
         if not self._state_path.exists():
             return False
+        self._check_ours()
         with self._locked():
             self._stop()
             for name in _MADE:

@@ -179,7 +179,12 @@ async def _serve(
     # They share our group for the sake of the private socket; that makes no operators of them.
     strangers = {config.worker_uid, config.keyd_uid} - {os.getuid()}
     server = await control.serve(
-        control_path, operators.handle, strangers=strangers, line_b=limits.REQUEST_B, passed=control_socket
+        control_path,
+        operators.handle,
+        strangers=strangers,
+        stranger_pids=shell.borders.helper_pids,  # and ours: a hostile answer from the network must not rule the pool
+        line_b=limits.REQUEST_B,
+        passed=control_socket,
     )
     listeners = [
         *(Listener(sock, shell.applications.accepted, log) for sock in app_sockets),

@@ -1,7 +1,7 @@
 """The application socket: exact frames in and out, descriptors owned, and nobody waited for.
 
 * A read asks for no more than the frame that is being filled still needs, so a descriptor that comes along
-  belongs to that frame.  The first one is kept, the others are closed.
+  belongs to that frame.  The first one is kept, the others are closed, where nobody waits for it (closing.py).
 * A frame goes out in one call.  While an application does not read, it is not read from; that bounds what it
   can pile up here, and when it goes on for too long, it is sent away.
 * Callers take turns, whatever number of connections they have: of each so many frames are read before the others
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import array
 import asyncio
+import os
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from tlspool_broker import caller, passed
+from tlspool_broker.closing import Closer
 from tlspool_broker.door import Door
 from tlspool_broker.events import (
     AppConnected,
@@ -29,6 +31,7 @@ from tlspool_broker.events import (
     Caller,
     ConnectionId,
     Event,
+    FdKind,
     PassedFd,
 )
 from tlspool_broker.quotas import Quota
@@ -86,6 +89,7 @@ class Applications:
         self._most = most
         self._quota_of = quota_of
         self._door = Door(log)
+        self._closer = Closer(log)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._lines: dict[ConnectionId, _Line] = {}
@@ -209,15 +213,17 @@ class Applications:
             if line.queue or line.connection not in self._lines:
                 return count
             try:
+                takes_fds = not self._closer.is_stuck(line.uid)
                 data, control, flags, _address = line.sock.recvmsg(
-                    FRAME_B - len(line.frame), _CONTROL_B, socket.MSG_CMSG_CLOEXEC
+                    FRAME_B - len(line.frame), _CONTROL_B if takes_fds else 0, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return count
             except OSError as error:
                 self._lose(line, error.strerror or "broken")
                 return count + 1
-            self._take_fds_untrusted(line, control, flags)
+            if takes_fds:
+                self._take_fds_untrusted(line, control, flags)
             if not data:
                 self._lose(line, "closed its connection in the middle of a frame" if line.frame else "closed it")
                 return count + 1
@@ -238,9 +244,12 @@ class Applications:
         else:
             kept = fds[:1] if line.passed is None else []
         for fd in fds[len(kept) :]:
-            fd.close()
+            self._closer.close(line.uid, fd)
         for fd in kept:
             line.passed = passed.looked_at(fd, self._own)
+            if line.passed.kind is FdKind.OTHER:  # it will be refused; who refuses it must not wait for its end
+                line.passed = PassedFd(OwnedFd(os.eventfd(0, os.EFD_CLOEXEC)), FdKind.OTHER)
+                self._closer.close(line.uid, fd)
 
     # --- out ------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from tlspool_broker import caller
@@ -71,6 +71,10 @@ _IDENTIFY_S = 5.0
 _UNIDENTIFIED = 8
 """Connections of one user that have not said hello; a daemon that is started anew has one."""
 
+_PIDS = 1000
+"""Of helpers that were started: one that said something and ended at once is still known when it is heard, and a number
+is another process's by the time it is forgotten.  There is one helper of a kind, and pauses between."""
+
 
 def _spawn_online(channel_fd: OwnedFd, settings: Settings) -> int:
     return online.spawn(channel_fd, online.arguments(settings))
@@ -100,6 +104,7 @@ class Borders:
         self._settings = settings
         self._helpers: dict[HelperNumber, Line] = {}
         self._children: dict[int, int] = {}
+        self.helper_pids: deque[int] = deque(maxlen=_PIDS)  # they are of our user, and no operators
         self._life = raw_pair()  # a master has copies of the second, and sees the end of the first
         self._last = 0
 
@@ -270,6 +275,7 @@ class Borders:
         Raises:
             OSError: there is no descriptor left for that, and the child neither.
         """
+        self.helper_pids.append(pid)
         pidfd = watch(pid).detach()
         self._children[pidfd] = pid
         self._loop.add_reader(pidfd, self._reap, pidfd)

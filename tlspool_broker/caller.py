@@ -8,6 +8,9 @@ What /proc says of a process is in the hands of that process, or of who made its
 made printable.  Access rules may go by two of these, if they are certain: the control group, which a process does
 not leave by itself, and the program.
 
+The unit is one of the host's: of a service that a user's own manager runs it is ``user@1000.service``, whatever
+that service calls itself.
+
 XXX The program is the one that runs when the connection is accepted.  A process can connect, and then execute
 another program, which holds the connection without knowing: rules that name a program should name a user or a
 unit too.  And /proc shows the programs of other users only to a broker with CAP_SYS_PTRACE.
@@ -61,14 +64,18 @@ def identify(sock: socket.socket) -> Caller:
 
 
 def unit_untrusted(text: bytes) -> str:
-    """Return the systemd unit in the text of /proc/PID/cgroup, the innermost; '' when there is none."""
+    """Return the systemd unit in the text of /proc/PID/cgroup, the outermost; '' when there is none.
+
+    That is the one which the host's manager has given its name.  What is inside of it is its own affair: a user's
+    manager, or a container's, calls its units what it likes.
+    """
     for line in text.decode("ascii", "replace").splitlines():
         # cgroups(7): hierarchy, controllers, path; systemd's is the unified one, else the one that bears its name
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number, controllers) != ("0", "") and controllers != "name=systemd":
             continue
-        for part in reversed(path.split("/")):
+        for part in path.split("/"):
             name = part.removeprefix("_")  # systemd's escape for names that look like a controller's file
             if _UNIT.fullmatch(name):
                 return name

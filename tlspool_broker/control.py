@@ -34,7 +34,7 @@ from pathlib import Path
 
 from tlspool_broker import admin, dryrun, explain
 from tlspool_broker.admin import keys
-from tlspool_broker.admin.fields import author
+from tlspool_broker.admin.fields import asker, author
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import DrainAsked, Event, FinishAsked, KillAsked, SessionId
@@ -44,7 +44,7 @@ from tlspool_broker.radius_control import RadiusControl
 from tlspool_broker.views import Views, in_flight, number_untrusted, states
 from tlspool_common import grants, sandbox
 from tlspool_common.auditor import Auditor
-from tlspool_common.control import PEER_UID, Answer, Request
+from tlspool_common.control import Answer, Request
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.log import Log
 from tlspool_common.messages import PROTOCOL
@@ -166,13 +166,13 @@ class Control:
         if value is None:
             picked, count = await self._views.kill_matching(request)
             self._log.info(
-                "sessions.kill", which=str(picked), sessions=count, uid=_uid(request), author=author(request)
+                "sessions.kill", which=str(picked), sessions=count, uid=asker(request), author=author(request)
             )
             return {"sessions": count}
         session_id = SessionId(number_untrusted(str(value), "name a session by its number: kill 17"))
         if self._core.sessions.get(session_id) is None:
             raise PoolError(Code.SESSION_UNKNOWN, str(session_id))
-        self._log.info("session.kill", session=session_id, author=author(request))
+        self._log.info("session.kill", session=session_id, uid=asker(request), author=author(request))
         self._happened(KillAsked(session_id))
         return {"session": session_id}
 
@@ -183,13 +183,13 @@ class Control:
             words = ["worker", str(request["worker"])] if "worker" in request else [str(request.get("state", "on"))]
         match words:
             case ["on" | "off" as state]:
-                self._log.info("pool.drain", state=state, author=author(request))
+                self._log.info("pool.drain", state=state, uid=asker(request), author=author(request))
                 self._happened(DrainAsked(state == "on"))
             case ["worker", number]:
                 worker_id = number_untrusted(number, "name a worker by its number: drain worker 4711")
                 if self._core.workers.by_id(worker_id) is None:
                     raise PoolError(Code.FIELD_MALFORMED, f"there is no worker {worker_id}; tlspool workers lists them")
-                self._log.info("worker.drain", worker=worker_id, author=author(request))
+                self._log.info("worker.drain", worker=worker_id, uid=asker(request), author=author(request))
                 self._happened(FinishAsked(worker_id))
             case _:
                 raise PoolError(Code.FIELD_MALFORMED, "drain, drain off, or drain worker 4711")
@@ -226,7 +226,7 @@ class Control:
         if wanted and self._questions is not None and self._core.keyd.present:
             told = await self._questions.ask(one.uri for one in wanted)
         warnings = keys.judge(wanted, told)
-        before, uid = self._databases.generation, _uid(request)
+        before, uid = self._databases.generation, asker(request)
         answer = admin.apply(self._databases, request, work, uid=uid, durable=False)
         generation = self._databases.generation
         await loop.run_in_executor(None, self._databases.sync)
@@ -247,9 +247,3 @@ def _socket_row(path: str) -> dict[str, object]:
     except OSError as error:
         return {"path": path, "error": error.strerror}
     return {"path": path, "mode": f"{found.st_mode & 0o7777:04o}", "uid": found.st_uid, "gid": found.st_gid}
-
-
-def _uid(request: Request) -> int:
-    """Return who asks, by word of the kernel; ourselves where no kernel is between us."""
-    uid = request.get(PEER_UID)
-    return uid if isinstance(uid, int) else os.getuid()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from tlspool_broker import radius_policy
-from tlspool_broker.admin.fields import author, bad, boolean, number_of, text
+from tlspool_broker.admin.fields import asker, author, bad, boolean, number_of, text
 from tlspool_broker.core import BrokerCore
 from tlspool_broker.radius_questions import RadiusQuestions
 from tlspool_broker.radius_rehearsal import rehearse_untrusted
@@ -68,7 +68,7 @@ class RadiusControl:
             raise bad(f"count must be at most {limits.RADIUS_LISTED}; `after` goes on behind them")
         retry = boolean(request, "retry")
         if retry:
-            self._log.info("radius.retry", author=author(request))
+            self._log.info("radius.retry", uid=asker(request), author=author(request))
         return await self._told(AskRadius(after=number_of(request, "after", default=0), count=count, retry=retry))
 
     async def _told(self, question: AskRadius) -> Answer:
@@ -132,6 +132,7 @@ class RadiusControl:
             "radius.test",
             remoteid=str(request.get("remoteid") or ""),
             outcome=worst.name.lower(),
+            uid=asker(request),
             author=author(request),
         )
         return {"outcome": worst.name.lower(), "rule": admission.rule, "answers": answers}

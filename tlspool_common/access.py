@@ -5,7 +5,7 @@
     socket    path of the application socket it came through
     user      name or number of the user that connected
     group     name or number of a group of that user's process
-    unit      systemd unit of the process; ``x@.service`` is every instance of that template
+    unit      systemd unit of the process, of the host's manager; ``x@.service`` is every instance of that template
     exe       path of its program
     role      client, server
     localid   identity or selector; ``-`` is a client without identity
@@ -16,6 +16,7 @@ no rules everything is allowed; with some, what none applies to is refused.
 
 Users and groups are by word of the kernel.  Unit and program are what /proc tells of a process that is certain to
 be the one that connected (Linux 6.5); where that is not so, rules that allow do not apply, and rules that deny do.
+What users run by their own managers is all of the unit ``user@UID.service``, as they give names as they like.
 The programs of other users are seen only by a broker with CAP_SYS_PTRACE.  And a process can connect, then execute
 another program: a rule with ``exe`` should name a user or a unit too.
 """

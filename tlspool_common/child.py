@@ -40,7 +40,8 @@ def environment() -> dict[str, str]:
     """Return the environment of a child: ours, but for what it must not see."""
     kept = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
     search = [str(_ROOT)] + [part for part in kept.get("PYTHONPATH", "").split(os.pathsep) if part]
-    return kept | {"PYTHONPATH": os.pathsep.join(search)}
+    # PYTHONSAFEPATH: `python -m` would look for our modules in the working directory first, whosever that is.
+    return kept | {"PYTHONPATH": os.pathsep.join(search), "PYTHONSAFEPATH": "1"}
 
 
 def helper_environment() -> dict[str, str]:

@@ -264,18 +264,19 @@ async def serve(
     handler: EitherHandler,
     mode: int = 0o660,
     strangers: Container[int] = (),
+    stranger_pids: Container[int] = (),
     line_b: int = LINE_B,
     passed: socket.socket | None = None,
 ) -> asyncio.Server:
-    """Serve a control socket on the running loop; users that are ``strangers`` are sent away.
+    """Serve a control socket on the running loop; users that are ``strangers`` are sent away, and so are processes.
 
     The socket is the one that systemd has ``passed``, or is made at ``path``.
     """
     clients = _Clients()
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        uid = peer.credentials(writer.get_extra_info("socket")).uid
-        client = None if uid in strangers else clients.enter(writer)
+        pid, uid, _ = peer.credentials(writer.get_extra_info("socket"))
+        client = None if uid in strangers or pid in stranger_pids else clients.enter(writer)
         if client is None:
             writer.close()
             return

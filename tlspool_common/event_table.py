@@ -76,6 +76,9 @@ TABLE: dict[str, Event] = {
     "caller.gone": Event("B", "an application's connection is over"),
     "caller.refused": Event("B", "a user has too many connections", _YES, provoked=True),
     "caller.descriptors_lost": Event("B", "the kernel did not deliver all descriptors of a frame", provoked=True),
+    "caller.descriptor_hangs": Event(
+        "B", "what a user has passed cannot be closed, as a file system does not answer: no more is taken", _YES, True
+    ),
     "listener.paused": Event("B", "no connection can be taken for a moment: descriptors are used up", provoked=True),
     # --- the AAA of applications ----------------------------------------------------------------------------
     "aaa.accepted": Event("B", "a RADIUS server accepts whom an application has asked about", _YES, provoked=True),

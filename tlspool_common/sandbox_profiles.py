@@ -270,7 +270,7 @@ def _of_radius(settings: Settings) -> list[Grant]:
 def radius(spool_dir: Path | None) -> Profile:
     """The helper that speaks RADIUS: UDP, name servers, and the spool.
 
-    Secrets are read before it is entered: nothing in here may read them again.
+    Secrets are read before it is entered.  XXX Where their file is in /etc they can be read again, by both helpers.
     """
     return Profile(
         "radius",

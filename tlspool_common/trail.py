@@ -312,8 +312,11 @@ class Trail:
 
     @staticmethod
     def _hold(fd: OwnedFd, path: Path) -> None:
-        if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
+        found = os.fstat(fd.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise _Unfit(f"{path} is no file")
+        if found.st_uid != os.geteuid():  # the other daemon writes to this directory, too, and must not write our trail
+            raise _Unfit(f"{path} belongs to user {found.st_uid}; see who made it, and move it away")
         try:
             fcntl.flock(fd.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

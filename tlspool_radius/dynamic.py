@@ -8,7 +8,9 @@
 
 What is dropped is counted, and nobody gets an answer: who does not know the secret learns nothing, not even that
 somebody is here.  A request without an Event-Timestamp could be one of last year that somebody has kept, and ends
-sessions that have nothing to do with it: it is dropped, too (RFC 5176 section 6.3).
+sessions that have nothing to do with it: it is dropped, too (RFC 5176 section 6.3).  What has been done is
+remembered for as long as its time would let it in again.  XXX Not by the next helper: for one that is started anew
+requests of the last five minutes count once more.
 """
 
 from __future__ import annotations
@@ -52,6 +54,14 @@ _KNOWN = {key_of(one): one for one in TABLE if one.use & Use.DYNAMIC}
 _IDENTIFYING = {key: one for key, one in _KNOWN.items() if one.name not in _NOT_OF_SESSIONS}
 
 
+_Key = tuple[str, int, bytes]
+
+
+def _key(source: Address, packet: Packet) -> _Key:
+    """Return what makes it the same request again: not the port, which anybody can choose who sends it once more."""
+    return source[0], packet.id, packet.authenticator
+
+
 @dataclass(slots=True)
 class Counters:
     """Since the start; ``foreign``: from an address that is not configured, ``stale``: of another time, or of none."""
@@ -91,7 +101,7 @@ class Requests:
         self.counters = Counters()
         self._asked: dict[int, _Asked] = {}
         self._last = 0
-        self._answers: OrderedDict[tuple[Address, int, bytes], tuple[float, bytes]] = OrderedDict()
+        self._answers: OrderedDict[_Key, tuple[float, bytes]] = OrderedDict()
         self._notes: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:
@@ -113,7 +123,7 @@ class Requests:
         except BadPacket as error:
             self._drop("authenticator" if error.fault is Fault.AUTHENTICATOR else "malformed", source, str(error))
             return
-        key = (source, packet.id, packet.authenticator)
+        key = _key(source, packet)
         if (before := self._answers.get(key)) is not None:
             self.counters.repeated += 1
             if before[1]:
@@ -151,7 +161,7 @@ class Requests:
         """The broker has not answered: whoever asked may ask again."""
         asked = self._asked.pop(exchange, None)
         if asked is not None:
-            self._answers.pop((asked.source, asked.packet.id, asked.packet.authenticator), None)
+            self._answers.pop(_key(asked.source, asked.packet), None)
 
     def sweep(self, now: Now) -> None:
         """Forget answers that nobody will ask for again."""
@@ -167,7 +177,7 @@ class Requests:
         answer = dynamic_answer(asked.packet, asked.secret, done=not cause, error_cause=cause)
         self.counters.done += not cause
         self.counters.refused += bool(cause)
-        self._remember((asked.source, asked.packet.id, asked.packet.authenticator), answer, now)
+        self._remember(_key(asked.source, asked.packet), answer, now)
         self.out.append(Reply(asked.source, answer))
         self._note(
             "info",
@@ -179,7 +189,7 @@ class Requests:
             detail=detail,
         )
 
-    def _remember(self, key: tuple[Address, int, bytes], answer: bytes, now: Now) -> None:
+    def _remember(self, key: _Key, answer: bytes, now: Now) -> None:
         self._answers[key] = (now.ms + bounds.DYNAMIC_KEPT_MS, answer)
         self._answers.move_to_end(key)
         while len(self._answers) > bounds.DYNAMIC_KEPT:

@@ -54,6 +54,31 @@ def test_up_twice_env_and_down(tmp_path):
     assert "no pool" in dev("down", "--dir", str(directory)).stdout
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_directory_that_others_write_is_left_alone(tmp_path, mode):
+    """They would say which PKCS #11 module our daemons load, and which processes we end."""
+    directory = tmp_path / "p"
+    directory.mkdir()
+    directory.chmod(mode)
+    for state in (False, True):
+        if state:
+            (directory / "pool.json").write_text("{}")
+        for word in ("up", *(["down"] if state else [])):
+            done = dev(word, "--dir", str(directory), check=False)
+            assert done.returncode == 1 and "can be written by others; chmod go-w" in done.stderr
+    assert [path.name for path in directory.iterdir()] == ["pool.json"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of somebody else")
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path):
+    directory = tmp_path / "p"
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 65534, 65534)
+    done = dev("up", "--dir", str(directory), check=False)
+    assert done.returncode == 1 and "belongs to user 65534; name a directory of your own" in done.stderr
+    assert list(directory.iterdir()) == []
+
+
 def test_what_died_is_started_again_with_the_same_keys(tmp_path):
     pool = DevPool(tmp_path / "p")
     pool.up()

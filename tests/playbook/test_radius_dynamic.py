@@ -200,11 +200,26 @@ def test_a_request_that_comes_again_gets_the_same_answer_and_is_done_once(client
 def test_answers_are_forgotten_after_a_while(client):
     request = client.make(codec.DISCONNECT, ONE)
     client.answer(client.send(request), 1)
-    client.world.advance(bounds.SWEEP_MS * 2)
+    client.world.advance(bounds.DYNAMIC_KEPT_MS + bounds.SWEEP_MS)
     assert len(client.world.core._requests._answers) == 0
     # And a request that was kept by somebody is of another time by then.
-    client.world.advance(bounds.EVENT_S * 1000)
     assert client.send(request) is None
+    assert counters(client)["stale"] == 1
+
+
+@pytest.mark.parametrize("off_s", [0, bounds.EVENT_S])
+def test_what_somebody_has_kept_is_not_done_again(client, off_s):
+    """CoA that a later one has taken back, say: as long as its time is right, and from whatever port."""
+    at_s = client.now_s() + off_s
+    request = client.make(codec.COA, (codec.USER_NAME, "carol"), (codec.FILTER_ID, "staff"), at_s=at_s)
+    client.answer(client.send(request), 1)
+    client.answer(client.send(client.make(codec.COA, (codec.USER_NAME, "carol"), (codec.FILTER_ID, "guest"))), 1)
+    other_port = (SOURCE[0], SOURCE[1] + 1)
+    for _ in range((off_s + bounds.EVENT_S) // 20 + 2):
+        client.send(request)
+        client.send(request, other_port)
+        client.world.advance(20_000)
+    assert [question.message.tags for question in client.world.questions] == [("staff",), ("guest",)]
 
 
 def test_the_broker_does_not_answer(client):

@@ -1,14 +1,18 @@
 """The application socket under load: callers take turns, and connections that are too many are told so."""
 
+import array
 import asyncio
 import contextlib
+import os
 import socket
+import stat
+import threading
 
 import pytest
 
 from tests.fixtures.loops import Lines, on_loop, until
-from tlspool_broker import applications, caller, door
-from tlspool_broker.events import AppConnected, AppFrame, AppGone, AppTurnedAway, Caller
+from tlspool_broker import applications, caller, closing, door
+from tlspool_broker.events import AppConnected, AppFrame, AppGone, AppTurnedAway, Caller, FdKind
 from tlspool_broker.out import Out
 from tlspool_broker.quotas import Quotas
 from tlspool_common import peer
@@ -238,3 +242,120 @@ async def test_a_storm_that_there_are_no_descriptors_for_is_one_line_a_second(ma
         world.connect(1)
     assert len(world.log.of("caller.refused")) == 1
     assert world.log.of("caller.refused")[0]["connections"] == 2
+
+
+# --- descriptors ------------------------------------------------------------------------------------------
+
+
+class SlowPipes:
+    """Pipes are closed when a test lets them: so it is with a file whose file system does not answer (FUSE)."""
+
+    def __init__(self, monkeypatch):
+        self.answers = threading.Event()
+        self.inside = 0
+        close = os.close
+
+        def slow(fd):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                self.inside += 1
+                assert self.answers.wait(30)
+            close(fd)
+
+        self.pipes = os.pipe()
+        self._close = close
+        monkeypatch.setattr(os, "close", slow)
+
+    def pass_with(self, sock, data, count=1):
+        """Send data, and descriptors along."""
+        passed = array.array("i", [self.pipes[0]] * count)
+        sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
+
+    def end(self):
+        self.answers.set()
+        for fd in self.pipes:
+            self._close(fd)
+
+
+@pytest.fixture
+def pipes(monkeypatch):
+    made = SlowPipes(monkeypatch)
+    yield made
+    made.end()
+
+
+async def _is_closed(world, uid):
+    await until(lambda: uid not in world.apps._closer._waiting)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_cannot_be_closed_holds_up_nobody(make, pipes, count, monkeypatch):
+    async def story():
+        monkeypatch.setattr(closing, "_LONG_S", 0.05)
+        world = make()
+        bad, good = world.connect(1), world.connect(2)
+        pipes.pass_with(bad, ping(1), count)
+        await until(lambda: pipes.inside == 1)
+        good.sendall(ping(2))
+        bad.sendall(ping(3))
+        await until(lambda: sorted(world.frames()) == [1, 2, 3])
+        first = next(event for event in world.seen if isinstance(event, AppFrame))
+        assert first.passed.kind is FdKind.OTHER
+        first.passed.fd.close()  # as who refuses it does
+        await until(lambda: world.log.of("caller.descriptor_hangs"))
+        pipes.pass_with(bad, ping(4), count)
+        await until(lambda: len(world.frames()) == 4)
+        assert world.seen[-1].passed is None
+        await asyncio.sleep(0.2)
+        assert world.log.of("caller.descriptor_hangs") == [{"uid": 1}], "it is said once"
+        pipes.answers.set()
+        await _is_closed(world, 1)
+        assert not world.apps._closer.is_stuck(1)
+
+    on_loop(story)(None)
+
+
+def test_of_whose_descriptors_do_not_come_to_an_end_no_more_are_taken(make, pipes):
+    async def story():
+        world = make()
+        bad, good = world.connect(1), world.connect(2)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(10):
+            pipes.pass_with(bad, ping(number), 50)
+            await until(lambda: len(world.frames()) == number + 1)  # noqa: B023 - it is waited for here
+        passed = [event.passed for event in world.seen if isinstance(event, AppFrame)]
+        assert [one is not None for one in passed] == [True, True] + [False] * 8
+        taken = len(os.listdir("/proc/self/fd")) - before
+        assert closing._MOST <= taken <= closing._MOST + 50
+        pipes.pass_with(good, ping(20))  # another user's are
+        await until(lambda: len(world.frames()) == 11)
+        assert world.seen[-1].passed.kind is FdKind.OTHER
+        for event in world.seen:
+            if isinstance(event, AppFrame) and event.passed is not None:
+                event.passed.fd.close()
+        pipes.answers.set()
+        await _is_closed(world, 1)
+        await _is_closed(world, 2)
+        pipes.pass_with(bad, ping(30))
+        await until(lambda: len(world.frames()) == 12)
+        assert world.seen[-1].passed is not None
+        world.seen[-1].passed.fd.close()
+        await _is_closed(world, 1)
+
+    on_loop(story)(None)
+
+
+def test_where_no_thread_can_be_had_it_is_closed_all_the_same(make, monkeypatch):
+    async def story():
+        world = make()
+        monkeypatch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError("no")))
+        app = world.connect(1)
+        ours, theirs = os.pipe()
+        app.sendmsg([ping(1)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs]))])
+        os.close(theirs)
+        await until(lambda: world.frames() == [1])
+        assert os.read(ours, 1) == b""  # there is no writer any more
+        os.close(ours)
+        world.seen[-1].passed.fd.close()
+        assert not world.apps._closer.is_stuck(1)
+
+    on_loop(story)(None)

@@ -118,7 +118,13 @@ def test_a_program_that_is_no_file_any_more(no_leaks, tmp_path):
     [
         (b"0::/system.slice/postfix.service\n", "postfix.service"),
         (b"0::/system.slice/system-postfix.slice/postfix@-.service\n", "postfix@-.service"),
-        (b"0::/user.slice/user-1000.slice/user@1000.service/app.slice/mail.service\n", "mail.service"),
+        # units of managers that are not the host's: anybody may call one of his own postfix.service
+        (b"0::/user.slice/user-1000.slice/user@1000.service/app.slice/postfix.service\n", "user@1000.service"),
+        (
+            b"0::/machine.slice/systemd-nspawn@x.service/payload/system.slice/postfix.service\n",
+            "systemd-nspawn@x.service",
+        ),
+        (b"0::/system.slice/docker-0a1b.scope/postfix.service\n", "docker-0a1b.scope"),
         (b"0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
         (b"0::/system.slice/nginx.service/workers\n", "nginx.service"),
         (b"0::/system.slice/_cgroup.service\n", "cgroup.service"),

@@ -12,6 +12,7 @@ from tlspool_broker.control import Control
 from tlspool_broker.databases import Databases
 from tlspool_broker.events import KillAsked
 from tlspool_broker.keyquestions import KeyQuestions
+from tlspool_common.control import PEER_UID
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.messages import KeyAnswer
 
@@ -81,8 +82,21 @@ def test_kill(made, fields):
     session_id = world.relaying(world.app())
     assert asyncio.run(control.handle({"cmd": "kill", "author": "a" * 500, **fields})) == {"session": session_id}
     assert world.state(session_id) == "EXPECT_END"
-    assert log.lines == [("session.kill", {"session": session_id, "author": "a" * 100})]
+    assert log.lines == [("session.kill", {"session": session_id, "uid": os.getuid(), "author": "a" * 100})]
     assert KillAsked(session_id)
+
+
+@pytest.mark.parametrize(
+    "request_", [{"cmd": "kill", "session": 1}, {"cmd": "kill", "args": ["all"]}, {"cmd": "drain"}]
+)
+def test_who_it_was_is_by_word_of_the_kernel(made, request_):
+    """The author is what a program says of its user; two operators must not be able to take each other's name."""
+    world, log, control = made
+    world.relaying(world.app())
+    answer = control.handle({**request_, "author": "somebody else", PEER_UID: 4711})
+    if not isinstance(answer, dict):
+        asyncio.run(answer)
+    assert log.lines[-1][1]["uid"] == 4711
 
 
 @pytest.mark.parametrize(
@@ -115,6 +129,8 @@ def test_drain(made):
     assert [fields["state"] for event, fields in log.lines if event == "pool.drain"] == ["on", "off", "on", "off"]
     [first, second] = world.core.workers
     control.handle({"cmd": "drain", "worker": first.worker_id})
+    assert log.lines[-1][0] == "worker.drain"
+    assert all(fields["uid"] == os.getuid() for _, fields in log.lines)
     assert [worker.worker_id for worker in world.core.workers] == [second.worker_id]
 
 

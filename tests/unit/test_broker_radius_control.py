@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_servers_and_records(make):
     answer = ask(control, "radius.spool", after=5, count=3, retry=True, author="jane")
     assert answer["records"] == [{"number": 17, "status": "start", "acct_id": "0017", "at_s": 5}]
     assert helper.asked[1:] == [AskRadius(after=5, count=3, retry=True)]
-    assert log.lines == [("radius.retry", {"author": "jane"})]
+    assert log.lines == [("radius.retry", {"uid": os.getuid(), "author": "jane"})]
 
 
 def test_a_helper_that_does_not_answer(make):
@@ -155,7 +156,9 @@ def test_a_remote_is_asked_about(make, monkeypatch):
     assert (other.purpose, other.password) == (Purpose.AUTHORIZE, b"")
     assert "Service-Type=Authorize-Only" in authz["sent"]
     assert "canary" not in json.dumps(answer) + str(log.lines)
-    assert log.lines == [("radius.test", {"remoteid": "a@b.example", "outcome": "rejected", "author": "jane"})]
+    assert log.lines == [
+        ("radius.test", {"remoteid": "a@b.example", "outcome": "rejected", "uid": os.getuid(), "author": "jane"})
+    ]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,14 @@ def test_what_is_not_passed_on(monkeypatch):
     assert found["PYTHONPATH"] == f"{root}:/elsewhere"
 
 
+def test_a_child_takes_no_modules_from_where_it_was_started(tmp_path):
+    (tmp_path / "tlspool_online").mkdir()
+    (tmp_path / "tlspool_online" / "__init__.py").write_text("")
+    (tmp_path / "tlspool_online" / "__main__.py").write_text("print('not ours')")
+    done = python("-m", "tlspool_online", "--help", cwd=tmp_path, env=child.environment())
+    assert done.stdout.startswith("usage: ") and "not ours" not in done.stdout
+
+
 def test_one_that_cannot_be_watched_does_not_stay(monkeypatch):
     def refuse(pid):
         raise OSError(24, "Too many open files")

@@ -98,9 +98,10 @@ def test_over_asyncio(tmp_path):
     assert "at most" in third["error"]
 
 
-def test_strangers_are_sent_away(tmp_path, no_leaks):
+@pytest.mark.parametrize("strangers", [{"strangers": {os.getuid()}}, {"stranger_pids": [os.getpid()]}])
+def test_strangers_are_sent_away(tmp_path, no_leaks, strangers):
     async def converse():
-        server = await control.serve(tmp_path / "s", handler, strangers={os.getuid()})
+        server = await control.serve(tmp_path / "s", handler, **strangers)
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
         writer.write(b"status\n")
         with contextlib.suppress(ConnectionError):

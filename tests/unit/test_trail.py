@@ -174,6 +174,20 @@ def test_and_the_very_first_one(make, tmp_path):
     assert events(tmp_path) == ["audit.recovered", "a.b"]
 
 
+def test_what_another_user_has_written_is_not_gone_on_with(make, tmp_path, monkeypatch):
+    """Both daemons write to the directory: one that was taken over could go on with the trail of the other."""
+    trail = make()
+    trail.append("a.b", {})
+    trail.close()
+    (path,) = of(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    trail = make()
+    assert not trail.append("c.d", {})
+    assert f"{path} belongs to user {path.stat().st_uid}; see who made it, and move it away" in trail.lost
+    assert (of(tmp_path), path.read_bytes()) == ([path], before)
+
+
 def test_more_garbage_than_any_crash_leaves_is_not_built_upon(make, tmp_path):
     trail = make()
     trail.append("a.b", {})

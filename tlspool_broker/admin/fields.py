@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Callable, Mapping
 
 from tlspool_broker.edit import Edit
 from tlspool_common import limits
+from tlspool_common.control import PEER_UID
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.identity import Donai
 
@@ -148,6 +150,12 @@ def raw(key: str) -> Donai:
 def author(request: Request) -> str:
     """Return whom a user says to act for; shortened, as nothing but the log and the history hears of it."""
     return "".join(one for one in str(request.get("author") or "")[:_AUTHOR] if one.isprintable())
+
+
+def asker(request: Request) -> int:
+    """Return the user that asks, by word of the kernel; ourselves where no kernel is between us."""
+    uid = request.get(PEER_UID)
+    return uid if isinstance(uid, int) else os.getuid()
 
 
 def reason(request: Request) -> str:

@@ -1,0 +1,89 @@
+"""Descriptors that applications passed and nobody wants are closed elsewhere: closing may take for ever.
+
+close(2) of a file asks its file system to write out what is left (FLUSH of FUSE, NFS), and waits for the answer; not
+even SIGKILL ends that.  A user may be the file system: with FUSE, in a namespace of its own, anybody is.  Sockets are
+told not to linger (fd.py); all else is closed in a thread, one for each user who passes such things.  Of whose
+descriptors one does not come to an end, no more are taken: what is not taken the kernel closes, and waits for nobody.
+
+XXX A process with a thread that waits like that does not end, either, before the file system has: a broker that is
+stopped then stays, and keeps its successor out.  The log names the user (``caller.descriptor_hangs``), whose processes
+are to be ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from contextlib import suppress
+
+from tlspool_common.fd import OwnedFd
+from tlspool_common.log import Log
+
+_MOST = 64
+"""Descriptors of one user that wait; between two frames one is closed, if nothing is wrong with it."""
+
+_LONG_S = 5.0
+"""For one to be closed; a file system of the network takes milliseconds."""
+
+
+class Closer:
+    """Closes what it is given, and waits for nothing."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting: dict[
+            int, deque[OwnedFd]
+        ] = {}  # by user, as long as there is a thread; the first is being closed
+        self._hanging: set[int] = set()
+
+    def close(self, uid: int, fd: OwnedFd) -> None:
+        """Close a descriptor that a user passed, some time."""
+        with self._lock:
+            if uid in self._waiting:
+                self._waiting[uid].append(fd)
+                return
+            self._waiting[uid] = deque([fd])
+        try:
+            threading.Thread(target=self._work, args=(uid,), name=f"closes for {uid}", daemon=True).start()
+        except RuntimeError:  # the host has no more of them
+            with self._lock:
+                del self._waiting[uid]
+            with suppress(OSError):
+                fd.close()
+        else:
+            self._loop.call_later(_LONG_S, self._look, uid, fd)
+
+    def is_stuck(self, uid: int) -> bool:
+        """Whether a user's descriptors do not come to an end, or are too many: take nothing more."""
+        with self._lock:
+            return uid in self._hanging or len(self._waiting.get(uid, ())) >= _MOST
+
+    def _look(self, uid: int, seen: OwnedFd) -> None:
+        """See whether the thread of a user is at the same descriptor still."""
+        with self._lock:
+            if uid not in self._waiting:
+                return
+            first = self._waiting[uid][0]
+            begins = first is seen and uid not in self._hanging
+            if begins:
+                self._hanging.add(uid)
+        if begins:
+            self._log.error("caller.descriptor_hangs", uid=uid)
+        self._loop.call_later(_LONG_S, self._look, uid, first)
+
+    def _work(self, uid: int) -> None:
+        while True:
+            with self._lock:
+                fd = self._waiting[uid][0]
+            with suppress(OSError):  # a file system may refuse what it was to write out; it is closed all the same
+                fd.close()
+            with self._lock:
+                waiting = self._waiting[uid]
+                waiting.popleft()
+                self._hanging.discard(uid)
+                if not waiting:
+                    del self._waiting[uid]
+                    return
