@@ -8,43 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import sysconfig
-import tempfile
 import traceback
 import warnings
 from importlib import import_module
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import atheris
-from atheris import core_with_libfuzzer
 
-from tests.fixtures.native import shared
+from tests.fuzz import traced
 from tests.fuzz.der import MANNERS
 from tests.fuzz.target import SMALL, inside_der
 
-
-def tracer() -> ModuleType:
-    """Make trace.c."""
-    with tempfile.TemporaryDirectory(prefix="trace-") as scratch:
-        headers = sysconfig.get_path("include")
-        made = shared(Path(scratch) / "trace.so", Path(__file__).with_name("trace.c"), flags=("-O2", f"-I{headers}"))
-        spec = spec_from_file_location("trace", made, loader=ExtensionFileLoader("trace", str(made)))
-        return module_from_spec(spec)
-
-
-TRACE = tracer()
-
-
-def use_tracer() -> None:
-    """Let instrumented code call it: it looks these names up each time."""
-    atheris._reserve_counter, atheris._trace_branch, atheris._trace_cmp = TRACE.reserve, TRACE.branch, TRACE.compare
-
-
-use_tracer()
-
+traced.prepare()
 with atheris.instrument_imports(
     include=[
         "tlspool_common",
@@ -88,8 +63,6 @@ def main() -> None:
     found = next(each.partition("=")[2] for each in sys.argv if each.startswith("-artifact_prefix="))
 
     def one(data: bytes) -> None:
-        if atheris._trace_branch != TRACE.branch:
-            use_tracer()  # Fuzz has put its own in their place
         try:
             check(data)
         except BaseException:
@@ -101,7 +74,7 @@ def main() -> None:
             raise
 
     atheris.Setup([sys.argv[0], *sys.argv[3:]], one, **special)
-    TRACE.start(core_with_libfuzzer.__file__)
+    traced.start()
     atheris.Fuzz()
 
 
