@@ -142,8 +142,10 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     radius_secrets = start.Secrets(config)
+    start.warn_of_secrets(config, log)
 
     def adopt(newer: Settings) -> None:
+        start.warn_of_secrets(newer, log)
         shell.happened(Reconfigured(newer, radius_secrets.changed(newer)))
 
     reloading = Reloading(path, config, log, adopt, start.reload)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tlspool_common import sandbox, sandbox_profiles, settings, systemd
+from tlspool_common import sandbox, sandbox_profiles, setting_checks_radius, settings, systemd
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
@@ -130,6 +130,12 @@ class Secrets:
         """Whether it is another one than at the last reload, or the start."""
         seen, self._seen = self._seen, _look(newer.radius_secret_file)
         return seen != self._seen
+
+
+def warn_of_secrets(config: Settings, log: Log) -> None:
+    """Say so where secrets of RADIUS servers lie within reach of the helper that has no business with them."""
+    if sandbox_profiles.uses_radius(config) and (remark := setting_checks_radius.in_reach(config)) is not None:
+        log.warning("radius.secrets_in_reach", path=remark.subject, detail=f"{remark.text}; {remark.remedy}")
 
 
 def _look(path: Path | None) -> tuple[int, int, int] | None:

@@ -222,6 +222,7 @@ TABLE: dict[str, Event] = {
     "radius.server_back": Event("R", "it answers again"),
     "radius.bad_answer": Event("R", "a server has sent what is no answer, or somebody in its name"),
     "radius.no_secret": Event("R", "a server has no line in radius_secret_file, and is not asked"),
+    "radius.secrets_in_reach": Event("B", "the other helper, taken over, could read the file with secrets"),
     "radius.secret_short": Event("R", "a shared secret can be guessed"),
     "radius.spool_open": Event("R", "the spool is open; so many records wait, so many sessions and items are open"),
     "radius.spool_unusable": Event("R", "it cannot be used, and nothing can be accounted for"),

@@ -179,10 +179,14 @@ def covers(path: Path, access: landlock.Access) -> bool:
     """Whether a path is within what was granted at the start; always, where Landlock is not in force."""
     if _State.profile is None or "landlock" not in _State.in_force:
         return True
+    return granted(_State.profile.grants, path, access)
+
+
+def granted(grants: Iterable[landlock.Grant], path: Path, access: landlock.Access) -> bool:
+    """Whether a path is within these grants, symbolic links followed."""
     real = Path(os.path.realpath(path))
     return any(
-        grant.access & access == access and real.is_relative_to(os.path.realpath(grant.path))
-        for grant in _State.profile.grants
+        grant.access & access == access and real.is_relative_to(os.path.realpath(grant.path)) for grant in grants
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tlspool_common import sandbox_calls as calls
-from tlspool_common.sandbox import Profile
+from tlspool_common.sandbox import Profile, granted
 from tlspool_common.sandbox_landlock import LIST, READ, RUN, SOCKETS, WRITE, Access, Grant
 from tlspool_common.settings import Settings
 
@@ -249,10 +249,21 @@ def online(crl_files: Iterable[Path], ask: bool, allowed: tuple[int, ...]) -> Pr
     return Profile(
         "online",
         tuple(calls.leaf(os.getpid(), network=ask)),
-        (*libraries(), _ETC, *_network(crl_files, ask)),
+        _files_online(crl_files, ask),
         connect=ports(ask, allowed),
         capabilities=False,
     )
+
+
+def _files_online(crl_files: Iterable[Path], ask: bool) -> tuple[Grant, ...]:
+    return (*libraries(), _ETC, *_network(crl_files, ask))
+
+
+def online_reads(settings: Settings, path: Path) -> bool:
+    """Whether that helper may be started, and its sandbox would let it read a file that its user can read."""
+    if not settings.online and not settings.crl_file:
+        return False
+    return granted(_files_online(settings.crl_file, settings.online), path, Access.READ_FILE)
 
 
 def uses_radius(settings: Settings) -> bool:
@@ -270,7 +281,8 @@ def _of_radius(settings: Settings) -> list[Grant]:
 def radius(spool_dir: Path | None) -> Profile:
     """The helper that speaks RADIUS: UDP, name servers, and the spool.
 
-    Secrets are read before it is entered.  XXX Where their file is in /etc they can be read again, by both helpers.
+    Secrets are read before it is entered.  XXX Where their file is in /etc they can be read again, by both helpers;
+    ``tlspool check`` and the broker warn of that (online_reads).
     """
     return Profile(
         "radius",

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from tlspool_common import sandbox_profiles, systemd
 from tlspool_common.setting_remarks import Remark, directory_at, stat_of
 from tlspool_common.settings import Settings
 
@@ -20,6 +21,11 @@ _FILE = "radius_secret_file"
 _SPOOL = "radius_spool_dir"
 _LISTEN = "radius_dynamic_listen"
 _SECRETS_B = 1024 * 1024
+_CREDENTIALS = Path("/run/credentials")
+"""Where systemd has a directory for each unit that has credentials, while it runs."""
+
+_OUT_OF_REACH = "/var/lib/tlspool/secrets"
+"""A directory that the package makes for it: of the broker's user, mode 0700."""
 
 
 def look(settings: Settings) -> Iterator[Remark]:
@@ -41,23 +47,41 @@ def look(settings: Settings) -> Iterator[Remark]:
         yield Remark("warning", "radius_unsigned", "accept", text, remedy)
 
 
+def in_reach(settings: Settings) -> Remark | None:
+    """Return what there is to say of secrets that ``tlspool-online`` could read, once it is taken over."""
+    path = settings.radius_secret_file
+    if path is None or not sandbox_profiles.online_reads(settings, path):
+        return None
+    text = f"tlspool-online, which needs no secrets, may read {path.parent}"
+    remedy = f"move it to a directory that no helper reads, such as {_OUT_OF_REACH}, and restart the broker"
+    return Remark("warning", _FILE, str(path), text, remedy)
+
+
 def _secrets(settings: Settings, path: Path) -> Iterator[Remark]:
+    # Asked by root, whose environment says nothing of the unit's.
+    is_credential = path.parent.parent == _CREDENTIALS or systemd.is_credential(path)
     found = stat_of(_FILE, path)
     if isinstance(found, Remark):
+        if is_credential and found.level == "error" and not path.parent.exists():
+            text = "is a credential, and there only while its unit runs"
+            found = Remark("note", _FILE, str(path), text, "run this while it does")
         yield found
         return
     if not stat.S_ISREG(found.st_mode):
         yield Remark("error", _FILE, str(path), "is no regular file", "name another")
         return
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    # An ACL, by which systemd lets the unit's user read, shows as permissions of the group.
+    if found.st_mode & (stat.S_IRWXO if is_credential else stat.S_IRWXG | stat.S_IRWXO):
         mode = stat.S_IMODE(found.st_mode)
         yield Remark("error", _FILE, str(path), f"mode {mode:04o}: others can read it", f"chmod 0600 {path}")
     if found.st_uid not in (0, settings.broker_user):
         text = f"belongs to user {found.st_uid}, and the broker is {settings.broker_user}"
         yield Remark("error", _FILE, str(path), text, f"chown {settings.broker_user} {path}")
-    elif found.st_uid != settings.broker_user:
+    elif found.st_uid != settings.broker_user and not is_credential:
         text = f"belongs to root, and the helper of user {settings.broker_user} cannot read it"
         yield Remark("error", _FILE, str(path), text, f"chown {settings.broker_user} {path}")
+    if (remark := in_reach(settings)) is not None:
+        yield remark
     yield from _without_secret(settings, path)
 
 

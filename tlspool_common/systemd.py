@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
@@ -37,6 +38,12 @@ def notify(text: str, fds: Sequence[int] = ()) -> None:
             sock.sendmsg([text.encode()], rights)
         except OSError:
             return  # a supervisor that does not listen is no reason to stop
+
+
+def is_credential(path: Path) -> bool:
+    """Whether a file is one of the credentials that systemd has for our unit (systemd.exec(5), LoadCredential=)."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return directory.startswith("/") and path.parent == Path(directory)
 
 
 @contextmanager

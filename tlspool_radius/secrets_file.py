@@ -7,8 +7,9 @@
     radius.example   ...
 
 A server is named as in ``radius_authn`` and the others; a line with its port comes before one without.  The file is a
-regular one, of ours or root's, that only its owner can read.  What is wrong with a line is told by its number: a line
-that cannot be read may have the secret where it does not belong.
+regular one, of ours or root's, that only its owner can read; or a credential of the unit (systemd.exec(5),
+LoadCredential=).  What is wrong with a line is told by its number: a line that cannot be read may have the secret where
+it does not belong.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tlspool_common import systemd
+
 FILE_B = 256 * 1024
 """A file with secrets: a thousand lines of the longest."""
 
@@ -30,6 +33,8 @@ SHORT_B = 8
 """A shorter one is warned of: RFC 2865 section 3 wants 16, and one that can be guessed is known to who listens."""
 
 _OTHERS = 0o077
+_WORLD = 0o007
+"""systemd gives credentials to a service of another user by an ACL, which shows as permissions of the group."""
 
 _BLANKS = re.compile(rb"[ \t]+")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -130,7 +135,7 @@ def read(path: Path) -> Secrets:
         raise BadSecrets(f"cannot be read: {error.strerror}") from None
     try:
         # What is judged is what is read, not what the path means a moment later.
-        _judge(os.fstat(fd))
+        _judge(os.fstat(fd), _WORLD if systemd.is_credential(path) else _OTHERS)
         with open(fd, "rb", closefd=False) as file:
             return parse_untrusted(file.read(FILE_B + 1))
     except OSError as error:
@@ -139,10 +144,10 @@ def read(path: Path) -> Secrets:
         os.close(fd)
 
 
-def _judge(found: os.stat_result) -> None:
+def _judge(found: os.stat_result, forbidden: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise BadSecrets("must be a regular file")
     if found.st_uid not in (os.geteuid(), 0):
         raise BadSecrets(f"belongs to user {found.st_uid}: chown it to the broker's user")
-    if found.st_mode & _OTHERS:
+    if found.st_mode & forbidden:
         raise BadSecrets(f"can be read by others, with mode {stat.S_IMODE(found.st_mode):04o}: chmod 0600")

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,35 @@ def test_lists_within_reach(pool):
     assert tell(pool, "broker", "reload")["applied"] == ["crl_file"]
     pool.config.write_text(text)
     assert tell(pool, "broker", "reload")["applied"] == ["crl_file"]
+
+
+def test_secrets_that_the_other_helper_could_read(tmp_path):
+    """They lie beside revocation lists: the broker says so when it starts, and when it is told so by a reload."""
+    (tmp_path / "run" / "private").mkdir(parents=True)
+    (tmp_path / "secrets").touch(0o600)
+    (tmp_path / "secrets").write_text("127.0.0.1 a secret of the tests\n")
+    config, log = tmp_path / "conf", tmp_path / "log"
+    config.write_text(
+        f"run_dir {tmp_path}/run\ndbenv_dir {tmp_path}/db\ncrl_file {tmp_path}/lists.pem\n"
+        f"radius_authn 127.0.0.1:9\nradius_secret_file {tmp_path}/secrets\n"
+    )
+    words = [sys.executable, "-m", "tlspool_broker", "--config", str(config)]
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=file) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 30
+            while "event=broker.ready" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            warned = f"event=radius.secrets_in_reach path={tmp_path}/secrets"
+            assert log.read_text().count(warned) == 1
+            ask(tmp_path / "run" / "broker.sock", {"cmd": "reload"})
+            assert log.read_text().count(warned) == 2
+        finally:
+            process.terminate()
 
 
 LACKING = {

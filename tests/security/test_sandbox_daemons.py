@@ -12,7 +12,7 @@ import pytest
 from tests import report
 from tests.fixtures.attempts import INTO_USER_NAMESPACE, has_user_namespaces
 from tests.fixtures.attempts_system import REFUSED
-from tests.fixtures.intruder import IN_SPOOL, OF_SECRETS, UDP
+from tests.fixtures.intruder import BESIDE_LISTS, IN_SPOOL, OF_SECRETS, UDP
 from tests.fixtures.intrusion import Aims, Intrusion
 from tests.fixtures.keyd_world import PIN, KeydWorld
 from tests.fixtures.slowtoken import SOFTHSM
@@ -40,9 +40,15 @@ class World:
     def __init__(self, directory):
         self.directory = directory
         self.keyd = KeydWorld(directory / "keyd", {"ours": "ec"})
+        self.secrets, beside_lists = directory / "secrets" / "radius", directory / "lists" / "radius"
+        for path in (self.secrets, beside_lists):
+            path.parent.mkdir(mode=0o700)
+            path.write_text("127.0.0.1 a secret of the tests\n")
+            path.chmod(0o600)
         self.aims = Aims(
             directory / "aims", parent=os.getpid(), sibling=os.getpid(), broker=os.getpid(), keyd=os.getpid()
         )
+        self.aims.found |= {"secrets": str(self.secrets), "beside_lists": str(beside_lists)}
 
     def config(self, name, inside, *lines):
         path = self.directory / f"{name}-{inside}"
@@ -77,18 +83,14 @@ class World:
             channel, theirs = pair(Party.BROKER, Party.ONLINE)
             stack += [channel, theirs]
             words = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--port", "80", "--sandbox", mode]
-            return words, (theirs.fileno(),)
+            return [*words, "--crl-file", str(self.directory / "lists" / "list.pem")], (theirs.fileno(),)
         if role == "radius":
             channel, theirs = pair(Party.BROKER, Party.RADIUS)
             stack += [channel, theirs]
             (self.directory / "spool").mkdir(exist_ok=True)
-            (self.directory / "etc").mkdir(exist_ok=True)
-            secrets = self.directory / "etc" / "secrets"
-            secrets.write_text("127.0.0.1 a secret of the tests\n")
-            secrets.chmod(0o600)
             words = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--sandbox", mode]
             words += ["--acct", "127.0.0.1:1813", "--spool-dir", str(self.directory / "spool")]
-            return [*words, "--secret-file", str(secrets)], (theirs.fileno(),)
+            return [*words, "--secret-file", str(self.secrets)], (theirs.fileno(),)
         channel, theirs = pair(Party.KEYD, Party.TOKEN)
         stack += [channel, theirs]
         opening = TokenOpen(
@@ -203,7 +205,8 @@ def test_attempts(world, role):
     title = f"{TITLES[role]} that was taken over: attempts (inside its sandbox; outside)"
     for one in REFUSED:
         report.row(title, one.name, inside[one.name], outside[one.name])
-    through = {name for name, outcome in inside.items() if outcome.split()[0] not in REFUSALS} - {NOBODYS, IN_SPOOL}
+    through = {name for name, outcome in inside.items() if outcome.split()[0] not in REFUSALS}
+    through -= {NOBODYS, IN_SPOOL, BESIDE_LISTS}
     if os.getuid() == 0:
         through -= OF_ROOT
     assert through == MAY[role]
@@ -227,3 +230,10 @@ def test_the_spool_is_all_that_tlspool_radius_has(world):
     inside, outside = world.run("radius", True), world.run("radius", False)
     assert [inside[name].split()[0] for name in (IN_SPOOL, OF_SECRETS, UDP)] == ["done", "EACCES", "EPERM"]
     assert [outside[name] for name in (IN_SPOOL, OF_SECRETS, UDP)] == ["done"] * 3
+
+
+def test_tlspool_online_has_no_secrets_of_radius(world):
+    """Of its user, and in a directory of their own: as the package has them.  In one that it reads it has them, too."""
+    inside, outside = world.run("online", True), world.run("online", False)
+    assert [inside[name] for name in (OF_SECRETS, BESIDE_LISTS)] == ["EACCES", "done"]
+    assert [outside[name] for name in (OF_SECRETS, BESIDE_LISTS)] == ["done"] * 2

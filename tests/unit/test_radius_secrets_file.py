@@ -100,3 +100,21 @@ def test_a_file_of_somebody_else(file, monkeypatch):
         monkeypatch.setattr("tlspool_radius.secrets_file.os.geteuid", lambda: owner + 1)
     with pytest.raises(BadSecrets, match=f"belongs to user {owner}"):
         read(file)
+
+
+def test_a_credential(file, monkeypatch, tmp_path):
+    """An ACL for the unit's user shows as permissions of the group; the world has none, and other files have no ACL."""
+    file.chmod(0o440)
+    for directory in ("", "relative", str(tmp_path.parent), str(tmp_path / "credentials")):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", directory)
+        with pytest.raises(BadSecrets, match="with mode 0440"):
+            read(file)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read(file).of("10.0.0.1", 1813) == b"of one port"
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(BadSecrets, match="with mode 0440"):
+        read(file.rename(tmp_path / "elsewhere" / "secrets"))
+    file = (tmp_path / "elsewhere" / "secrets").rename(tmp_path / "secrets")
+    file.chmod(0o444)
+    with pytest.raises(BadSecrets, match="with mode 0444"):
+        read(file)

@@ -1,6 +1,7 @@
 """What a configuration names for RADIUS: each thing that may be wrong is found, with its remedy; no secret is shown."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,55 @@ def test_where_requests_are_taken(host):
 def test_what_is_worth_a_word(host):
     assert host.look("radius_unsigned accept") == [("warning", "radius_unsigned")]
     assert host.look(acct="radius_authn 192.0.2.1") == [("note", "radius_acct")]
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "warned"),
+    [
+        ("/etc/tlspool/radius-secrets", "", True),
+        ("/usr/local/secrets", "", True),
+        ("/lists/secrets", "crl_file /lists/list.pem\n", True),
+        ("/lists/secrets", "", False),
+        ("/etc/tlspool/radius-secrets", "online no\n", False),
+        ("/etc/tlspool/radius-secrets", "online no\ncrl_file /lists/list.pem\n", True),
+        ("/var/lib/tlspool/secrets/radius", "crl_file /var/lib/lists/list.pem\n", False),
+        ("/run/credentials/tlspool-broker.service/radius-secrets", "", False),
+    ],
+)
+def test_secrets_in_reach_of_the_other_helper(path, more, warned):
+    remark = setting_checks_radius.in_reach(parse_untrusted(f"radius_secret_file {path}\n{more}"))
+    assert (remark is not None) == warned
+    if remark is not None:
+        assert (remark.level, remark.keyword, remark.subject) == ("warning", "radius_secret_file", path)
+        assert "/var/lib/tlspool/secrets" in remark.remedy
+
+
+def test_secrets_in_reach_are_told_of(host, tmp_path):
+    assert host.look(f"crl_file {tmp_path}/list.pem") == [("warning", "radius_secret_file")]
+    assert host.look(f"crl_file {tmp_path}/lists/list.pem") == []
+    (tmp_path / "lists").mkdir()
+    host.secrets.rename(tmp_path / "lists" / "secrets")
+    host.secrets.symlink_to(tmp_path / "lists" / "secrets")
+    assert host.look(f"crl_file {tmp_path}/lists/list.pem") == [("warning", "radius_secret_file")]
+
+
+def test_a_credential(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(setting_checks_radius, "_CREDENTIALS", tmp_path)
+    unit = tmp_path / "tlspool-broker.service"
+    secrets, host.secrets = host.secrets, unit / "radius-secrets"
+    assert host.look() == [("note", "radius_secret_file")], "the unit does not run"
+    unit.mkdir()
+    assert host.look() == [("error", "radius_secret_file")], "it runs, and has no such credential"
+    secrets.rename(host.secrets)
+    host.secrets.chmod(0o440)
+    assert host.look() == []
+    if os.getuid() == 0:  # root's, as systemd has it where there are ACLs
+        assert host.look("broker_user 65534") == [("error", "radius_spool_dir")]
+    host.secrets.chmod(0o444)
+    assert host.look() == [("error", "radius_secret_file")]
+
+
+def test_the_directory_that_is_recommended_is_made():
+    lines = (Path(__file__).parents[2] / "systemd" / "tlspool.tmpfiles.conf").read_text().splitlines()
+    row = f"d {setting_checks_radius._OUT_OF_REACH} 0700 tlspool-broker tlspool -"
+    assert row in lines
