@@ -349,6 +349,7 @@ all three daemons: those of worker and keyd the broker asks for over their contr
 able to open these: as a member of the group that they belong to, where the daemons run as different users. A daemon
 that does not answer is there as `tlspool_up{daemon="keyd"} 0`. Every process of the host may ask: the numbers name nobody. A
 request under a name that is neither `localhost` nor a loopback address is refused, so that pages in a browser cannot ask.
+Sixteen are served at a time. One that says nothing, or does not read, gives way to the next, so that nobody keeps a scraper out.
 
 In Prometheus:
 

@@ -15,6 +15,7 @@ from itertools import islice
 from tlspool_broker.credentials import Credential
 from tlspool_broker.events import FdKind, PassedFd
 from tlspool_broker.wanted import Records
+from tlspool_common import alerts
 from tlspool_common.appwire import (
     FACILITIES_CURRENT,
     TIMEOUT_DEFAULT_MS,
@@ -467,4 +468,4 @@ def told(code: Code, detail: str, alert: int = NO_ALERT) -> str:
     """
     if (code // 100 in (1, 2, 6) and code is not Code.DATABASE) or code in _OF_RADIUS:
         return detail
-    return f"alert {alert}" if code // 100 == 3 and alert != NO_ALERT else ""
+    return alerts.text(alert) if code // 100 == 3 and alert != NO_ALERT else ""

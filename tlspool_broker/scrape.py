@@ -6,6 +6,8 @@ have a second to answer; one that does not is there as ``tlspool_up{daemon="keyd
 Any process of the host may ask: there is nothing in the numbers that is about somebody.  A page in a browser of the
 host may not: a request has to come under the name of a loopback address, as a scraper's does (a name that somebody
 has made to mean 127.0.0.1 is refused).  What a client sends is bounded in bytes and time, and so are clients.
+Nobody keeps a scraper out by connecting and saying nothing, or by not reading: when there are too many clients, the
+one that has been at that longest gives way to a new one.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tlspool_common import openmetrics
+from tlspool_common import control, openmetrics
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.openmetrics import BadText, Sample, Samples
 from tlspool_common.settings import Settings
@@ -28,7 +30,7 @@ HEAD_B = 8 * 1024
 """Of a request; a scraper's has some 300 bytes.  nginx takes 8 KiB, Apache 8190 bytes a line."""
 
 CLIENTS = 16
-"""At a time; there are one or two scrapers."""
+"""At a time; there are one or two scrapers, and nobody else has any business here."""
 
 _REQUEST_S = 5.0
 """For a client to send its request, and again to take the answer."""
@@ -114,30 +116,34 @@ class Scrapes:
     def __init__(self, settings: Settings, samples: Callable[[], Samples]) -> None:
         self._run_dir = settings.run_dir
         self._samples = samples
-        self._clients = 0
+        self._clients = control.Clients(CLIENTS)
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, and close; or close at once, when there are too many clients."""
-        if self._clients >= CLIENTS:
+        """Answer one request, and close; or close at once, when so many requests are being answered."""
+        client = self._clients.enter(writer)
+        if client is None:
             writer.transport.abort()
             return
-        self._clients += 1
+        writer.transport.set_write_buffer_limits(0)  # what drain waits for: that nothing is left for close to wait for
         try:
             # The border of this port: whatever a client does, it is the client's loss.
             async with asyncio.timeout(_REQUEST_S):
-                data = await self._answer(reader)
+                data = await self._answer(reader, client)
+            self._clients.idle(client)
             writer.write(data)
             async with asyncio.timeout(_REQUEST_S):
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
-            self._clients -= 1
+            self._clients.leave(client)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+    async def _answer(self, reader: asyncio.StreamReader, client: control.Client) -> bytes:
         try:
-            request_untrusted((await reader.readuntil(b"\r\n\r\n"))[:-4])
+            head = await reader.readuntil(b"\r\n\r\n")
+            client.busy = True
+            request_untrusted(head[:-4])
         except BadRequest as error:
             return response(error.status, "GET /metrics is all there is\n")
         except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):

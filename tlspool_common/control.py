@@ -157,45 +157,46 @@ def answer_untrusted(line: bytes, handler: Handler) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class _Client:
-    """A connection; ``busy`` while its request is handled."""
+class Client:
+    """A connection; ``busy`` while its request is handled, when it does not give way."""
 
     writer: asyncio.StreamWriter
     busy: bool = False
 
 
-class _Clients:
-    """The connections of one control socket, the one that has been idle longest first."""
+class Clients:
+    """The connections of one listener, at most so many, the one that has been idle longest first."""
 
-    def __init__(self) -> None:
-        self._all: dict[_Client, None] = {}
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._all: dict[Client, None] = {}
 
-    def enter(self, writer: asyncio.StreamWriter) -> _Client | None:
+    def enter(self, writer: asyncio.StreamWriter) -> Client | None:
         """Add one, for which another may have to go; None: all are busy."""
-        if len(self._all) >= CLIENTS:
+        if len(self._all) >= self._most:
             idle = next((one for one in self._all if not one.busy), None)
             if idle is None:
                 return None
             del self._all[idle]
             idle.writer.transport.abort()
-        client = _Client(writer)
+        client = Client(writer)
         self._all[client] = None
         return client
 
-    def idle(self, client: _Client) -> None:
-        """Its answer is written."""
+    def idle(self, client: Client) -> None:
+        """Its request is handled."""
         client.busy = False
         if client in self._all:
             del self._all[client]
             self._all[client] = None
 
-    def leave(self, client: _Client) -> None:
+    def leave(self, client: Client) -> None:
         """It is gone."""
         self._all.pop(client, None)
 
 
 async def _converse(
-    reader: asyncio.StreamReader, client: _Client, clients: _Clients, handler: EitherHandler, uid: int, line_b: int
+    reader: asyncio.StreamReader, client: Client, clients: Clients, handler: EitherHandler, uid: int, line_b: int
 ) -> None:
     writer = client.writer
     writer.transport.set_write_buffer_limits(
@@ -272,7 +273,7 @@ async def serve(
 
     The socket is the one that systemd has ``passed``, or is made at ``path``.
     """
-    clients = _Clients()
+    clients = Clients(CLIENTS)
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pid, uid, _ = peer.credentials(writer.get_extra_info("socket"))

@@ -254,9 +254,7 @@ TABLE: dict[Code, Entry] = {
         _C.STIRRED_NOT_SHAKEN, "the remote does not speak TLS", "check that the remote starts TLS on this port"
     ),
     Code.REMOTE_ALERT: Entry(
-        _C.STIRRED_NOT_SHAKEN,
-        "the remote refused the handshake with an alert",
-        "look at the alert, and at the log of the remote",
+        _C.STIRRED_NOT_SHAKEN, "the remote refused the handshake with an alert", "look at the log of the remote"
     ),
     Code.REMOTE_CLOSED: Entry(
         _C.STIRRED_NOT_SHAKEN, "the remote closed the connection during the handshake", "look at the log of the remote"
@@ -269,7 +267,7 @@ TABLE: dict[Code, Entry] = {
     ),
     Code.NOTHING_SHARED: Entry(
         _C.STIRRED_NOT_SHAKEN,
-        "no protocol version, cipher, group or signature scheme is shared",
+        "no version, cipher, group or signature scheme is shared",
         "compare both ends' TLS policy",
     ),
     Code.HANDSHAKE_TIMEOUT: Entry(

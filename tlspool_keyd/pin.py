@@ -7,7 +7,7 @@
     5. nowhere              people are asked by way of a PIN service (post.py); tokens that want no PIN can be used
 
 The source is chosen at the start and stays.  A file is looked at again when a token had trouble with the PIN, and
-on SIGHUP; only a PIN that differs from the one in use counts as a change, as a wrong one must not be tried twice.
+at a reload; only a PIN that differs from the one in use counts as a change, as a wrong one must not be tried twice.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ A *want* is a token that is there and needs a PIN to be used:
   started need not wait for the first session.
 * Whoever declined is not asked again until a session needs the token, and not within QUIET_MS; or another registers.
 * A wrong PIN is asked for again at once, with the number of the attempt.  After ``pin_tries`` wrong ones in a row
-  nobody is asked any more, until an operator says so (SIGHUP, ``pin.again``): a daemon must not be what locks a token.
+  nobody is asked any more, until an operator says so (reload, ``pin.again``): a daemon must not be what locks a token.
 
 With a PIN in the configuration programs may register, and are never asked.  The PIN itself is never here: the shell
 keeps what came with an answer if KeepPin says so, and wipes it otherwise.

@@ -318,7 +318,7 @@ class Shell:
             self._happened(e.TokenSaid(generation, message, received.exchange))
 
     def _look_again(self) -> None:
-        """SIGHUP: is there another configuration, another PIN; and people may be asked again."""
+        """SIGHUP: the same as the command ``reload``."""
         if self._reloading is not None:
             self._reloading.on_signal()
         self._look_at_pins()
@@ -383,9 +383,11 @@ class Shell:
                 raise PoolError(Code.COMMAND_UNKNOWN, f"{other!r}; known: {known}")
 
     def _reload(self, reloading: Reloading) -> control.Answer:
-        """Read the configuration again; and look whether there is another PIN, as on SIGHUP."""
-        self._look_at_pin()
-        return reloading.reload()
+        """As on SIGHUP: read the configuration, look for another PIN, and let people be asked for theirs again."""
+        try:
+            return reloading.reload()
+        finally:
+            self._look_at_pins()  # however wrong the configuration is, a PIN may be right now
 
     def _lock(self, request: control.Request, *, locked: bool) -> control.Answer:
         """Lock tokens, or unlock them; a person who finds that a key was stolen does not wait for anything."""

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import socket
 import struct
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.fixtures.keyd_world import PIN, KeydWorld, sign
 from tests.fixtures.services import Raw, await_status, pin_service
 from tlspool_common.appwire import Cmd, Frame
-from tlspool_common.errors import Code
+from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import PinService
 from tlspool_common.servicewire import Pinentry
@@ -151,7 +152,24 @@ def test_a_session_waits_no_longer_than_it_is_set(make_world):
     assert sign(world, world.join(2), worker_id=2).code == Code.OK
 
 
-def test_after_two_wrong_pins_nobody_is_asked_until_an_operator_says_so(world):
+def reload_in_vain(world):
+    with world.config.open("a") as file:
+        file.write("log_level loud\n")
+    with pytest.raises(PoolError) as caught:
+        world.control("reload")
+    assert caught.value.code is Code.RELOAD_REFUSED
+
+
+SAY_SO = {
+    "pin.again": lambda world: world.control("pin.again"),
+    "reload": lambda world: world.control("reload"),
+    "a reload that is refused": reload_in_vain,
+    "SIGHUP": lambda world: world.process.send_signal(signal.SIGHUP),
+}
+
+
+@pytest.mark.parametrize("say_so", SAY_SO.values(), ids=SAY_SO)
+def test_after_two_wrong_pins_nobody_is_asked_until_an_operator_says_so(world, say_so):
     with pin_service(pin_sock(world)) as service:
         for _ in range(2):
             service.question()
@@ -160,7 +178,7 @@ def test_after_two_wrong_pins_nobody_is_asked_until_an_operator_says_so(world):
         assert sign(world, world.join(1)).code == Code.PIN_WRONG
         assert service.questions.empty()
         assert pins(world)["tokens"][0]["wrong"] == 2
-        world.control("pin.again")
+        say_so(world)
         assert service.question().attempt == 0
         service.answers.put(PIN)
         world.await_log("event=pin.accepted")

@@ -382,7 +382,8 @@ def test_names_that_are_ours(world, sni):
 def test_what_the_application_hears_of_a_failure(world):
     """Of a remote's fault the alert; of keys, remote text and our own faults nothing but what the code says."""
     for code, alert, heard in (
-        (302, 42, "alert 42"),
+        (302, 42, "alert 42 bad_certificate; "),
+        (302, 200, "alert 200; "),  # the registry has no such
         (302, 255, ""),
         (501, 80, ""),
         (406, 49, ""),

@@ -393,8 +393,35 @@ def test_it_comes_back_with_what_it_had(host, packages):
         assert echoed(process, 2) == 2
 
 
+def test_root_follows_no_link_of_keyds(host):
+    """keyd owns the directory with the tokens, and may put anything in their place."""
+    tokens = "/var/lib/tlspool/keyd/tokens"
+    host.run("mkdir", "/root/private")
+    host.run("mv", tokens, f"{tokens}.away", user="tlspool-keyd")
+    host.run("ln", "-s", "/root/private", tokens, user="tlspool-keyd")
+    try:
+        configured = host.run("env", "DEBIAN_FRONTEND=noninteractive", "dpkg-reconfigure", "tlspool", check=False)
+        assert configured.returncode
+        assert host.run("stat", "-c", "%U %a", "/root/private").stdout == "root 755\n"
+        assert not list(host.path("/root/private").iterdir())
+    finally:
+        host.run("rm", tokens)
+        host.run("mv", f"{tokens}.away", tokens)
+        host.run("rmdir", "/root/private")
+    host.run("env", "DEBIAN_FRONTEND=noninteractive", "dpkg-reconfigure", "tlspool")
+    host.await_ready()
+
+
 def test_purge_leaves_the_keys_unless_told(host, before, packages):
-    host.run("dpkg", "-P", "tlspool")
+    """... and files of an operator's, but not to whoever is given the number of their user next."""
+    host.run("install", "-o", "tlspool-keyd", "-g", "tlspool", "-m", "0600", "/dev/null", "/etc/tlspool/pin")
+    host.run("install", "-o", "root", "-g", "tlspool-broker", "-m", "0640", "/dev/null", "/etc/tlspool/more")
+    purged = host.run("dpkg", "-P", "tlspool")
+    assert "/etc/tlspool/pin is kept, and is root's now: it was of tlspool-keyd:tlspool\n" in purged.stderr
+    assert "/etc/tlspool/more is kept, and is root's now: it was of root:tlspool-broker\n" in purged.stderr
+    kept = host.run("stat", "-c", "%U:%G %a", "/etc/tlspool/pin", "/etc/tlspool/more").stdout
+    assert kept == "root:root 600\nroot:root 640\n"
+    host.run("rm", "/etc/tlspool/pin", "/etc/tlspool/more")
     assert list(host.path("/var/lib/tlspool/keyd/tokens").iterdir())
     assert not host.path("/var/lib/tlspool/db").exists()
     host.install(packages[1])

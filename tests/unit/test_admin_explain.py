@@ -1,5 +1,10 @@
-"""What ``tlspool explain`` says of RADIUS."""
+"""What ``tlspool explain`` says of RADIUS, and of a certificate that names nobody."""
 
+import pytest
+
+from tlspool_admin import rehearsing
+from tlspool_admin.__main__ import main
+from tlspool_admin.commands import explain
 from tlspool_admin.commands.explain import account
 
 ASKED = {"purpose": "authorize", "access": "accepted", "server": "192.0.2.1:1812", "detail": "", "message": "", "ms": 3}
@@ -32,3 +37,29 @@ def test_what_a_server_says():
 
 def test_where_nobody_was_asked():
     assert account({"sentence": "it was", "radius": None}) == "it was"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the broker is asked about a certificate that has no name but an address."""
+    found = []
+    monkeypatch.setattr(rehearsing, "described", lambda *_: {"names": ["ip:192.0.2.1"]})
+    monkeypatch.setattr(
+        explain, "ask_broker", lambda _args, command, **fields: found.append(fields) or {"outcome": "accepted"}
+    )
+    return found
+
+
+def test_a_certificate_that_names_nobody(asked, capsys):
+    """Who is asked here has no remoteid to set, but an option."""
+    with pytest.raises(SystemExit) as caught:
+        main(["explain", "--certificate", "x"])
+    assert caught.value.code == 2
+    assert "say whom with --remote ID" in capsys.readouterr().err
+    assert not asked
+
+
+@pytest.mark.parametrize(("words", "remoteid"), [(["--remote", "a.example"], "a.example"), (["--server"], "")])
+def test_and_where_that_is_no_question(asked, words, remoteid):
+    assert main(["explain", "--certificate", "x", *words]) == 0
+    assert asked[0]["remoteid"] == remoteid

@@ -344,7 +344,7 @@ def test_alerts_are_of_tls():
 @pytest.mark.parametrize("code", TABLE)
 def test_what_an_application_may_read(code):
     told = policy.told(code, "detail", 42)
-    assert told in ("detail", "alert 42", "")
+    assert told in ("detail", "alert 42 bad_certificate", "")
     of_its_own = {
         Code.RADIUS_REJECTED,
         Code.RADIUS_UNUSED,
@@ -353,5 +353,5 @@ def test_what_an_application_may_read(code):
         Code.ACCOUNT_EXISTS,
     }
     assert (told == "detail") == ((code // 100 in (1, 2, 6) and code is not Code.DATABASE) or code in of_its_own)
-    assert (told == "alert 42") == (code // 100 == 3)
+    assert (told == "alert 42 bad_certificate") == (code // 100 == 3)
     assert policy.told(code, "detail") in ("detail", "")

@@ -7,6 +7,9 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -109,9 +112,6 @@ REQUEST = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @on_loop
 async def test_the_numbers_of_three_daemons():
-    import tempfile
-    from pathlib import Path
-
     keyd = 'x# TYPE tlspool_up gauge\ntlspool_up{daemon="keyd"} 1\n# EOF\n'[1:]
     patience, module._ASK_S = module._ASK_S, 0.3
     with tempfile.TemporaryDirectory() as name:
@@ -155,16 +155,116 @@ async def test_clients_are_bounded():
         assert (await ask(port, b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
         assert await ask(port, b"GET /metrics", end=True) == b""
         assert await ask(port, b"GET /metrics") == b""  # and then nothing more: cut off
-        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(module.CLIENTS + 4)]
-        assert await ask(port, REQUEST) == b""
-        for reader, writer in idle:
-            with contextlib.suppress(ConnectionError):
-                await reader.read()
-            writer.close()
-        assert (await ask(port, REQUEST)).startswith(b"HTTP/1.1 200 ")
     finally:
         module._REQUEST_S = patience
         server.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(samples, run_dir="/nonexistent"):
+    port = free_port()
+    settings = parse_untrusted(f"run_dir {run_dir}\nmetrics_listen 127.0.0.1:{port}")
+    listener = module.listen(settings)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # else the kernel takes megabytes
+    server = await module.serve(settings, listener, lambda: samples)
+    try:
+        yield port
+    finally:
+        server.close()
+
+
+async def connected(port, count, data=b""):
+    """Be so many clients who say this, and do not read on their own."""
+    loop, found = asyncio.get_running_loop(), []
+    for _ in range(count):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.sock_sendall(sock, data)
+        found.append(sock)
+    await asyncio.sleep(0.1)
+    return found
+
+
+async def are_over(clients):
+    """Whether each was cut off; reads what came before."""
+    loop, over = asyncio.get_running_loop(), []
+    for sock in clients:
+        try:
+            async with asyncio.timeout(0.2):
+                while await loop.sock_recv(sock, 100_000):
+                    pass
+            over.append(True)
+        except ConnectionError:
+            over.append(True)
+        except TimeoutError:
+            over.append(False)
+        finally:
+            sock.close()
+    return over
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@on_loop
+async def test_who_says_nothing_gives_way_to_a_scraper():
+    """... the oldest first; long before its time is over."""
+    async with serving(UP) as port:
+        idle = await connected(port, module.CLIENTS, b"GET /metrics HTTP/1.1\r\n")
+        async with asyncio.timeout(module._REQUEST_S / 2):
+            for _ in range(3):
+                assert (await ask(port, REQUEST)).startswith(b"HTTP/1.1 200 ")
+        assert await are_over(idle) == [True] + [False] * (module.CLIENTS - 1)
+
+
+LONG = {"tlspool_up": [Sample("tlspool_up", {"daemon": f"{number:0>60}"}, 1) for number in range(3_000)]}
+"""More than the kernel takes for somebody who does not read, and asyncio without a word."""
+
+
+@on_loop
+async def test_who_does_not_read_gives_way_to_a_scraper():
+    async with serving(LONG) as port:
+        deaf = await connected(port, module.CLIENTS, REQUEST)
+        async with asyncio.timeout(module._REQUEST_S):
+            answer = await ask(port, REQUEST)
+        assert answer.endswith(b"# EOF\n")
+        assert (await are_over(deaf))[0]
+
+
+@on_loop
+async def test_who_does_not_read_is_cut_off_and_leaves_nothing():
+    """However little is left for it: a descriptor must not wait for it for ever."""
+    patience, module._REQUEST_S = module._REQUEST_S, 0.3
+    few = {"tlspool_up": LONG["tlspool_up"][:500]}  # less than asyncio would keep without a word
+    before = descriptors()
+    try:
+        async with serving(few) as port:
+            deaf = await connected(port, 4, REQUEST)
+            assert descriptors() > before + 2 * len(deaf)
+            await asyncio.sleep(0.8)
+            assert descriptors() <= before + 1 + len(deaf)
+            await are_over(deaf)
+    finally:
+        module._REQUEST_S = patience
+
+
+@on_loop
+async def test_who_is_being_answered_does_not_give_way():
+    patience, module._ASK_S = module._ASK_S, 0.6
+    with tempfile.TemporaryDirectory() as name:
+        silent = await other(Path(name, "keyd.sock"), b"")
+        try:
+            async with serving(UP, name) as port:
+                answers = [asyncio.create_task(ask(port, REQUEST)) for _ in range(module.CLIENTS)]
+                await asyncio.sleep(0.2)
+                assert await ask(port, REQUEST) == b""
+                assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in await asyncio.gather(*answers))
+        finally:
+            module._ASK_S = patience
+            silent.close()
 
 
 @on_loop

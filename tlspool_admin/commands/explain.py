@@ -172,6 +172,8 @@ def _dry(args: argparse.Namespace) -> int:
     remote = rehearsing.described(args, args.certificate, side)
     names = [name.partition(":")[2] for name in texts(remote.get("names")) if not name.startswith("ip:")]
     named = names[0] if names and side == "client" else ""  # a client always expects somebody
+    if side == "client" and not (args.remote or named):
+        args.usage_error("the certificate names nobody, and a client expects somebody: say whom with --remote ID")
     answer = ask_broker(
         args,
         "explain.dry",
