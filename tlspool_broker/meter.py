@@ -156,8 +156,12 @@ def moved_in(words: SessionEnded) -> Traffic:
 
 
 def cause_of_end(reason: EndReason, ended_by: str) -> str:
-    """Return the name of an Acct-Terminate-Cause (RFC 2866 section 5.10) for a session that relayed."""
-    if reason is EndReason.WORKER_LOST or not ended_by:
+    """Return the name of an Acct-Terminate-Cause (RFC 2866 section 5.10) for a session that relayed.
+
+    Who ended it on our side counts if that is what ended it: an application that hangs up when its remote has ended
+    is often heard of before the session's end.
+    """
+    if reason is not EndReason.ORDERED or not ended_by:
         return _BY_REASON[reason]
     return _BY_ENDER.get(ended_by, "Admin-Reset")  # a server
 

@@ -138,7 +138,9 @@ def test_each_end_has_its_cause(reason, by):
         (EndReason.PLAIN_LOST, "", "Lost-Service"),
         (EndReason.ORDERED, SESSION_TIMEOUT, "Session-Timeout"),
         (EndReason.ORDERED, IDLE_TIMEOUT, "Idle-Timeout"),
-        (EndReason.CLEAN, CALLER_GONE, "Host-Request"),  # it had ended by the time that it was told to
+        (EndReason.ORDERED, CALLER_GONE, "Host-Request"),
+        (EndReason.CLEAN, CALLER_GONE, "User-Request"),  # it had ended by the time that it was told to
+        (EndReason.TRUNCATED, SESSION_TIMEOUT, "Lost-Carrier"),
         (EndReason.ORDERED, "radius 192.0.2.1", "Admin-Reset"),
         (EndReason.ORDERED, "", "NAS-Request"),
         (EndReason.WORKER_LOST, SESSION_TIMEOUT, "NAS-Error"),
