@@ -27,6 +27,7 @@ from tlspool_broker.events import (
     HelperSaid,
     KeydLost,
     KeydSaid,
+    KillAsked,
     MasterLost,
     MasterSaid,
     Note,
@@ -38,6 +39,7 @@ from tlspool_broker.events import (
     SendMaster,
     SendWorker,
     StartHelper,
+    StopAsked,
     Timer,
     TimerFired,
     WorkerLost,
@@ -270,6 +272,30 @@ class World:
 
     def gone(self, app, reason="closed it"):
         return self.happen(AppGone(app, reason))
+
+    def ends(self, app, session_id, how):
+        """A session that waits for somebody ends by other means; its application is told, if it is there."""
+        code = None
+        match how:
+            case "app":
+                self.gone(app)
+            case "worker":
+                self.worker_goes(self.session(session_id).worker.number)
+                code = Code.WORKER_DIED
+            case "remote":
+                self.say(session_id, HandshakeFailed)
+                code = Code.REMOTE_CLOSED
+            case "kill":
+                self.happen(KillAsked(session_id))
+                code = Code.SESSION_KILLED
+            case "stop":
+                self.happen(StopAsked())
+                code = Code.STOPPING
+        if code is None:
+            assert not self.frames()
+        else:
+            assert self.error(app)[1] == code
+        assert self.state(session_id) in ("OVER", "EXPECT_END")
 
     def send(self, app, cmd, payload=b"", *, reqid=1, cbid=0, passed=None):
         return self.happen(AppFrame(app, Frame(reqid, cbid, cmd, payload.ljust(380, b"\0")), passed))

@@ -9,11 +9,9 @@ from tlspool_broker.events import (
     HelperKind,
     HelperNumber,
     HelperSaid,
-    KillAsked,
     Reconfigured,
     SendHelper,
     StartHelper,
-    StopAsked,
     StopHelper,
 )
 from tlspool_broker.helper import HELLO_MS, HUNG_MS, PAUSE_MS
@@ -703,24 +701,9 @@ def test_there_are_so_many_questions_and_no_more(no_leaks):
 @pytest.mark.parametrize("how", ["app", "worker", "remote", "kill", "stop"])
 def test_what_ends_a_session_that_waits(world, app, how):
     session_id = waits(world, app)
-    match how:
-        case "app":
-            world.gone(app)
-            assert not world.frames()
-        case "worker":
-            world.worker_goes(world.session(session_id).worker.number)
-            assert world.error(app)[1] == Code.WORKER_DIED
-        case "remote":
-            world.say(session_id, HandshakeFailed)
-            assert world.error(app)[1] == Code.REMOTE_CLOSED
-        case "kill":
-            world.happen(KillAsked(session_id))
-            assert world.error(app)[1] == Code.SESSION_KILLED
-        case "stop":
-            world.happen(StopAsked())
-            assert world.error(app)[1] == Code.STOPPING
-            assert world.of(StopHelper)
-    assert world.state(session_id) in ("OVER", "EXPECT_END")
+    world.ends(app, session_id, how)
+    if how == "stop":
+        assert world.of(StopHelper)
     assert world.helper_says(crl=Finding.GOOD) == []
 
 

@@ -734,19 +734,7 @@ def test_a_session_that_ends_while_it_waits_for_the_next_helper(make, how, befor
     world.radius_goes()
     if not before:
         session_id = shaken(world, app)
-    match how:
-        case "app":
-            world.gone(app)
-        case "remote":
-            world.say(session_id, HandshakeFailed)
-            assert world.error(app)[1] == Code.REMOTE_CLOSED
-        case "kill":
-            world.happen(KillAsked(session_id))
-            assert world.error(app)[1] == Code.SESSION_KILLED
-        case "stop":
-            world.happen(StopAsked())
-            assert world.error(app)[1] == Code.STOPPING
-    assert world.state(session_id) in ("OVER", "EXPECT_END")
+    world.ends(app, session_id, how)
     assert len(world.core.radius) == 0
     if how == "stop":
         assert not [one for one in world.later(PAUSE_MS[0]) if isinstance(one, StartHelper)]

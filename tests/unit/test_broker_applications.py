@@ -321,7 +321,7 @@ def test_of_whose_descriptors_do_not_come_to_an_end_no_more_are_taken(make, pipe
         before = len(os.listdir("/proc/self/fd"))
         for number in range(10):
             pipes.pass_with(bad, ping(number), 50)
-            await until(lambda: len(world.frames()) == number + 1)  # noqa: B023 - it is waited for here
+            await until(lambda come=number + 1: len(world.frames()) == come)
         passed = [event.passed for event in world.seen if isinstance(event, AppFrame)]
         assert [one is not None for one in passed] == [True, True] + [False] * 8
         taken = len(os.listdir("/proc/self/fd")) - before
