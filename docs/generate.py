@@ -12,15 +12,13 @@ from typing import get_args, get_type_hints
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from tlspool_admin import configuration_text  # noqa: E402
 from tlspool_common import (  # noqa: E402
-    access,
-    account_rules,
     errors,
     event_table,
     messages,
     metric_table,
     policies,
-    quota,
     radius_rules,
     radius_table,
     sandbox_calls,
@@ -112,28 +110,11 @@ def errors_page() -> str:
     return "".join(out)
 
 
-_REPEATED = {
-    "pkcs11_path": "path | | (K) | PKCS #11 library for the `pkcs11_token` lines that follow",
-    "pkcs11_token": "pkcs11: URI | | (K) | tokens to use (RFC 7512), `pkcs11:` for all",
-    "access": "rule | | B | [access rules](#access-rules)",
-    "account": "rule | | B | [account rules](#account-rules)",
-    "limit": "rule | | B | [limit rules](#limit-rules) for some callers",
-    "radius": "rule | | B | [RADIUS rules](#radius-rules)",
-}
-
-
 def configuration_page() -> str:
     """The settings table."""
     out = [
         _NOTE.format(source="tlspool_common/setting_table.py"),
-        "# Configuration\n\nOne file for all three daemons: `--config FILE`, else the file named by `TLSPOOL_CONFIG_FILE`, ",
-        "else `/etc/tlspool.conf`. A line is `keyword`, one space, and the value to the end of the line; lines that start ",
-        "with `#` and blank lines count for nothing. Of a keyword that stands there twice the last line counts, unless it may ",
-        "be repeated. Nothing acts before the whole file has been read, and everything that is wrong with it is named at once, ",
-        "with line, keyword, value and remedy. With `--check` a daemon only says whether the file is right; `tlspool check` ",
-        "looks at the host, too.\n\n",
-        "Every daemon reads the whole file, and keeps what is its own: `B` the broker, `W` the worker, `K` keyd. A letter in ",
-        "brackets: a new value counts for that daemon when it is started again.\n\n",
+        f"# Configuration\n\n{configuration_text.FILE}\n\n{configuration_text.DAEMONS}\n\n",
         "| keyword | value | default | for | meaning |\n|---|---|---|---|---|\n",
     ]
     for option in setting_table.TABLE:
@@ -141,48 +122,22 @@ def configuration_page() -> str:
         shown = f"`{value}`" if value else ""
         parts = " ".join(f"({letter})" if letter in option.restart else letter for letter in option.parts)
         out.append(f"| `{option.name}` | {option.kind.what} | {shown} | {parts} | {option.doc} |\n")
-    for name in setting_table.REPEATED:
-        out.append(f"| `{name}` | {_REPEATED[name]}; may be repeated |\n")
-    out.append(
-        "\nYes is also written `true`, `yep`, `aye` or `1`, no `false` or `0`. The levels of syslog may stand in `log_level`: "
-        "those above error mean error, notice means info, `*` means debug. Spaces around a value do not count, but in "
-        "`pkcs11_pin`.\n"
-    )
-    out.append(
-        "\n## Reading it again\n\n`tlspool reload`, the word `reload` on a daemon's control socket, or SIGHUP to a daemon, "
-        "reads the file again: all of it, or nothing. If anything is wrong the settings that were in force stay so; the log "
-        "and the answer name everything that is wrong. What counts at the next start only is named, and keeps its old value. "
-        "Sessions that begin afterwards go by the new settings; those that are there go on. After a change of `relay`, "
-        "`handshake_threads`, `log_level` or `pkcs11_timeout_s` the workers are replaced: those with sessions finish them. "
-        "A helper that asks the network for the broker is replaced when it has no open question. The daemons read the file "
-        "one by one, each when it is told to.\n\n"
-        "`config` on a control socket shows that daemon's settings and the line that each comes from (0: the default). "
-        "The PIN is not shown.\n"
-    )
-    out.append(
-        "\n## Several application sockets\n\nEach `socket_name` is one. `socket_mode`, `socket_user` and `socket_group` are for "
-        "the `socket_name` lines behind them, until they are set anew; of a single socket they may stand anywhere. The first is "
-        "the one that applications find in this file. Sockets that systemd passes (FileDescriptorName `app`) take the place of "
-        "all of them; it may pass control sockets, too, by the names `broker`, `worker` and `keyd`, and `pin`.\n"
-    )
-    out.append(f"\n## Access rules\n\n{(access.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
-    out.append(f"\n## Limit rules\n\n{(quota.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
-    out.append(f"\n## Account rules\n\n{(account_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n")
-    out.append(
-        f"\n## RADIUS rules\n\n{(radius_rules.__doc__ or '').partition(chr(10))[2].strip(chr(10))}\n"
-        "\nAttributes and words are listed in [RADIUS attributes](radius-attributes.md).\n"
-    )
+    for row in configuration_text.REPEATED:
+        parts = " ".join(f"({letter})" if letter in row.restart else letter for letter in row.parts)
+        out.append(f"| `{row.name}` | {row.what} | | {parts} | {row.doc}; may be repeated |\n")
+    out.append(f"\n{configuration_text.SPELLINGS}\n")
+    out.append(f"\n## Reading it again\n\n{configuration_text.AGAIN}\n")
+    out.append(f"\n## Several application sockets\n\n{configuration_text.SOCKETS}\n")
+    for title, doc in configuration_text.RULES:
+        out.append(f"\n## {title}\n\n{doc}\n")
+    out.append("\nAttributes and words are listed in [RADIUS attributes](radius-attributes.md).\n")
     out.append(
         "\n## Keywords of earlier pools\n\nThese are read, and checked, and have no effect; a warning says what to use "
         "instead.\n\n| keyword | value | instead |\n|---|---|---|\n"
     )
     for unused in sorted(setting_table.UNUSED.values(), key=lambda one: one.name):
         out.append(f"| `{unused.name}` | {unused.kind.what} | {unused.instead} |\n")
-    out.append(
-        "\nA file of an earlier pool may need these changes: `socket_mode` is octal, also without a leading zero; words of "
-        "`allow_facilities` and `deny_facilities` that mean nothing are refused; a file with `pkcs11_pin` may be readable for "
-        "its owner only, as others find the PIN there.\n"
-    )
+    out.append(f"\n{configuration_text.EARLIER}\n")
     return "".join(out)
 
 
@@ -466,11 +421,16 @@ PAGES = {
 
 
 def manuals() -> dict[str, str]:
-    """Manual pages of the commands, from their parsers."""
-    from tlspool_admin import manpages
+    """Manual pages: of the commands, from their parsers, of the daemons, likewise, and of the configuration."""
+    from tlspool_admin import manpages, manpages_system
     from tlspool_admin.__main__ import parser
+    from tlspool_broker import __main__ as broker
+    from tlspool_keyd import __main__ as keyd
+    from tlspool_worker import __main__ as worker
 
-    return {f"../man/{name}": text for name, text in manpages.pages(parser()).items()}
+    daemons = [one.parser() for one in (broker, worker, keyd)]
+    made = {**manpages.pages(parser()), **manpages_system.pages(daemons)}
+    return {f"../man/{name}": text for name, text in made.items()}
 
 
 def main() -> int:

@@ -1,14 +1,5 @@
 """The tools of earlier pools: their names and the order of their arguments, and what they are documented to do.
 
-    tlspool-localid-set CONF [user@]fqdn FLAGS [P11URI PUBFILE]...     no pair: delete
-    tlspool-localid-get CONF [user@]fqdn FLAGS [OUTFILE]
-    tlspool-disclose-set CONF SELECTOR [[user@]fqdn]...                no identity: delete
-    tlspool-disclose-get CONF SELECTOR
-    tlspool-trust-set CONF FLAGS HEXKEY VALEXP [INFILE]                no file: delete
-    tlspool-trust-get CONF FLAGS HEXKEY [OUTFILE]
-    tlspool-db-have CONF
-    tlspool-configvar [-c CONF] VAR...
-
 They are the operations of ``tlspool``, so they check, are recorded, and can be undone like those.  As before,
 everything that goes wrong, bad usage too, is exit status 1.  What differs on purpose is in docs/command.md.
 """
@@ -32,15 +23,28 @@ _SAME = {"x.509": "x509", "openpgp": "pgp", "krb5": "kerberos", "cli": "client",
 
 Tool = Callable[[argparse.Namespace, Sequence[str]], int]
 
+TOOLS = {
+    "tlspool-localid-set": "CONF [user@]fqdn FLAGS [P11URI PUBFILE]...",  # no pair: delete
+    "tlspool-localid-get": "CONF [user@]fqdn FLAGS [OUTFILE]",
+    "tlspool-disclose-set": "CONF SELECTOR [[user@]fqdn]...",  # no identity: delete
+    "tlspool-disclose-get": "CONF SELECTOR",
+    "tlspool-trust-set": "CONF FLAGS HEXKEY VALEXP [INFILE]",  # no file: delete
+    "tlspool-trust-get": "CONF FLAGS HEXKEY [OUTFILE]",
+    "tlspool-db-have": "CONF",
+    "tlspool-configvar": "[-c CONF] VAR...",
+}
+"""The tools, and what follows their names."""
 
-def _main(name: str, usage: str, least: int, most: int | None, tool: Tool, argv: Sequence[str] | None) -> int:
+
+def _main(name: str, least: int, most: int | None, tool: Tool, argv: Sequence[str] | None) -> int:
     """Run a tool whose first argument is the configuration."""
+    usage = f"usage: {name} {TOOLS[name]}"
     given = sys.argv[1:] if argv is None else list(argv)
     if any(word in ("-h", "--help") for word in given[:1]):
-        print(f"usage: {name} {usage}")
+        print(usage)
         return 0
     if len(given) < least or (most is not None and len(given) > most):
-        print(f"usage: {name} {usage}", file=sys.stderr)
+        print(usage, file=sys.stderr)
         return 1
     args = argparse.Namespace(config=Path(given[0]), json=False)
     return ending.end(lambda: tool(args, given[1:]), lambda text, _: print(f"{name}: {clean(text)}", file=sys.stderr))
@@ -57,7 +61,7 @@ def _kind(flags: str, *, bits: Sequence[str] = ()) -> set[str]:
 
 def localid_set(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-localid-set``."""
-    return _main("tlspool-localid-set", "CONF [user@]fqdn FLAGS [P11URI PUBFILE]...", 3, None, _localid_set, argv)
+    return _main("tlspool-localid-set", 3, None, _localid_set, argv)
 
 
 def _localid_set(args: argparse.Namespace, given: Sequence[str]) -> int:
@@ -79,7 +83,7 @@ def _localid_set(args: argparse.Namespace, given: Sequence[str]) -> int:
 
 def localid_get(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-localid-get``."""
-    return _main("tlspool-localid-get", "CONF [user@]fqdn FLAGS [OUTFILE]", 3, 4, _localid_get, argv)
+    return _main("tlspool-localid-get", 3, 4, _localid_get, argv)
 
 
 def _localid_get(args: argparse.Namespace, given: Sequence[str]) -> int:
@@ -108,7 +112,7 @@ def _binary(value: object) -> bytes:
 
 def disclose_set(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-disclose-set``."""
-    return _main("tlspool-disclose-set", "CONF SELECTOR [[user@]fqdn]...", 2, None, _disclose_set, argv)
+    return _main("tlspool-disclose-set", 2, None, _disclose_set, argv)
 
 
 def _disclose_set(args: argparse.Namespace, given: Sequence[str]) -> int:
@@ -121,7 +125,7 @@ def _disclose_set(args: argparse.Namespace, given: Sequence[str]) -> int:
 
 def disclose_get(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-disclose-get``."""
-    return _main("tlspool-disclose-get", "CONF SELECTOR", 2, 2, _disclose_get, argv)
+    return _main("tlspool-disclose-get", 2, 2, _disclose_get, argv)
 
 
 def _disclose_get(args: argparse.Namespace, given: Sequence[str]) -> int:
@@ -140,7 +144,7 @@ def _disclose_get(args: argparse.Namespace, given: Sequence[str]) -> int:
 
 def trust_set(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-trust-set``."""
-    return _main("tlspool-trust-set", "CONF FLAGS HEXKEY VALEXP [INFILE]", 4, 5, _trust_set, argv)
+    return _main("tlspool-trust-set", 4, 5, _trust_set, argv)
 
 
 def _trust_set(args: argparse.Namespace, given: Sequence[str]) -> int:
@@ -159,7 +163,7 @@ def _trust_set(args: argparse.Namespace, given: Sequence[str]) -> int:
 
 def trust_get(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-trust-get``."""
-    return _main("tlspool-trust-get", "CONF FLAGS HEXKEY [OUTFILE]", 3, 4, _trust_get, argv)
+    return _main("tlspool-trust-get", 3, 4, _trust_get, argv)
 
 
 def _trust_get(args: argparse.Namespace, given: Sequence[str]) -> int:
@@ -185,7 +189,7 @@ def _trust_get(args: argparse.Namespace, given: Sequence[str]) -> int:
 
 def db_have(argv: Sequence[str] | None = None) -> int:
     """Run ``tlspool-db-have``."""
-    return _main("tlspool-db-have", "CONF", 1, 1, _db_have, argv)
+    return _main("tlspool-db-have", 1, 1, _db_have, argv)
 
 
 def _db_have(args: argparse.Namespace, _given: Sequence[str]) -> int:
@@ -200,7 +204,7 @@ def configvar(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["-c"] and len(given) > 1:
         path, given = Path(given[1]), given[2:]
     if not given or given[0].startswith("-"):
-        print("usage: tlspool-configvar [-c CONF] VAR...", file=sys.stderr)
+        print(f"usage: tlspool-configvar {TOOLS['tlspool-configvar']}", file=sys.stderr)
         return 1
     path = where.config_path(path)
     try:

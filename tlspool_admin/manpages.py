@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 
+from tlspool_admin import roff
 from tlspool_admin.catalog import CATALOG
+from tlspool_admin.roff import Rows
 from tlspool_admin.tree import Node, Option, tree
 
-_VERSION = "0.1.0"
-_DATE = "2026-11-29"
-
-_EXIT = (
+_EXIT: Rows = (
     ("0", "done"),
     (
         "1",
@@ -22,11 +20,11 @@ _EXIT = (
     ),
     ("2", "bad usage"),
 )
-_ENVIRONMENT = (
+_ENVIRONMENT: Rows = (
     ("TLSPOOL_CONFIG_FILE", "configuration, unless --config names one; else /etc/tlspool.conf"),
     ("NO_COLOR", "if set, nothing is coloured; nor is it in a pipe or a file"),
 )
-_FILES = (
+_FILES: Rows = (
     ("/etc/tlspool.conf", "configuration of the three daemons"),
     ("/run/tlspool/broker.sock", "control socket of the broker; whoever may open it may give commands"),
     ("/run/tlspool/keyd.sock, /run/tlspool/worker.sock", "those of the key daemon and of the worker master"),
@@ -44,42 +42,45 @@ def pages(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 def _main_page(root: Node) -> str:
     out = [
-        *_head("tlspool", "operate a TLS pool"),
+        *roff.head("tlspool", 1, "operate a TLS pool"),
         ".SH SYNOPSIS",
         ".B tlspool",
         "[OPTIONS] COMMAND ...",
         ".SH DESCRIPTION",
-        *_text(root.description),
-        *_text("Commands about a pool are requests to the control sockets of its daemons.  While no broker runs, those "
-               "about the databases work on the files themselves, and standard error says so."),
+        *roff.text(root.description),
+        *roff.text("Commands about a pool are requests to the control sockets of its daemons.  While no broker runs, "
+                   "those about the databases work on the files themselves, and standard error says so."),
         ".SH COMMANDS",
     ]  # fmt: skip
     for entry in CATALOG:
-        out += [".TP", f".BR tlspool-{_roff(entry.name)} (1)", *_text(entry.help)]
-    out += [".SH OPTIONS", *_options(root.options), *_tail()]
-    out += [".SH SEE ALSO", ", ".join(f"\\fBtlspool-{_roff(entry.name)}\\fR(1)" for entry in CATALOG)]
+        out += [".TP", f".BR tlspool-{roff.plain(entry.name)} (1)", *roff.text(entry.help)]
+    out += [".SH OPTIONS", *roff.options(root.options), *_tail()]
+    out += roff.see_also([*((f"tlspool-{entry.name}", 1) for entry in CATALOG), ("tlspool.conf", 5)])
     return "\n".join(out) + "\n"
 
 
 def _page(node: Node) -> str:
     name = f"tlspool {' '.join(node.words)}"
-    out = [*_head(f"tlspool-{node.words[0]}", node.help), ".SH SYNOPSIS"]
+    out = [*roff.head(f"tlspool-{node.words[0]}", 1, node.help), ".SH SYNOPSIS"]
     leaves = [one for one in node.all() if not one.children or one.arguments]
     for leaf in leaves:
-        out += [".HP", f".B {_roff('tlspool ' + ' '.join(leaf.words))}", _roff(_synopsis(leaf))]
-    out += [".SH DESCRIPTION", *_text(node.description or f"{name}: {node.help}.")]
+        out += [".HP", f".B {roff.plain('tlspool ' + ' '.join(leaf.words))}", roff.plain(_synopsis(leaf))]
+    out += [".SH DESCRIPTION", *roff.text(node.description or f"{name}: {node.help}.")]
     if node.children:
         out += [".SH ACTIONS"]
         for leaf in leaves:
             if leaf is node:
                 continue
-            out += [f".SS {_roff(' '.join(leaf.words[1:]))}", *_text(leaf.description or f"{_sentence(leaf.help)}")]
-            out += [*_arguments(leaf), *_options(_own(leaf))]
+            out += [
+                f".SS {roff.plain(' '.join(leaf.words[1:]))}",
+                *roff.text(leaf.description or f"{_sentence(leaf.help)}"),
+            ]
+            out += [*_arguments(leaf), *roff.options(_own(leaf))]
     else:
         out += [*_arguments(node)]
     shared = [one for one in _shared(node) if not node.children or one.names[0] != "-h"]
     options = [*(shared if node.children else node.options)]
-    out += [".SH OPTIONS", *_options(options)] if options else []
+    out += [".SH OPTIONS", *roff.options(options)] if options else []
     out += [*_tail(doctor=node.words[0] == "doctor"), ".SH SEE ALSO", ".BR tlspool (1)"]
     return "\n".join(out) + "\n"
 
@@ -109,57 +110,18 @@ def _synopsis(leaf: Node) -> str:
     return " ".join(words)
 
 
-def _head(name: str, text: str) -> list[str]:
-    return [
-        '.\\" Made by docs/generate.py from the parsers of tlspool_admin; do not edit.',
-        f'.TH {_quoted(name.upper())} 1 {_quoted(_DATE)} {_quoted(f"tlspool {_VERSION}")} "TLS pool"',
-        ".SH NAME",
-        f"{_roff(name)} \\- {_roff(text)}",
-    ]
-
-
 def _tail(*, doctor: bool = False) -> list[str]:
     codes = [*_EXIT, ("3", "nothing is wrong, and something soon will be, or may be")] if doctor else _EXIT
-    out = []
-    for title, rows in (("EXIT STATUS", codes), ("ENVIRONMENT", _ENVIRONMENT), ("FILES", _FILES)):
-        out.append(f".SH {title}")
-        for term, text in rows:
-            out += [".TP", f".B {_roff(term)}", *_text(text)]
-    return out
+    return [*roff.rows("EXIT STATUS", codes), *roff.rows("ENVIRONMENT", _ENVIRONMENT), *roff.rows("FILES", _FILES)]
 
 
 def _arguments(leaf: Node) -> list[str]:
     out = []
     for one in leaf.arguments:
         if one.help:
-            out += [".TP", f".I {_roff(one.metavar)}", *_text(one.help)]
+            out += [".TP", f".I {roff.plain(one.metavar)}", *roff.text(one.help)]
     return out
-
-
-def _options(options: tuple[Option, ...] | list[Option]) -> list[str]:
-    out = []
-    for one in options:
-        names = ", ".join(f"\\fB{_roff(name)}\\fR" for name in one.names)
-        out += [".TP", f"{names} \\fI{_roff(one.metavar)}\\fR" if one.metavar else names, *_text(one.help or "?")]
-    return out
-
-
-def _text(text: str) -> list[str]:
-    """Return lines of running text; two blanks end a sentence, as a line's end does for the formatter."""
-    flat = " ".join(text.split()).replace(". ", ".\n")
-    return [_roff(line) for part in flat.split("\n") for line in textwrap.wrap(part, 110, break_on_hyphens=False)] or [
-        ""
-    ]
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
-def _roff(text: str) -> str:
-    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("~", "\\(ti").replace("^", "\\(ha")
-    return "\\&" + escaped if escaped[:1] in (".", "'") else escaped
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', "\\(dq") + '"'

@@ -57,13 +57,18 @@ _LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
 """A second for others to read what we said last, when we end."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(prog="tlspool-broker", description="The broker of a TLS pool.")
+    made.add_argument("--config", type=Path, default=settings.default_path(), metavar="FILE", help=settings.PATH_HELP)
+    made.add_argument("--check", action="store_true", help="only say whether the configuration is right")
+    made.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the broker until it is told to end; return the exit status."""
-    parser = argparse.ArgumentParser(prog="tlspool-broker", description="the TLS pool's broker")
-    parser.add_argument("--config", type=Path, default=settings.default_path(), metavar="FILE", help=settings.PATH_HELP)
-    parser.add_argument("--check", action="store_true", help="only say whether the configuration is right")
-    parser.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         config = settings.load(args.config, Part.BROKER)
         if args.check:

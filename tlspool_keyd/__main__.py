@@ -46,13 +46,13 @@ EXIT_CONFIGURATION = 78
 _PROMPT = "PIN of the PKCS #11 tokens (empty: none): "
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="tlspool-keyd", description="The key daemon of a TLS pool.")
-    parser.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
-    parser.add_argument("--check", action="store_true", help="read configuration and PIN file, try no PIN, and end")
-    parser.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
-    return parser.parse_args(argv)
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(prog="tlspool-keyd", description="The key daemon of a TLS pool.")
+    made.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
+    made.add_argument("--check", action="store_true", help="read configuration and PIN file, try no PIN, and end")
+    made.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
+    return made
 
 
 def load(path: Path) -> Settings:
@@ -88,7 +88,7 @@ def check_modules(settings: Settings) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon, and return its exit code."""
-    args = arguments(argv)
+    args = parser().parse_args(argv)
     log = Log("keyd")
     passed = systemd.listen_fds()
     for fd in open_fds() - {0, 1, 2, *(one.fileno() for one in passed.values())}:

@@ -32,18 +32,18 @@ from tlspool_worker import provider
 from tlspool_worker.exits import Exit
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="tlspool-worker", description="The workers of a TLS pool, and their master.")
-    parser.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
-    parser.add_argument("--check", action="store_true", help="read the configuration, test the provider, and end")
-    parser.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
-    return parser.parse_args(argv)
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(prog="tlspool-worker", description="The workers of a TLS pool, and their master.")
+    made.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
+    made.add_argument("--check", action="store_true", help="read the configuration, test the provider, and end")
+    made.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon, and return its exit code."""
-    args = arguments(argv)
+    args = parser().parse_args(argv)
     log = Log("worker")
     try:
         settings = config.load(args.config, config.Part.WORKER)

@@ -126,8 +126,8 @@ def test_commands_pages_and_completion(host):
     assert "0.1.0" in host.run("dpkg-query", "-W", "tlspool").stdout
     for name in ("tlspool", "tlspool-broker", "tlspool-keyd", "tlspool-worker"):
         assert host.run(name, "--help", user="alice").returncode == 0
-    for command in ("status", "localid"):
-        host.path(f"/usr/share/man/man1/tlspool-{command}.1.gz").stat()
+    for page in ("tlspool-status.1", "tlspool-localid-set.1", "tlspool.conf.5", "tlspool-broker.8"):
+        host.path(f"/usr/share/man/man{page[-1]}/{page}.gz").stat()
     completed = host.run("bash", "-c", ". /usr/share/bash-completion/completions/tlspool && complete -p tlspool").stdout
     assert "tlspool" in completed
     assert host.run("tlspool", "check").returncode == 0
