@@ -166,7 +166,7 @@ class Fetcher:
                     kept = True
                     return _Answer(response.status_code, "", bytes(body))
         except h11.RemoteProtocolError as error:
-            raise FetchError(f"no HTTP: {error}") from None
+            raise FetchError(f"no HTTP: {str(error)[:100]}") from None  # which may quote a whole line of the answer
         finally:
             if not kept:
                 self.release(len(body))
