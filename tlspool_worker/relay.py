@@ -341,6 +341,8 @@ class Relay:
             return -1
         try:
             count = plain.recv_into(_BATCH)
+            if not count and self._packets:  # an end can be told before the last packets, see relay.c
+                count = plain.recv_into(_BATCH)
         except BlockingIOError:
             return -1
         except OSError as error:  # it broke off: the remote is not told that this was the end

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tlspool_common import limits
-from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, from_fd, pair
+from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed, fds_of, from_fd, pair
 from tlspool_common.codec import BadFrame, encode
 from tlspool_common.fd import OwnedFd
 from tlspool_common.messages import (
@@ -70,6 +70,26 @@ def test_messages_and_descriptors_arrive(ends):
         fd = got.take_fd()
     assert not os.get_inheritable(fd.fileno())
     fd.close()
+
+
+def test_an_end_that_is_told_before_the_last_message(no_leak):
+    """An empty frame looks like an end, as that does which the kernel tells too early: what is behind it counts."""
+    worker, other = raw_ends(Party.WORKER, Party.BROKER)
+    broker, fd = pair(Party.BROKER, Party.WORKER)
+    with socket.socket(fileno=fd.detach()) as spy:
+        broker.send(UseKeyChannel(worker_id=5), fd=some_fd())
+        frame, control, _, _ = spy.recvmsg(4096, 64)
+    with other:
+        other.send(b"")
+        other.sendmsg([frame], control)
+    for kept in fds_of(control):
+        kept.close()
+    with worker.receive() as got:
+        assert got.message == UseKeyChannel(worker_id=5)
+        got.take_fd().close()
+    with pytest.raises(ChannelClosed):
+        worker.receive()
+    broker.close()
 
 
 def test_a_descriptor_nobody_takes_is_closed(ends):

@@ -240,6 +240,16 @@ def test_packets(world):
     world.gets(b"onetwothree")
 
 
+def test_an_end_that_is_told_before_the_last_packet(world):
+    """An empty packet looks like an end, as that does which the kernel tells too early: what is behind it counts."""
+    world.attach(socket.SOCK_SEQPACKET)
+    world.app.send(b"")
+    world.app.send(b"last")
+    world.app.shutdown(socket.SHUT_WR)
+    world.turn()
+    world.gets(b"last")
+
+
 def test_a_turn_is_one_batch(no_leaks):
     """A remote that never stops sending does not keep others from their turn."""
     world = World("python")  # of C's turns nothing is seen from here

@@ -151,6 +151,9 @@ static size_t take_plain(struct session *s)
     struct relays *r = s->relays;
     struct pollfd hang_up = {.fd = s->plain_fd};
     ssize_t count = recv(s->plain_fd, r->plain, BATCH_B, 0);
+    /* Linux looks for packets first and for the end afterwards, so that an end can be told before packets that came in
+     * between; the second answer is the right one.  An empty packet is no end either. */
+    if (!count && s->packets) count = recv(s->plain_fd, r->plain, BATCH_B, 0);
     if (count < 0) {
         if (is_later(errno)) return 0;
         plain_lost(s, errno); /* it broke off: the remote is not told that this was the end */

@@ -120,6 +120,8 @@ static int receive_answer(int fd, uint8_t *signature, size_t room, size_t *size,
         int reason = wait_until(fd, POLLIN, deadline_ms);
         if (reason) return reason;
         got = recv(fd, frame, sizeof frame, MSG_DONTWAIT);
+        /* An end can be told before the answer that came just before it, see relay.c. */
+        if (got == 0) got = recv(fd, frame, sizeof frame, MSG_DONTWAIT);
         if (got > 0) return signer_answer_untrusted(frame, (size_t)got, signature, room, size);
         if (got == 0 || (errno != EINTR && errno != EAGAIN)) return REASON_KEYD_GONE;
     }
