@@ -94,8 +94,12 @@ async def test_a_server_says_at_once_what_cannot_be(fake):
 @running
 async def test_a_slow_handshake_delays_nobody(fake):
     loop = asyncio.get_running_loop()
-    held = asyncio.Event()
+    held, answered = asyncio.Event(), asyncio.Event()
     errors = []
+
+    async def echo_to_the_end(reader, writer):
+        await echo(reader, writer)
+        answered.set()
 
     def hold(_peer, _asked):
         fake.on.clear()
@@ -103,7 +107,7 @@ async def test_a_slow_handshake_delays_nobody(fake):
 
     fake.on[Cmd.STARTTLS] = hold
     server = await libstub.aio.start_server(
-        echo, "127.0.0.1", 0, localid="localhost", pool=fake.path, on_error=lambda *args: errors.append(args)
+        echo_to_the_end, "127.0.0.1", 0, localid="localhost", pool=fake.path, on_error=lambda *args: errors.append(args)
     )
     async with server:
         port = server.sockets[0].getsockname()[1]
@@ -120,6 +124,7 @@ async def test_a_slow_handshake_delays_nobody(fake):
         assert isinstance(errors[0][0], libstub.PoolUnavailable)
         assert errors[0][1] == slow_writer.get_extra_info("sockname")
         await ended(slow_writer)
+        await answered.wait()
 
 
 @running
