@@ -122,7 +122,7 @@ def configuration_page() -> str:
         shown = f"`{value}`" if value else ""
         parts = " ".join(f"({letter})" if letter in option.restart else letter for letter in option.parts)
         out.append(f"| `{option.name}` | {option.kind.what} | {shown} | {parts} | {option.doc} |\n")
-    for row in configuration_text.REPEATED:
+    for row in setting_table.REPEATED.values():
         parts = " ".join(f"({letter})" if letter in row.restart else letter for letter in row.parts)
         out.append(f"| `{row.name}` | {row.what} | | {parts} | {row.doc}; may be repeated |\n")
     out.append(f"\n{configuration_text.SPELLINGS}\n")

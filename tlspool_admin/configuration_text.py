@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from tlspool_common import access, account_rules, quota, radius_rules
 
 FILE = (
@@ -44,26 +42,6 @@ EARLIER = (
     "A file of an earlier pool may need these changes: `socket_mode` is octal, also without a leading zero; words "
     "of `allow_facilities` and `deny_facilities` that mean nothing are refused; a file with `pkcs11_pin` may be "
     "readable for its owner only, as others find the PIN there."
-)
-
-
-class Repeated(NamedTuple):
-    """A keyword each of whose lines is a thing of its own; fields as in setting_table.Option."""
-
-    name: str
-    what: str
-    parts: str
-    restart: str
-    doc: str
-
-
-REPEATED = (
-    Repeated("pkcs11_path", "path", "K", "K", "PKCS #11 library for the `pkcs11_token` lines that follow"),
-    Repeated("pkcs11_token", "pkcs11: URI", "K", "K", "tokens to use (RFC 7512), `pkcs11:` for all"),
-    Repeated("access", "rule", "B", "", "[access rules](#access-rules)"),
-    Repeated("account", "rule", "B", "", "[account rules](#account-rules)"),
-    Repeated("limit", "rule", "B", "", "[limit rules](#limit-rules) for some callers"),
-    Repeated("radius", "rule", "B", "", "[RADIUS rules](#radius-rules)"),
 )
 
 

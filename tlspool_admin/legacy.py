@@ -12,6 +12,7 @@ import binascii
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tlspool_admin import ending, files, where
 from tlspool_admin.operations import operate
@@ -23,22 +24,29 @@ _SAME = {"x.509": "x509", "openpgp": "pgp", "krb5": "kerberos", "cli": "client",
 
 Tool = Callable[[argparse.Namespace, Sequence[str]], int]
 
+
+class Words(NamedTuple):
+    """What follows the name of a tool, and the command that does it now."""
+
+    usage: str
+    now: str
+
+
 TOOLS = {
-    "tlspool-localid-set": "CONF [user@]fqdn FLAGS [P11URI PUBFILE]...",  # no pair: delete
-    "tlspool-localid-get": "CONF [user@]fqdn FLAGS [OUTFILE]",
-    "tlspool-disclose-set": "CONF SELECTOR [[user@]fqdn]...",  # no identity: delete
-    "tlspool-disclose-get": "CONF SELECTOR",
-    "tlspool-trust-set": "CONF FLAGS HEXKEY VALEXP [INFILE]",  # no file: delete
-    "tlspool-trust-get": "CONF FLAGS HEXKEY [OUTFILE]",
-    "tlspool-db-have": "CONF",
-    "tlspool-configvar": "[-c CONF] VAR...",
+    "tlspool-localid-set": Words("CONF [user@]fqdn FLAGS [P11URI PUBFILE]...", "localid"),  # no pair: delete
+    "tlspool-localid-get": Words("CONF [user@]fqdn FLAGS [OUTFILE]", "localid"),
+    "tlspool-disclose-set": Words("CONF SELECTOR [[user@]fqdn]...", "disclose"),  # no identity: delete
+    "tlspool-disclose-get": Words("CONF SELECTOR", "disclose"),
+    "tlspool-trust-set": Words("CONF FLAGS HEXKEY VALEXP [INFILE]", "trust"),  # no file: delete
+    "tlspool-trust-get": Words("CONF FLAGS HEXKEY [OUTFILE]", "trust"),
+    "tlspool-db-have": Words("CONF", "disclose"),
+    "tlspool-configvar": Words("[-c CONF] VAR...", "config"),
 }
-"""The tools, and what follows their names."""
 
 
 def _main(name: str, least: int, most: int | None, tool: Tool, argv: Sequence[str] | None) -> int:
     """Run a tool whose first argument is the configuration."""
-    usage = f"usage: {name} {TOOLS[name]}"
+    usage = f"usage: {name} {TOOLS[name].usage}"
     given = sys.argv[1:] if argv is None else list(argv)
     if any(word in ("-h", "--help") for word in given[:1]):
         print(usage)
@@ -204,7 +212,7 @@ def configvar(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["-c"] and len(given) > 1:
         path, given = Path(given[1]), given[2:]
     if not given or given[0].startswith("-"):
-        print(f"usage: tlspool-configvar {TOOLS['tlspool-configvar']}", file=sys.stderr)
+        print(f"usage: tlspool-configvar {TOOLS['tlspool-configvar'].usage}", file=sys.stderr)
         return 1
     path = where.config_path(path)
     try:

@@ -20,8 +20,10 @@ _EXIT: Rows = (
     ),
     ("2", "bad usage"),
 )
+CONFIGURATION = ("TLSPOOL_CONFIG_FILE", "configuration, unless --config names one; else /etc/tlspool.conf")
+"""A variable of the environment, for all."""
 _ENVIRONMENT: Rows = (
-    ("TLSPOOL_CONFIG_FILE", "configuration, unless --config names one; else /etc/tlspool.conf"),
+    CONFIGURATION,
     ("NO_COLOR", "if set, nothing is coloured; nor is it in a pipe or a file"),
 )
 _FILES: Rows = (

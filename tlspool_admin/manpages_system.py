@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tlspool_admin import configuration_text, legacy, roff
+from tlspool_admin.manpages import CONFIGURATION
 from tlspool_admin.roff import Rows
 from tlspool_admin.tree import tree
 from tlspool_common import setting_table
@@ -34,7 +35,7 @@ def configuration() -> str:
         value = "" if option.default is None else option.kind.show(option.default)
         default = f"Default: `{value}`." if value else ""
         out += _setting(option.name, option.kind.what, f"{option.doc}. {default}", option.parts, option.restart)
-    for row in configuration_text.REPEATED:
+    for row in setting_table.REPEATED.values():
         out += _setting(row.name, row.what, f"{row.doc}; may be repeated.", row.parts, row.restart)
     out += [".PP", *roff.marked(configuration_text.SPELLINGS)]
     sections = (
@@ -95,11 +96,15 @@ _SIGNALS: dict[str, Rows] = {
 _STATUS: dict[str, Rows] = {
     "tlspool-broker": (
         ("0", "it was told to end; with --check: the configuration is right"),
-        ("1", "something is in the way that may pass, such as another broker; standard error says what"),
+        ("1", "something else is in the way, such as another broker; standard error says what"),
         ("2", "bad usage"),
         ("78", "the configuration is wrong; systemd does not try again"),
     ),
-    "tlspool-worker": tuple((str(one.value), meaning(one)) for one in Exit),
+    "tlspool-worker": (
+        ("0", "it was told to end; with --check: all is well"),
+        ("2", "bad usage"),
+        *((str(one.value), meaning(one)) for one in (Exit.PROVIDER, Exit.CONFIGURATION)),
+    ),
     "tlspool-keyd": (
         ("0", "it was told to end; with --check: the configuration is right"),
         ("2", "bad usage"),
@@ -107,28 +112,21 @@ _STATUS: dict[str, Rows] = {
     ),
 }
 _ENVIRONMENT: Rows = (
-    ("TLSPOOL_CONFIG_FILE", "configuration, unless --config names one; else /etc/tlspool.conf"),
+    CONFIGURATION,
     ("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", "sockets that systemd passes"),
     ("NOTIFY_SOCKET, WATCHDOG_USEC", "where it says that it is ready, reloads, is alive, and ends"),
 )
 _CREDENTIALS = ("CREDENTIALS_DIRECTORY", "where a credential pkcs11-pin is the PIN")
+_CONTROL = "control socket: a line with a word, such as status or help, and an answer in JSON"
 _FILES: dict[str, Rows] = {
     "tlspool-broker": (
         ("/run/tlspool/tlspool.sock, /run/tlspool.sock", "where applications connect"),
-        (
-            "/run/tlspool/broker.sock",
-            "control socket: a line with a word, such as status or help, and an answer in JSON",
-        ),
+        ("/run/tlspool/broker.sock", _CONTROL),
         ("/var/lib/tlspool/db", "databases"),
     ),
-    "tlspool-worker": (
-        (
-            "/run/tlspool/worker.sock",
-            "control socket: a line with a word, such as status or help, and an answer in JSON",
-        ),
-    ),
+    "tlspool-worker": (("/run/tlspool/worker.sock", _CONTROL),),
     "tlspool-keyd": (
-        ("/run/tlspool/keyd.sock", "control socket: a line with a word, such as status or help, and an answer in JSON"),
+        ("/run/tlspool/keyd.sock", _CONTROL),
         ("/run/tlspool/pin.sock", "where programs register that ask people for a PIN"),
     ),
 }
@@ -160,25 +158,18 @@ def daemon(parser: argparse.ArgumentParser) -> str:
     return "\n".join(out) + "\n"
 
 
-def earlier(name: str, usage: str) -> str:
+def earlier(name: str, tool: legacy.Words) -> str:
     """Return the page of a tool of earlier pools."""
-    command = (
-        "config" if name == "tlspool-configvar" else "disclose" if name == "tlspool-db-have" else name.split("-")[1]
-    )
-    out = [
-        *roff.head(name, 1, "tool of earlier TLS pools"),
-        ".SH SYNOPSIS",
-        f".B {roff.plain(name)}",
-        roff.plain(usage),
-    ]
+    out = roff.head(name, 1, "tool of earlier TLS pools")
+    out += [".SH SYNOPSIS", f".B {roff.plain(name)}", roff.plain(tool.usage)]
     out += [".SH DESCRIPTION"]
     out += roff.marked("Its name and the order of its arguments are those of earlier pools. It does what "
-                       f"`tlspool {command}` does, so it checks, is recorded, and can be undone like that. "
+                       f"`tlspool {tool.now}` does, so it checks, is recorded, and can be undone like that. "
                        "CONF is a configuration.")  # fmt: skip
     if name.endswith("-set"):
         out += roff.text("Without what stands last, nothing is left of what is named: it is deleted.")
     out += roff.rows("EXIT STATUS", (("0", "done"), ("1", "anything else, bad usage too")))
-    out += roff.see_also([(f"tlspool-{command}", 1)])
+    out += roff.see_also([(f"tlspool-{tool.now}", 1)])
     return "\n".join(out) + "\n"
 
 
@@ -187,5 +178,5 @@ def pages(daemons: list[argparse.ArgumentParser]) -> dict[str, str]:
     return {
         "tlspool.conf.5": configuration(),
         **{f"{parser.prog}.8": daemon(parser) for parser in daemons},
-        **{f"{name}.1": earlier(name, usage) for name, usage in legacy.TOOLS.items()},
+        **{f"{name}.1": earlier(name, tool) for name, tool in legacy.TOOLS.items()},
     }

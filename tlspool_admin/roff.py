@@ -30,8 +30,8 @@ def head(name: str, section: int, text: str) -> list[str]:
 
 
 def rows(title: str, pairs: Rows) -> list[str]:
-    """Return a section of terms; '' is the title of none."""
-    out = [f".SH {title}"] if title else []
+    """Return a section of terms."""
+    out = [f".SH {title}"]
     for term, said in pairs:
         out += [".TP", f".B {plain(term)}", *text(said)]
     return out

@@ -40,7 +40,7 @@ from tlspool_broker.shelf import InDirectory
 from tlspool_broker.shell import Shell
 from tlspool_broker.usernames import UserNames
 from tlspool_broker.views import in_flight, states
-from tlspool_common import control, limits, openmetrics, sandbox, sandbox_profiles, settings, systemd
+from tlspool_common import command_line, control, limits, openmetrics, sandbox, sandbox_profiles, settings, systemd
 from tlspool_common.auditor import Auditor
 from tlspool_common.errors import PoolError
 from tlspool_common.log import Log
@@ -59,11 +59,7 @@ _LAST_LOOKS, _LAST_LOOK_S = 50, 0.02
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(prog="tlspool-broker", description="The broker of a TLS pool.")
-    made.add_argument("--config", type=Path, default=settings.default_path(), metavar="FILE", help=settings.PATH_HELP)
-    made.add_argument("--check", action="store_true", help="only say whether the configuration is right")
-    made.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
-    return made
+    return command_line.parser(Part.BROKER, "The broker of a TLS pool.", "only say whether the configuration is right")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -210,15 +210,15 @@ class Channel:
             raise
 
     def _take(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
-        taken = self._receive(self._receiving)
+        taken = self._recvmsg(self._receiving)
         if not taken[0] and not taken[1]:
             # Linux looks for frames first and for the end afterwards (unix_dgram_recvmsg), so that an end can be told
             # before frames that came in between.  They are there when it is asked again.
             with suppress(BlockingIOError):
-                return self._receive(self._receiving | socket.MSG_DONTWAIT)
+                return self._recvmsg(self._receiving | socket.MSG_DONTWAIT)
         return taken
 
-    def _receive(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+    def _recvmsg(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
         try:
             return self._sock.recvmsg(limits.FRAME_B, _CONTROL_B, flags)[:3]
         except ConnectionResetError:

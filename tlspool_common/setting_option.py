@@ -57,3 +57,14 @@ class Option:
         if self.repeated and value:
             return [self.kind.show((one,)) for one in value]
         return ["" if value is None else self.kind.show(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A keyword each of whose lines is a thing of its own: ``what`` says what a value is, the rest is as in Option."""
+
+    name: str
+    what: str
+    parts: str
+    restart: str
+    doc: str

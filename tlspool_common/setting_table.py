@@ -15,6 +15,7 @@ from tlspool_common.policies import DEFAULT
 from tlspool_common.setting_kinds import Kind, choice, seconds, whole
 from tlspool_common.setting_option import Option as Option
 from tlspool_common.setting_option import Part as Part
+from tlspool_common.setting_option import Repeated
 from tlspool_common.setting_radius import RADIUS
 
 TABLE: tuple[Option, ...] = (
@@ -327,9 +328,19 @@ TABLE: tuple[Option, ...] = (
 
 BY_NAME = {option.name: option for option in TABLE}
 
-REPEATED = {"pkcs11_path": "K", "pkcs11_token": "K", "access": "B", "account": "B", "limit": "B", "radius": "B"}
-"""``pkcs11_path MODULE`` once for each ``pkcs11_token URI``: the module named last serves the token.  ``access``:
-tlspool_common/access.py.  ``account``: account_rules.py there.  ``limit``: quota.py.  ``radius``: radius_rules.py."""
+REPEATED = {
+    row.name: row
+    for row in (
+        # The module that was named last serves the tokens behind it.
+        Repeated("pkcs11_path", "path", "K", "K", "PKCS #11 library for the `pkcs11_token` lines that follow"),
+        Repeated("pkcs11_token", "pkcs11: URI", "K", "K", "tokens to use (RFC 7512), `pkcs11:` for all"),
+        # access.py, account_rules.py, quota.py and radius_rules.py
+        Repeated("access", "rule", "B", "", "[access rules](#access-rules)"),
+        Repeated("account", "rule", "B", "", "[account rules](#account-rules)"),
+        Repeated("limit", "rule", "B", "", "[limit rules](#limit-rules) for some callers"),
+        Repeated("radius", "rule", "B", "", "[RADIUS rules](#radius-rules)"),
+    )
+}
 
 DERIVED = {
     "pkcs11": "K",

@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlspool_common import sandbox, sandbox_profiles, systemd
+from tlspool_common import command_line, sandbox, sandbox_profiles, systemd
 from tlspool_common import settings as config
 from tlspool_common.auditor import Auditor
 from tlspool_common.errors import PoolError
@@ -33,7 +33,7 @@ from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
 from tlspool_common.metrics import Metrics
 from tlspool_common.reloading import Reloading
-from tlspool_common.settings import SettingError, Settings
+from tlspool_common.settings import Part, SettingError, Settings
 from tlspool_keyd import pin
 from tlspool_keyd.lockdown import lock_down
 from tlspool_keyd.pkcs11uri import parse_untrusted
@@ -48,11 +48,9 @@ _PROMPT = "PIN of the PKCS #11 tokens (empty: none): "
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(prog="tlspool-keyd", description="The key daemon of a TLS pool.")
-    made.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
-    made.add_argument("--check", action="store_true", help="read configuration and PIN file, try no PIN, and end")
-    made.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
-    return made
+    return command_line.parser(
+        Part.KEYD, "The key daemon of a TLS pool.", "read configuration and PIN file, try no PIN, and end"
+    )
 
 
 def load(path: Path) -> Settings:
@@ -61,7 +59,7 @@ def load(path: Path) -> Settings:
     Raises:
         SettingError: names the setting, its value and the remedy.
     """
-    settings = config.load(path, config.Part.KEYD)
+    settings = config.load(path, Part.KEYD)
     for module in settings.pkcs11:
         try:
             parse_untrusted(module.token_uri)

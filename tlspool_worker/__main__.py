@@ -23,22 +23,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlspool_common import sandbox, sandbox_profiles, systemd
+from tlspool_common import command_line, sandbox, sandbox_profiles, systemd
 from tlspool_common import settings as config
 from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd, open_fds
 from tlspool_common.log import Log
+from tlspool_common.settings import Part
 from tlspool_worker import provider
 from tlspool_worker.exits import Exit
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(prog="tlspool-worker", description="The workers of a TLS pool, and their master.")
-    made.add_argument("--config", type=Path, default=config.default_path(), metavar="FILE", help=config.PATH_HELP)
-    made.add_argument("--check", action="store_true", help="read the configuration, test the provider, and end")
-    made.add_argument("--foreground", action="store_true", help="changes nothing: it never goes anywhere else")
-    return made
+    return command_line.parser(
+        Part.WORKER,
+        "The workers of a TLS pool, and their master.",
+        "read the configuration, test the provider, and end",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     log = Log("worker")
     try:
-        settings = config.load(args.config, config.Part.WORKER)
+        settings = config.load(args.config, Part.WORKER)
         provider.ensure()
         passed = systemd.listen_fds()
         kept = {0, 1, 2, provider.configuration_fd(), *(one.fileno() for one in passed.values())}
