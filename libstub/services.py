@@ -24,6 +24,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -124,6 +125,13 @@ class _Service:
         self._sock = connect(self._path, CONNECT_S)
         self._stopping = threading.Event()
         self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+
+    @property
+    def wakeup_fd(self) -> int:
+        """For signal.set_wakeup_fd: then a signal that comes as ``run`` begins to wait is heard, whatever it means."""
+        return self._waker.fileno()
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +147,7 @@ class _Service:
             sock.close()
 
     def stop(self) -> None:
-        """Let ``run`` return; from another thread, or a signal handler."""
+        """Let ``run`` return; from another thread, or a signal handler (then see ``wakeup_fd``)."""
         self._stopping.set()
         with suppress(OSError):
             self._waker.send(b"x")
@@ -163,10 +171,10 @@ class _Service:
         """
         data = bytearray()
         while len(data) < FRAME_B:
-            readable, _, _ = select.select((self._sock, self._wake), (), (), seconds)
+            is_there = self._wait(seconds)
             if self._stopping.is_set():
                 return None
-            if not readable:
+            if not is_there:
                 raise PoolUnavailable(f"the pool at {self._path} does not answer")
             try:
                 more = self._sock.recv(FRAME_B - len(data))
@@ -181,6 +189,20 @@ class _Service:
         if frame.cmd == Cmd.ERROR:
             raise from_reply_untrusted(ErrorReply.from_payload_untrusted(frame.payload))
         return frame
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Wait until there is something to read or it is time to stop; False when time is up."""
+        end_s = None if seconds is None else time.monotonic() + seconds
+        while not self._stopping.is_set():
+            left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
+            readable, _, _ = select.select((self._sock, self._wake), (), (), left_s)
+            if self._wake in readable:
+                self._wake.recv(64)  # a signal has come; its handler has run by now
+            if self._sock in readable:
+                return True
+            if not readable:
+                return False
+        return True
 
     def _refuse(self, frame: Frame, text: str) -> None:
         """Answer a callback with ERROR."""
@@ -237,7 +259,7 @@ class PinService(_Service):
             finally:
                 answer[:] = bytes(len(answer))
                 pin_secret[:] = bytes(len(pin_secret))
-            if quiet_s is not None and not select.select((self._sock, self._wake), (), (), quiet_s)[0]:
+            if quiet_s is not None and not self._wait(quiet_s):
                 return
             frame = self._receive()
 

@@ -1,10 +1,12 @@
-"""How a command ends: its exit status, and one line about what went wrong."""
+"""How a command ends: by a signal; its exit status, and one line about what went wrong."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tlspool_common.errors import PoolError
 
@@ -27,3 +29,25 @@ def end(work: Callable[[], int], failed: Callable[[str, int], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+@contextmanager
+def heard(numbers: tuple[signal.Signals, ...], handler: Callable[[], None], wake_fd: int) -> Iterator[None]:
+    """Have signals call a handler in the main thread, which waits until ``wake_fd`` or others can be read.
+
+    A handler in Python runs between two bytecodes, never inside a system call.  A signal that comes when the last
+    bytecode before a call is done, and the call has not begun, does not interrupt it: it would be heard when the call
+    returns, perhaps never.  So each signal's arrival is a byte on ``wake_fd``, too (signal.set_wakeup_fd).
+
+    Args:
+        numbers: the signals.
+        handler: what they mean; it may raise.
+        wake_fd: does not block; its other end is among what the main thread waits for, and open until this is over.
+    """
+    for number in numbers:
+        signal.signal(number, lambda _number, _frame: handler())
+    before = signal.set_wakeup_fd(wake_fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)

@@ -13,10 +13,11 @@ import abc
 import errno
 import secrets
 import select
+import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
@@ -24,6 +25,7 @@ from typing import ClassVar, Generic, TypeVar
 from libstub.errors import HandshakeFailed, PoolError
 from libstub.events import Established, Event, Finish, StarttlsAsked, Ticket, TimePassed
 from libstub.line import Line, Told
+from tlspool_admin.ending import heard
 from tlspool_admin.endpoints import close_listener, shown
 from tlspool_admin.preambles.whole import Meeting
 from tlspool_admin.talk import Outcome, Talk
@@ -39,6 +41,8 @@ TICK_S = 1.0
 
 SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """The system is short of something."""
+
+_ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +150,17 @@ class PoolLoop(abc.ABC, Generic[S]):
     # --- the loop -------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Accept no more, and end; twice: at once.  May be called from a signal handler or another thread."""
+        """Accept no more, and end; twice: at once.  May be called from another thread."""
         self._stops += 1
         with suppress(OSError):
             self._waker.send(b"\0")
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Have SIGTERM and SIGINT call ``stop``, while the main thread is in this context."""
+        # Copies, because a signal may come when ``run`` has closed both.
+        with self._wake.dup(), self._waker.dup() as waker, heard(_ENDS, self.stop, waker.fileno()):
+            yield
 
     def run(self) -> None:
         """Serve until ``stop``."""

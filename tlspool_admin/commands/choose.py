@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 import libstub
+from tlspool_admin.ending import heard
 from tlspool_admin.options import common
 from tlspool_admin.table import clean
 from tlspool_common import settings
@@ -45,11 +46,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Ask until SIGTERM, Ctrl-C, the end of the input or of the pool."""
     config = settings.load(getattr(args, "config", None) or settings.default_path())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with libstub.LocalidService(
-            choose, pool=config.socket_name, timeout_s=args.timeout, skip=_SKIP[args.skip]
-        ) as service:
+        with (
+            libstub.LocalidService(
+                choose, pool=config.socket_name, timeout_s=args.timeout, skip=_SKIP[args.skip]
+            ) as service,
+            heard((signal.SIGTERM,), sys.exit, service.wakeup_fd),
+        ):
             print("waiting until an identity is needed; end with Ctrl-C", flush=True)
             service.run()
     except libstub.PoolError as error:

@@ -13,6 +13,7 @@ import sys
 
 import libstub
 from tlspool_admin.client import ask
+from tlspool_admin.ending import heard
 from tlspool_admin.options import common
 from tlspool_admin.table import clean
 from tlspool_common import settings
@@ -47,12 +48,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Ask for PINs until SIGTERM, Ctrl-C or the end of the pool."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = settings.load(getattr(args, "config", None) or settings.default_path())
     if args.again:
         ask(config.run_dir / "keyd.sock", {"cmd": "pin.again"})
     try:
-        with _connected(config, args.timeout) as service:
+        with _connected(config, args.timeout) as service, heard((signal.SIGTERM,), sys.exit, service.wakeup_fd):
             print("waiting until a PIN is needed; end with Ctrl-C", flush=True)
             service.run(QUIET_S if args.once else None)
     except libstub.PoolError as error:

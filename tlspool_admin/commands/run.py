@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
-import signal
 import sys
 
 import libstub
@@ -147,11 +146,10 @@ def _listen(args: argparse.Namespace, ask: Ask, preamble: Preamble) -> int:
     children = raise_limit(args.children, CHILD_FDS, OTHER_FDS)
     service = Service(ask, args.command, preamble, children, args.protocol_timeout)
     inetd = Inetd(service, listeners, Log("run"))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: inetd.stop())
-    for listener in listeners:
-        print(f"ready on {shown(listener.getsockname())}", flush=True)
-    inetd.run()
+    with inetd.stopped_by_signals():
+        for listener in listeners:
+            print(f"ready on {shown(listener.getsockname())}", flush=True)
+        inetd.run()
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -121,11 +120,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
 def serve(plan: Plan, listeners: Sequence[socket.socket]) -> None:
     """Run the tunnel; the listeners are closed in the end."""
     tunnel = Tunnel(plan, listeners, Log("tunnel"))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: tunnel.stop())
-    for listener in listeners:
-        print(f"ready on {endpoints.shown(listener.getsockname())}", flush=True)
-    tunnel.run()
+    with tunnel.stopped_by_signals():
+        for listener in listeners:
+            print(f"ready on {endpoints.shown(listener.getsockname())}", flush=True)
+        tunnel.run()
 
 
 def raise_limit(wanted: int, fds: int, other_fds: int) -> int:
