@@ -149,7 +149,7 @@ async def _serve(
         start.warn_of_secrets(newer, log)
         shell.happened(Reconfigured(newer, radius_secrets.changed(newer)))
 
-    reloading = Reloading(path, config, log, adopt, start.reload)
+    reloading = Reloading(path, config, log, adopt, lambda path: start.reload(path, config))
     loop.add_signal_handler(signal.SIGHUP, reloading.on_signal)
 
     control_path = config.run_dir / "broker.sock"

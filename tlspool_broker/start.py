@@ -86,13 +86,17 @@ def hold(directory: Path, mode: int) -> OwnedFd:
 def make_spool_dir(config: Settings) -> None:
     """Make the directory where accounting records wait: the sandbox grants only what is there when it is entered.
 
+    One that the configuration names is made before there is a server, too, if it can be: a reload may bring one.
+
     Raises:
-        PoolError: SETTING_INVALID.
+        PoolError: SETTING_INVALID; sessions are to be accounted for, and it cannot be had.
     """
-    if config.radius_acct:
-        try:
-            config.radius_spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
+    if not config.radius_acct and "radius_spool_dir" not in config.given:
+        return
+    try:
+        config.radius_spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if config.radius_acct:
             raise _unfit(config.radius_spool_dir, error) from None
 
 
@@ -100,8 +104,10 @@ def _unfit(directory: Path, error: OSError) -> PoolError:
     return PoolError(Code.SETTING_INVALID, f"{directory}: {error.strerror}")
 
 
-def reload(path: Path) -> Settings:
+def reload(path: Path, config: Settings) -> Settings:
     """Read the configuration again, and see that our sandbox, which stays as it is, lets us go by it.
+
+    ``config`` is what is in force.
 
     Raises:
         SettingError: names the setting, its value and the remedy.
@@ -109,14 +115,14 @@ def reload(path: Path) -> Settings:
     newer = settings.load(path, settings.Part.BROKER)
     restart = "out of reach of the sandbox that the broker entered at its start; restart the broker"
     for file in newer.crl_file:
-        if not sandbox.covers(file, READ):
+        if file not in config.crl_file and not sandbox.covers(file, READ):
             raise SettingError("crl_file", str(file), restart)
     if not sandbox.reaches(sandbox_profiles.ports(newer.online, newer.online_ports)):
         name = "online_ports" if "online_ports" in newer.given else "online"
         value = " ".join(map(str, newer.online_ports)) if name == "online_ports" else "yes"
         raise SettingError(name, value, restart)
     if sandbox_profiles.uses_radius(newer):
-        _reaches_radius(newer, restart)
+        _reaches_radius(newer, config.radius_spool_dir, restart)
     return newer
 
 
@@ -147,8 +153,10 @@ def _look(path: Path | None) -> tuple[int, int, int] | None:
     return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _reaches_radius(newer: Settings, restart: str) -> None:
+def _reaches_radius(newer: Settings, spool_dir: Path, restart: str) -> None:
     """See that the helper that speaks RADIUS would have what it needs.
+
+    ``spool_dir`` is where records wait until the broker restarts, whatever the newer settings say.
 
     Raises:
         SettingError: it would not.
@@ -158,8 +166,14 @@ def _reaches_radius(newer: Settings, restart: str) -> None:
         raise SettingError(next(name for name in names if getattr(newer, name)), None, restart)
     if newer.radius_secret_file is not None and not sandbox.covers(newer.radius_secret_file, READ):
         raise SettingError("radius_secret_file", str(newer.radius_secret_file), restart)
-    if newer.radius_acct and not sandbox.covers(newer.radius_spool_dir, WRITE):
-        raise SettingError("radius_acct", None, f"{newer.radius_spool_dir} is {restart}")
+    for directory in (newer.radius_spool_dir, spool_dir) if newer.radius_acct else ():
+        if not sandbox.covers(directory, WRITE):
+            raise SettingError("radius_acct", None, f"{directory} is {restart}")
+    if newer.radius_acct:
+        try:  # where no sandbox is in force it may not be there yet
+            spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError("radius_acct", None, f"{spool_dir}: {error.strerror}") from None
 
 
 def inherited_sockets(inherited: dict[str, OwnedFd]) -> list[socket.socket]:

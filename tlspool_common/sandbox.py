@@ -21,6 +21,7 @@ import ctypes
 import os
 import resource
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tlspool_common import sandbox_landlock as landlock
@@ -111,6 +112,7 @@ def enter(profile: Profile, mode: str, log: Log) -> None:
     if len(list(Path("/proc/self/task").iterdir())) != 1:
         raise AssertionError("Landlock would leave the other threads free")
     absent = missing()
+    there = tuple(grant for grant in profile.grants if os.access(grant.path, os.F_OK))
     _limit(profile.limits or {})
     _close_up(profile.capabilities)
     layers = []
@@ -138,7 +140,7 @@ def enter(profile: Profile, mode: str, log: Log) -> None:
             raise _absent(layer, why)
         log.warning("sandbox.missing", role=profile.role, code=int(Code.SANDBOX_MISSING), layer=layer, detail=why)
     _State.in_force = ",".join(layers) or "none"
-    _State.profile = profile
+    _State.profile = replace(profile, grants=there)  # what is made later is out of reach
     log.debug("sandbox.on", role=profile.role, sandbox=_State.in_force, open=lacks)
 
 

@@ -24,6 +24,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tlspool_common", "tlspool_broker", "tlspool_worker", "tlspool_keyd", "tlspool_online", "tlspool_radius")
 _DNS = 53
 
+SECRETS_DIR = Path("/var/lib/tlspool/secrets")
+"""Where secrets of RADIUS servers are at home: the package makes it, of the broker's user, mode 0700."""
+
 _RESOLVERS = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 """Where /etc/resolv.conf leads to on hosts that make it anew with each network."""
 
@@ -223,10 +226,11 @@ def token_directory(configuration: Path) -> Path | None:
 
 def broker(settings: Settings, path: Path) -> Profile:
     """The broker; its helpers inherit this, so what they need of network and files is in it."""
+    network = _has_network(settings)
     places = {settings.run_dir, settings.private_socket.parent, *(one.path.parent for one in settings.sockets)}
     return Profile(
         "broker",
-        tuple(calls.service(network=settings.online or uses_radius(settings), executes=True, owners=True)),
+        tuple(calls.service(network=network, executes=True, owners=True)),
         (
             *libraries(),
             *interpreter(),
@@ -236,7 +240,7 @@ def broker(settings: Settings, path: Path) -> Profile:
             Grant(settings.private_socket.parent, WRITE, "what the next broker goes on with (lasting.py)"),
             Grant(settings.dbenv_dir, WRITE, "the databases and their history"),
             *_audit(settings),
-            *_network(settings.crl_file, settings.online or uses_radius(settings)),
+            *_network(settings.crl_file, network),
             *_of_radius(settings),
         ),
         connect=ports(settings.online, settings.online_ports) or ((_DNS,) if uses_radius(settings) else ()),
@@ -271,11 +275,25 @@ def uses_radius(settings: Settings) -> bool:
     return bool(settings.radius_authn or settings.radius_authz or settings.radius_acct or settings.radius_dynamic)
 
 
+def _has_network(settings: Settings) -> bool:
+    """Whether the broker has a network at all, for its helpers."""
+    return settings.online or uses_radius(settings)
+
+
 def _of_radius(settings: Settings) -> list[Grant]:
-    """Return what the broker has for that helper only."""
+    """Return what the broker has for that helper only.
+
+    It has it before a server is named, too, so that the first one takes a reload and no restart; but not without a
+    network, as then that server takes a restart anyway.
+    """
+    if not _has_network(settings):
+        return []
     file = settings.radius_secret_file
-    secrets = [Grant(_place(file), READ, "shared secrets, which the helper reads when it starts")] if file else []
-    return secrets + _spool(settings.radius_spool_dir if settings.radius_acct else None)
+    place = _place(file) if file else SECRETS_DIR
+    return [
+        Grant(place, READ, "shared secrets, which the helper reads when it starts"),
+        *_spool(settings.radius_spool_dir),
+    ]
 
 
 def radius(spool_dir: Path | None) -> Profile:

@@ -24,9 +24,6 @@ _SECRETS_B = 1024 * 1024
 _CREDENTIALS = Path("/run/credentials")
 """Where systemd has a directory for each unit that has credentials, while it runs."""
 
-_OUT_OF_REACH = "/var/lib/tlspool/secrets"
-"""A directory that the package makes for it: of the broker's user, mode 0700."""
-
 
 def look(settings: Settings) -> Iterator[Remark]:
     """Look at all of it; nothing is said of a pool that has no server."""
@@ -53,7 +50,9 @@ def in_reach(settings: Settings) -> Remark | None:
     if path is None or not sandbox_profiles.online_reads(settings, path):
         return None
     text = f"tlspool-online, which needs no secrets, may read {path.parent}"
-    remedy = f"move it to a directory that no helper reads, such as {_OUT_OF_REACH}, and restart the broker"
+    remedy = (
+        f"move it to a directory that no helper reads, such as {sandbox_profiles.SECRETS_DIR}, and restart the broker"
+    )
     return Remark("warning", _FILE, str(path), text, remedy)
 
 

@@ -106,6 +106,35 @@ def test_a_reload_gets_sessions_out_that_wait_for_a_silent_server(tmp_path, peop
             assert "event=helper.lost" not in world.log()
 
 
+def test_the_first_server_takes_a_reload(tmp_path, people):
+    """A session that is there goes on, unasked and unbilled; the next one is asked about and has its bill."""
+    with RadiusWorld(tmp_path, people, later=True) as world, world.echo() as server:
+        with world.remote(ALICE, server.port) as early:
+            talk(early, b"nobody asks")
+            broker = world.pool.running()["broker"]
+            assert world.control("status")["radius"]["state"] == "not used"
+            assert (
+                configure(world, "radius_spool_dir", "\n".join([*world.servers, "radius_spool_dir"]))["restart"] == []
+            )
+            until(lambda: world.control("status")["radius"]["state"] == "ready")
+            with world.remote(ALICE, server.port) as tls:
+                server.await_session(2)
+                talk(tls, bytes(1000))
+                acct_id = last_of(world, ALICE)["acct_id"]
+                talk(early, b"still nobody")
+                tls.unwrap()
+            early.unwrap()
+        begin, end = world.server.await_records(2, Acct_Session_Id=acct_id)
+        assert (begin["Acct-Status-Type"], end["Acct-Status-Type"]) == (["Start"], ["Stop"])
+        assert end["Acct-Input-Octets"] == ["1000"]
+        with contextlib.suppress(OSError), world.remote("bob@home.example", server.port) as tls:
+            tls.recv(1)
+        assert server.await_error().code == Code.RADIUS_REJECTED
+        until(lambda: world.control("radius")["waiting"] == 0)
+        assert len(world.server.records()) == 2
+        assert world.pool.running()["broker"] == broker
+
+
 def test_a_secret_that_is_another_one_from_now_on(tmp_path, people):
     """The file alone has changed: a reload has it read again."""
     lines = ("radius_timeout_s 0.3", "radius_tries 1")

@@ -84,11 +84,13 @@ def test_a_configuration_that_an_editor_has_put_in_place(pool):
     [
         ("crl_file {}/lists.pem", "crl_file"),
         ("online_ports 80 8080", "online_ports"),
+        ("radius_authz 127.0.0.1\nradius_secret_file {0}/radius", "radius_secret_file"),
+        ("radius_acct 127.0.0.1\nradius_secret_file {1}/radius\nradius_spool_dir {0}/spool", "radius_acct"),
     ],
 )
 def test_what_the_sandbox_has_no_room_for(pool, tmp_path, line, named):
     text = pool.config.read_text()
-    pool.config.write_text(text + line.format(tmp_path) + "\n")
+    pool.config.write_text(text + line.format(tmp_path, pool.directory) + "\n")
     with pytest.raises(Refused) as refused:
         tell(pool, "broker", "reload")
     pool.config.write_text(text)

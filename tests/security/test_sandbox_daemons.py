@@ -12,7 +12,7 @@ import pytest
 from tests import report
 from tests.fixtures.attempts import INTO_USER_NAMESPACE, has_user_namespaces
 from tests.fixtures.attempts_system import REFUSED
-from tests.fixtures.intruder import BESIDE_LISTS, IN_SPOOL, OF_SECRETS, UDP
+from tests.fixtures.intruder import BESIDE_LISTS, BESIDE_SECRETS, IN_SPOOL, OF_SECRETS, UDP
 from tests.fixtures.intrusion import Aims, Intrusion
 from tests.fixtures.keyd_world import PIN, KeydWorld
 from tests.fixtures.slowtoken import SOFTHSM
@@ -48,7 +48,9 @@ class World:
         self.aims = Aims(
             directory / "aims", parent=os.getpid(), sibling=os.getpid(), broker=os.getpid(), keyd=os.getpid()
         )
-        self.aims.found |= {"secrets": str(self.secrets), "beside_lists": str(beside_lists)}
+        self.spool = directory / "spool"
+        self.spool.mkdir()
+        self.aims.found |= {"secrets": str(self.secrets), "beside_lists": str(beside_lists), "spool": str(self.spool)}
 
     def config(self, name, inside, *lines):
         path = self.directory / f"{name}-{inside}"
@@ -65,10 +67,10 @@ class World:
         (path / "run").mkdir(exist_ok=True)
         return ["--config", str(config)]
 
-    def words(self, role, inside, stack):
-        """Return arguments, descriptors to pass, and environment."""
+    def words(self, role, inside, stack, lines):
+        """Return arguments, and descriptors to pass; ``lines`` are for the configuration of a broker."""
         if role in ("broker", "looker"):
-            return self.config(role, inside, "online no"), ()
+            return self.config(role, inside, *lines), ()
         if role == "keyd":
             lines = (
                 f"pkcs11_path {SOFTHSM}",
@@ -87,9 +89,8 @@ class World:
         if role == "radius":
             channel, theirs = pair(Party.BROKER, Party.RADIUS)
             stack += [channel, theirs]
-            (self.directory / "spool").mkdir(exist_ok=True)
             words = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--sandbox", mode]
-            words += ["--acct", "127.0.0.1:1813", "--spool-dir", str(self.directory / "spool")]
+            words += ["--acct", "127.0.0.1:1813", "--spool-dir", str(self.spool)]
             return [*words, "--secret-file", str(self.secrets)], (theirs.fileno(),)
         channel, theirs = pair(Party.KEYD, Party.TOKEN)
         stack += [channel, theirs]
@@ -105,10 +106,10 @@ class World:
         channel.send(opening, exchange=1)
         return [str(theirs.fileno()), str(os.getpid()), mode, "local"], (theirs.fileno(),)
 
-    def run(self, role, inside, **more):
+    def run(self, role, inside, *, lines=("online no",), **more):
         stack = []
         try:
-            words, fds = self.words(role, inside, stack)
+            words, fds = self.words(role, inside, stack, lines)
             log = self.directory / f"log-{role}-{inside}"
             process = {"master": "worker", "looker": "broker"}.get(role, role)
             environment = {"SOFTHSM2_CONF": str(self.keyd.directory / "softhsm2.conf")}
@@ -230,6 +231,32 @@ def test_the_spool_is_all_that_tlspool_radius_has(world):
     inside, outside = world.run("radius", True), world.run("radius", False)
     assert [inside[name].split()[0] for name in (IN_SPOOL, OF_SECRETS, UDP)] == ["done", "EACCES", "EPERM"]
     assert [outside[name] for name in (IN_SPOOL, OF_SECRETS, UDP)] == ["done"] * 3
+
+
+NAMED = ("radius_secret_file {0.secrets}", "radius_spool_dir {0.spool}")
+SERVERS = ("radius_authz 127.0.0.1", "radius_acct 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "outcomes"),
+    [
+        (("online no", *NAMED), ["EACCES"] * 3),
+        (("online yes",), ["EACCES"] * 3),
+        (("online yes", *NAMED), ["done", "EACCES", "done"]),
+        (("online no", *NAMED, *SERVERS), ["done", "EACCES", "done"]),
+    ],
+)
+def test_what_a_broker_has_of_radius(world, lines, outcomes):
+    """What its helper will need: with a server, or where it has a network, and these places, for a first server."""
+    tries = (OF_SECRETS, BESIDE_SECRETS, IN_SPOOL)
+    lines = [line.format(world) for line in lines]
+    inside = world.run("broker", True, lines=lines)
+    assert [inside[name].split()[0] for name in tries] == outcomes
+    through = {name for name, outcome in inside.items() if outcome.split()[0] not in REFUSALS} - {NOBODYS, *tries}
+    network = INTERNET if "online yes" in lines or SERVERS[0] in lines else set()
+    assert through - (OF_ROOT if os.getuid() == 0 else set()) == MAY["broker"] | network
+    outside = world.run("broker", False, lines=lines)
+    assert [outside[name] for name in tries] == ["done"] * 3
 
 
 def test_tlspool_online_has_no_secrets_of_radius(world):

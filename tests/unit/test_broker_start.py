@@ -13,7 +13,7 @@ from tlspool_common.errors import Code, PoolError
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
 from tlspool_common.sandbox import Profile
-from tlspool_common.sandbox_landlock import READ, Grant
+from tlspool_common.sandbox_landlock import READ, WRITE, Grant
 from tlspool_common.settings import SettingError, parse_untrusted
 
 
@@ -158,10 +158,10 @@ def test_a_reload_that_the_sandbox_has_no_room_for(entered, line, refusal):
     path = entered / "conf"
     path.write_text(line.format(entered) + "\n")
     if not refusal:
-        start.reload(path)
+        start.reload(path, parse_untrusted(""))
         return
     with pytest.raises(SettingError) as caught:
-        start.reload(path)
+        start.reload(path, parse_untrusted(""))
     assert refusal.format(str(entered)[:40]) in str(caught.value)
     assert "out of reach of the sandbox" in str(caught.value)
     assert "restart the broker" in str(caught.value)
@@ -171,7 +171,13 @@ def test_a_reload_online_that_was_not(entered, monkeypatch):
     monkeypatch.setattr(sandbox._State, "profile", Profile("test", ()))
     (entered / "conf").write_text("online yes\n")
     with pytest.raises(SettingError, match="online 'yes': out of reach"):
-        start.reload(entered / "conf")
+        start.reload(entered / "conf", parse_untrusted(""))
+
+
+def test_a_list_that_was_out_of_reach_all_the_time_is_no_reason_to_refuse(entered):
+    text = f"crl_file {entered}/one.pem\n"
+    (entered / "conf").write_text(text + "log_level debug\n")
+    assert start.reload(entered / "conf", parse_untrusted(text)).log_level == "debug"
 
 
 def test_secrets_that_change_are_seen_at_a_reload(tmp_path):
@@ -204,10 +210,10 @@ def test_a_reload_with_radius(entered, text, refusal):
     path = entered / "conf"
     path.write_text(text.replace("{}", str(entered)))
     if not refusal:
-        start.reload(path)
+        start.reload(path, parse_untrusted(""))
         return
     with pytest.raises(SettingError) as caught:
-        start.reload(path)
+        start.reload(path, parse_untrusted(""))
     assert refusal.replace("{}", str(entered)[:40]) in str(caught.value)
     assert "restart the broker" in str(caught.value)
 
@@ -216,18 +222,58 @@ def test_a_reload_with_radius_without_a_network(entered, monkeypatch):
     monkeypatch.setattr(sandbox._State, "profile", Profile("test", ()))
     (entered / "conf").write_text("online no\nradius_authn 192.0.2.1\nradius_secret_file /secrets\n")
     with pytest.raises(SettingError, match="radius_authn: out of reach"):
-        start.reload(entered / "conf")
+        start.reload(entered / "conf", parse_untrusted(""))
+
+
+@pytest.mark.parametrize(
+    ("granted", "named", "out_of_reach"),
+    [
+        (["spool"], "spool", None),
+        ([], "spool", "spool"),
+        (["spool"], "newer", "newer"),
+        (["newer"], "newer", "spool"),
+    ],
+)
+def test_records_wait_where_the_broker_had_a_place_for_them(entered, monkeypatch, granted, named, out_of_reach):
+    """A spool of another name takes a restart; until then it is that of the start, and both have to be in reach."""
+    grants = [Grant(entered / name, WRITE, "for a test") for name in granted]
+    grants.append(Grant(entered / "lists", READ, "for a test"))
+    monkeypatch.setattr(sandbox._State, "profile", Profile("test", (), tuple(grants), connect=(53, 80)))
+    text = f"{RADIUS}radius_acct 192.0.2.1\nradius_spool_dir {{}}/{named}\n"
+    (entered / "conf").write_text(text.replace("{}", str(entered)))
+    config = parse_untrusted(f"radius_spool_dir {entered}/spool\n")
+    if out_of_reach is None:
+        assert start.reload(entered / "conf", config).radius_acct
+        return
+    with pytest.raises(
+        SettingError, match=f"radius_acct: {entered}/{out_of_reach} is out of reach.*restart the broker"
+    ):
+        start.reload(entered / "conf", config)
+    assert not (entered / "spool").exists()
+
+
+def test_a_reload_makes_the_spool_where_there_is_no_sandbox(tmp_path):
+    text = f"radius_acct 192.0.2.1\nradius_secret_file /secrets\nradius_spool_dir {tmp_path}/a/spool\n"
+    (tmp_path / "conf").write_text(text)
+    config = parse_untrusted(text)
+    for _ in range(2):
+        start.reload(tmp_path / "conf", config)
+        assert stat.S_IMODE((tmp_path / "a" / "spool").stat().st_mode) == 0o700
+    (tmp_path / "a" / "spool").rmdir()
+    (tmp_path / "a" / "spool").write_text("")
+    with pytest.raises(SettingError, match=r"radius_acct: .*/a/spool: File exists"):
+        start.reload(tmp_path / "conf", config)
 
 
 def test_the_directory_of_the_spool(tmp_path):
-    text = f"radius_secret_file /secrets\nradius_spool_dir {tmp_path}/a/spool\n"
-    start.make_spool_dir(parse_untrusted(text))
-    assert not (tmp_path / "a").exists()
-    config = parse_untrusted(text + "radius_acct 192.0.2.1\n")
-    for _ in range(2):
+    secret = "radius_secret_file /secrets\n"
+    start.make_spool_dir(parse_untrusted(secret))
+    text = f"{secret}radius_spool_dir {tmp_path}/a/spool\n"
+    for config in (parse_untrusted(text), parse_untrusted(text + "radius_acct 192.0.2.1\n")):
         start.make_spool_dir(config)
         assert stat.S_IMODE((tmp_path / "a" / "spool").stat().st_mode) == 0o700
     (tmp_path / "file").write_text("")
+    start.make_spool_dir(parse_untrusted(f"radius_spool_dir {tmp_path}/file\n"))  # nobody uses it, and nobody may ever
     with pytest.raises(PoolError, match="file: File exists"):
         start.make_spool_dir(
             parse_untrusted(f"radius_acct 192.0.2.1\nradius_secret_file /s\nradius_spool_dir {tmp_path}/file\n")

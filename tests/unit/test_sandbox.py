@@ -147,6 +147,30 @@ def test_what_is_in_reach(entered, monkeypatch):
     assert sandbox.reaches((8080,))
 
 
+def test_what_was_not_there_is_out_of_reach(tmp_path):
+    """Also if it is made later: Landlock knows nothing of it."""
+    (tmp_path / "old").mkdir()
+    code = (
+        "from dataclasses import replace\n"
+        f"places = [Path({str(tmp_path)!r}, name) for name in ('old', 'new')]\n"
+        "write = sandbox_landlock.WRITE\n"
+        "grants = (all_files, *(sandbox_landlock.Grant(one, write, '') for one in places))\n"
+        "sandbox.enter(replace(profile, grants=grants), 'required', Log('test'))\n"
+        "print('inside', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "def writes(place):\n"
+        "    try: return bool(place.joinpath('file').write_text('x'))\n"
+        "    except PermissionError: return False\n"
+        "print(json.dumps([[sandbox.covers(one, write), writes(one)] for one in places]))"
+    )
+    words = [sys.executable, "-c", HEAD + code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "inside\n"
+        (tmp_path / "new").mkdir()
+        said, _ = process.communicate("\n", timeout=30)
+    assert json.loads(said) == [[True, True], [False, False]]
+
+
 def test_nothing_is_out_of_reach_without_a_sandbox():
     assert sandbox.in_force() == "off"
     assert sandbox.covers(Path("/root"), READ)

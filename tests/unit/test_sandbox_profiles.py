@@ -96,7 +96,7 @@ def test_a_log_that_is_a_file_can_be_written():
 def test_who_writes_what():
     found = {name: paths(profile, Access.WRITE_FILE) - {"/dev/null"} for name, profile in everybody().items()}
     tokens = found.pop("token")
-    lasting = {"/var/p/db", "/run/p/private"}
+    lasting = {"/var/p/db", "/run/p/private", "/var/lib/tlspool/radius"}
     assert found == {"worker": set(), "master": set(), "keyd": tokens, "broker": lasting, "online": set()} | {
         "radius": {"/var/p/radius"}
     }
@@ -158,13 +158,46 @@ def test_the_broker_has_what_its_helper_for_radius_needs():
     assert {rule.conditions[0].value for rule in allowed(broker, "socket")} > {socket.AF_INET, socket.AF_INET6}
     assert broker.connect == (53,)
     assert "/etc/tlspool" in paths(broker, READ)
-    assert "/var/lib/tlspool/radius" not in paths(broker, Access.WRITE_FILE)
+    assert "/var/lib/tlspool/secrets" not in paths(broker, READ)
     broker = everybody(RADIUS + "radius_acct 127.0.0.1\nradius_spool_dir /var/p/spool\n")["broker"]
     assert "/var/p/spool" in paths(broker, Access.WRITE_FILE)
     helper = profiles.radius(None)
     assert not allowed(helper, "unlink")
     assert not allowed(helper, "bind")
     assert not paths(helper, Access.WRITE_FILE) - {"/dev/null"}
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "spool"),
+    [
+        ("", "/var/lib/tlspool/secrets", "/var/lib/tlspool/radius"),
+        ("radius_secret_file /srv/secrets/radius\nradius_spool_dir /srv/spool\n", "/srv/secrets", "/srv/spool"),
+        ("online no\n", None, None),
+        ("online no\nradius_secret_file /srv/secrets/radius\nradius_spool_dir /srv/spool\n", None, None),
+    ],
+)
+def test_the_broker_has_room_for_a_first_server(text, secrets, spool):
+    """Where it has a network for it; what it may do there is what it may do with a server, and no more."""
+    bare = profiles.broker(settings("crl_file /l/list\n" + text, Part.BROKER), CONFIG)
+    without = profiles.broker(settings("crl_file /l/list\nonline no\n", Part.BROKER), CONFIG)
+    more = {(str(grant.path), grant.access) for grant in bare.grants} - {
+        (str(grant.path), grant.access) for grant in without.grants
+    }
+    resolvers = {(name, READ) for name in profiles._RESOLVERS}
+    assert more - resolvers == ({(secrets, READ), (spool, WRITE)} if secrets else set())
+    servers = "radius_acct 127.0.0.1\n" + ("" if "radius_secret_file" in text else f"radius_secret_file {secrets}/r\n")
+    if secrets:
+        with_server = profiles.broker(settings("crl_file /l/list\n" + text + servers, Part.BROKER), CONFIG)
+        assert (bare.grants, bare.connect, bare.calls) == (with_server.grants, with_server.connect, with_server.calls)
+
+
+@pytest.mark.parametrize("name", ["worker", "master", "keyd", "token", "online"])
+def test_nobody_else_has_secrets_and_spool(name):
+    assert not {str(grant.path) for grant in everybody(RADIUS + "radius_acct 127.0.0.1\n")[name].grants} & {
+        "/etc/tlspool",
+        "/var/lib/tlspool/secrets",
+        "/var/lib/tlspool/radius",
+    }
 
 
 def test_a_module_may_need_the_network():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tlspool_common import setting_checks_radius
+from tlspool_common import sandbox_profiles, setting_checks_radius
 from tlspool_common.settings import parse_untrusted
 
 CANARY = "canary-shared-secret"
@@ -159,5 +159,5 @@ def test_a_credential(host, tmp_path, monkeypatch):
 
 def test_the_directory_that_is_recommended_is_made():
     lines = (Path(__file__).parents[2] / "systemd" / "tlspool.tmpfiles.conf").read_text().splitlines()
-    row = f"d {setting_checks_radius._OUT_OF_REACH} 0700 tlspool-broker tlspool -"
+    row = f"d {sandbox_profiles.SECRETS_DIR} 0700 tlspool-broker tlspool -"
     assert row in lines
