@@ -27,7 +27,9 @@ RADIUS: tuple[Option, ...] = (
         None,
         "B",
         "",
-        "file of the broker's own, mode 0600, with a line `SERVER SECRET` for each server, named as in the others",
+        "file of the broker's own, mode 0600, with a line `SERVER SECRET` for each server, named as in the others; "
+        "a reload finds it in the directory that was named at the start of the broker, without one in "
+        "/var/lib/tlspool/secrets",
     ),
     Option("radius_timeout_s", seconds(0.1, 30), 2.0, "B", "", "how long a server may take to answer"),
     Option("radius_tries", whole(1, 10), 2, "B", "", "how often a server is asked before the next one is"),

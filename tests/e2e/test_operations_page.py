@@ -45,7 +45,7 @@ class Desk:
             "CONF": str(pool.config),
             "DB": str(pool.directory / "db"),
             "BACKUP": str(directory / "backup"),
-            "SECRETS": str(directory / "radius-secrets"),
+            "SECRETS": str(pool.directory / "radius-secrets"),
         }
         self.radius = FreeRadius(people="", resources="www.example.com/*/home.example\n")
         self.environment |= {"AUTH": self.radius.auth, "ACCT": self.radius.acct}
@@ -71,7 +71,7 @@ class Desk:
             issued = self.authority.issue("www.example.com", spki).public_bytes(Encoding.PEM)
             (self.directory / "www.example.com.pem").write_bytes(issued)
         elif what == "radius":
-            (self.directory / "radius-secrets").write_text(f"127.0.0.1 {self.radius.secret}\n")
+            (self.pool.directory / "radius-secrets").write_text(f"127.0.0.1 {self.radius.secret}\n")
             self.radius.start()
         elif what == "stop":
             self.stopped = ["broker"] if whom == "broker" else ["worker", "keyd", "broker"]
@@ -98,7 +98,8 @@ def end(pool, name):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    pool = make_pool(tmp_path_factory, "page")
+    spool = tmp_path_factory.mktemp("records") / "spool"  # where the package has it only root can make it
+    pool = make_pool(tmp_path_factory, "page", "ec", f"radius_spool_dir {spool}")
     made = Desk(pool, tmp_path_factory.mktemp("desk"))
     yield made
     pool.down()

@@ -264,8 +264,8 @@ def test_radius_by_the_pages(host):
         lines = "radius_authn 127.0.0.1\nradius_authz 127.0.0.1\nradius_acct 127.0.0.1\n"
         path.write_text(f"{before}{lines}radius_secret_file {secrets}\n")
         assert "radius_secret_file" not in host.run("tlspool", "check").stdout, "nothing is to be said of it"
-        host.run("systemctl", "restart", "tlspool-broker")
-        host.await_ready()
+        broker = host.main_pid("tlspool-broker")
+        host.run("tlspool", "reload", "broker")
         words = ("alice@home.example", "--localid", "home.example", "--service", "imap")
         host.wait(
             lambda: host.run("tlspool", "radius", "test", *words, check=False).returncode == 0,
@@ -280,6 +280,7 @@ def test_radius_by_the_pages(host):
         assert mode == "tlspool-broker 700\n"
         helper = host.run("pgrep", "-u", "tlspool-broker", "-f", "radius").stdout.split()
         assert helper, "it runs as the broker's user"
+        assert host.main_pid("tlspool-broker") == broker, "the first server takes no restart"
     finally:
         server.terminate()
         server.wait(30)
