@@ -61,9 +61,8 @@ def _secrets(settings: Settings, path: Path) -> Iterator[Remark]:
     is_credential = path.parent.parent == _CREDENTIALS or systemd.is_credential(path)
     found = stat_of(_FILE, path)
     if isinstance(found, Remark):
-        if is_credential and found.level == "error" and not path.parent.exists():
-            text = "is a credential, and there only while its unit runs"
-            found = Remark("note", _FILE, str(path), text, "run this while it does")
+        if is_credential and found.level == "error":
+            found = _without_credential(path)
         yield found
         return
     if not stat.S_ISREG(found.st_mode):
@@ -82,6 +81,14 @@ def _secrets(settings: Settings, path: Path) -> Iterator[Remark]:
     if (remark := in_reach(settings)) is not None:
         yield remark
     yield from _without_secret(settings, path)
+
+
+def _without_credential(path: Path) -> Remark:
+    if path.parent.exists():
+        remedy = "have LoadCredential= or LoadCredentialEncrypted= of the unit name it, and restart the broker"
+        return Remark("error", _FILE, str(path), "the unit has no such credential", remedy)
+    text = "is a credential, and there only while its unit runs"
+    return Remark("note", _FILE, str(path), text, "run this while it does")
 
 
 def _without_secret(settings: Settings, path: Path) -> Iterator[Remark]:

@@ -107,6 +107,11 @@ session.close()
     assert process.wait(30) == 0
 
 
+def test_the_doctor_finds_what_the_package_has(host):
+    found = json.loads(host.run("tlspool", "doctor", "--json", check=False).stdout)
+    assert [one["level"] for one in found["findings"] if one["check"] == "provider"] == ["ok"]
+
+
 def test_operators_and_others(host):
     answer = host.run("socat", "-t10", "-", "UNIX-CONNECT:/run/tlspool/broker.sock", text="status\n").stdout
     assert json.loads(answer)["ok"] is True
@@ -248,8 +253,17 @@ print(type(broker.receive().message).__name__)
     assert "OnlineHello" in done.stdout, done.stdout + done.stderr
 
 
-def test_radius_by_the_pages(host):
-    """The server of the examples, as the package has them; the pool as docs/install.md has it, within its unit."""
+SECRETS = "/var/lib/tlspool/secrets/radius"
+IN_ETC = "/etc/tlspool/radius-secrets"
+CREDENTIAL = "/run/credentials/tlspool-broker.service/radius-secrets"
+DROP_IN = "/etc/systemd/system/tlspool-broker.service.d/radius-secrets.conf"
+SERVER = "127.0.0.1", "change-this-secret-of-the-pool"
+BY_FILE, MOVED, BY_CREDENTIAL = commands((ROOT / "docs/install.md").read_text(), "sh host")
+
+
+@pytest.fixture
+def radius(host):
+    """The server of the examples, as the package has them, and afterwards a host that knows nothing of it."""
     path = host.path("/etc/tlspool.conf")
     before = path.read_text()
     host.run("cp", "-r", "/usr/share/doc/tlspool/examples/radius", "/root/raddb")
@@ -257,36 +271,111 @@ def test_radius_by_the_pages(host):
     local = host.path("/root/raddb/local.conf")
     local.write_text(local.read_text().replace("/var/log/freeradius/tlspool", "/root/records"))
     server = host.start("freeradius", "-d", "/root/raddb", "-D", "/usr/share/freeradius", "-f")
-    try:
-        secrets = "/var/lib/tlspool/secrets/radius"
-        host.run("install", "-o", "tlspool-broker", "-g", "tlspool", "-m", "0600", "/dev/null", secrets)
-        host.path(secrets).write_text("127.0.0.1 change-this-secret-of-the-pool\n")
-        lines = "radius_authn 127.0.0.1\nradius_authz 127.0.0.1\nradius_acct 127.0.0.1\n"
-        path.write_text(f"{before}{lines}radius_secret_file {secrets}\n")
-        assert "radius_secret_file" not in host.run("tlspool", "check").stdout, "nothing is to be said of it"
-        broker = host.main_pid("tlspool-broker")
-        host.run("tlspool", "reload", "broker")
-        words = ("alice@home.example", "--localid", "home.example", "--service", "imap")
-        host.wait(
-            lambda: host.run("tlspool", "radius", "test", *words, check=False).returncode == 0,
-            what="nobody asks the server",
-        )
-        told = host.run("tlspool", "radius", "test", *words).stdout
-        assert "< tags=staff" in told
-        assert host.run("tlspool", "radius", "test", "bob@home.example", check=False).returncode == 1
-        assert host.run("tlspool", "radius", "status").returncode == 0
-        assert "0 records wait" in host.run("tlspool", "radius", "spool").stdout
-        mode = host.run("stat", "-c", "%U %a", "/var/lib/tlspool/radius").stdout
-        assert mode == "tlspool-broker 700\n"
-        helper = host.run("pgrep", "-u", "tlspool-broker", "-f", "radius").stdout.split()
-        assert helper, "it runs as the broker's user"
-        assert host.main_pid("tlspool-broker") == broker, "the first server takes no restart"
-    finally:
-        server.terminate()
-        server.wait(30)
-        path.write_text(before)
-        host.run("systemctl", "restart", "tlspool-broker")
-        host.await_ready()
+    yield
+    server.terminate()
+    server.wait(30)
+    path.write_text(before)
+    host.run("rm", "-rf", "/root/raddb", "/root/records", SECRETS, IN_ETC, os.path.dirname(DROP_IN),
+             "/etc/credstore.encrypted/tlspool.radius-secrets")  # fmt: skip
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "tlspool-broker")
+    host.await_ready()
+
+
+def asked(host, remote="alice@home.example"):
+    """Have the server asked about a remote, and return what came out."""
+    words = ("--localid", "home.example", "--service", "imap")
+    return host.run("tlspool", "radius", "test", remote, *words, check=False)
+
+
+def checked(host):
+    """What is said of the configuration: errors, and what is only worth a word."""
+    done = host.run("tlspool", "check", check=False)
+    return done.stdout + done.stderr
+
+
+def await_answer(host):
+    """Wait until the pool asks the server, and is let in."""
+    host.await_ready()
+    host.wait(lambda: asked(host).returncode == 0, what="nobody asks the server")
+
+
+def test_radius_by_the_pages(host, radius):
+    broker = host.main_pid("tlspool-broker")
+    host.page(BY_FILE, *SERVER)
+    assert "radius_secret_file" not in checked(host), "nothing is to be said of it"
+    await_answer(host)
+    assert "< tags=staff" in asked(host).stdout
+    assert asked(host, "bob@home.example").returncode == 1
+    assert host.run("tlspool", "radius", "status").returncode == 0
+    assert "0 records wait" in host.run("tlspool", "radius", "spool").stdout
+    mode = host.run("stat", "-c", "%U %a", "/var/lib/tlspool/radius").stdout
+    assert mode == "tlspool-broker 700\n"
+    helper = host.run("pgrep", "-u", "tlspool-broker", "-f", "radius").stdout.split()
+    assert helper, "it runs as the broker's user"
+    assert host.main_pid("tlspool-broker") == broker, "the first server takes no restart"
+    host.run("mv", SECRETS, IN_ETC)
+    host.run("sed", "-i", f"s|{SECRETS}|{IN_ETC}|", "/etc/tlspool.conf")
+    assert "tlspool-online, which needs no secrets" in checked(host)
+    host.page(MOVED, *SERVER)
+    assert "radius_secret_file" not in checked(host)
+    await_answer(host)
+
+
+def records(host):
+    """What the server has been told of sessions."""
+    text = host.run("find", "/root/records", "-name", "detail*", "-exec", "cat", "{}", "+").stdout
+    return re.findall(r"Acct-Status-Type = (\w+)", text)
+
+
+@pytest.mark.parametrize("how", ["encrypted", "plain"])
+def test_radius_secrets_as_a_credential(host, radius, how):
+    """A session is let in and accounted for with a secret that only systemd, and the helper, could read."""
+    host.page(BY_FILE, *SERVER)
+    host.page(BY_CREDENTIAL, *SERVER)
+    assert not host.path(SECRETS).exists()
+    if how == "plain":
+        host.run("install", "-m", "0600", "/dev/null", IN_ETC)
+        host.path(IN_ETC).write_text(" ".join(SERVER) + "\n")
+        host.path(DROP_IN).write_text(f"[Service]\nLoadCredential=radius-secrets:{IN_ETC}\n")
+        host.run("rm", "/etc/credstore.encrypted/tlspool.radius-secrets")
+    path = host.path("/etc/tlspool.conf")
+    path.write_text(f"{path.read_text()}radius guests anonymous=alice@home.example NAS-Identifier=home.example\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "tlspool-broker")
+    await_answer(host)
+    assert "radius_secret_file" not in checked(host)
+    assert SERVER[1] not in host.journal()
+    for user in ("tlspool-worker", "tlspool-keyd", "alice"):
+        assert host.run("cat", CREDENTIAL, user=user, check=False).returncode
+    with live(host, 1) as process:
+        assert echoed(process, 1) == 1
+        assert "staff" in host.run("tlspool", "sessions", "--json").stdout
+    host.wait(lambda: records(host).count("Stop") == 1, what="the end of the session is not accounted for")
+    assert records(host).count("Start") == 1
+
+    # ... and another secret is in force with a restart, not with a reload
+    if how == "plain":
+        host.path(IN_ETC).write_text("192.0.2.1 of-another-server\n")
+    else:
+        host.run("systemd-creds", "encrypt", "--name=radius-secrets", "-",
+                 "/etc/credstore.encrypted/tlspool.radius-secrets", text="192.0.2.1 of-another-server\n")  # fmt: skip
+    host.run("tlspool", "reload")
+    assert asked(host).returncode == 0
+    host.run("systemctl", "restart", "tlspool-broker")
+    host.await_ready()
+    host.wait(lambda: "no-secret" in host.run("tlspool", "radius", "status", check=False).stdout)
+    assert asked(host).returncode
+
+    # ... and without any nobody is let in.
+    host.run("rm", IN_ETC if how == "plain" else "/etc/credstore.encrypted/tlspool.radius-secrets")
+    failed = host.run("systemctl", "restart", "tlspool-broker", check=False).returncode
+    assert bool(failed) == (how == "plain"), "only a path has to be there"
+    said = "there only while its unit runs" if failed else "the unit has no such credential"
+    assert said in checked(host)
+    assert asked(host).returncode
+    if how == "encrypted":
+        host.wait(lambda: f"radius_secret_file: {CREDENTIAL} cannot be read" in host.journal())
 
 
 KNOCK = """

@@ -120,6 +120,13 @@ def test_the_provider_loads():
     assert only(host.provider()).level == OK
 
 
+def test_the_provider_is_ours_wherever_the_doctor_is_called(monkeypatch, tmp_path):
+    """Root's working directory may be anybody's."""
+    (tmp_path / "tlspool_worker.py").write_text("raise SystemExit('of somebody else')")
+    monkeypatch.chdir(tmp_path)
+    assert only(host.provider()).level == OK
+
+
 def test_a_provider_that_does_not(monkeypatch):
     monkeypatch.setattr(host, "_PROBE", "raise SystemExit('tlspool_common.errors.PoolError: [702] no provider')")
     found = only(host.provider())

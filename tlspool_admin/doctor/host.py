@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tlspool_admin.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from tlspool_common import child
 
 _PROBE_S = 30.0
 """Importing cryptography on a loaded machine takes seconds."""
@@ -120,11 +121,16 @@ def modules(paths: Iterable[str]) -> list[Finding]:
 
 def provider() -> list[Finding]:
     """Have another process load our OpenSSL provider, as a worker does."""
-    environment = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"}
     command = [sys.executable, "-c", _PROBE]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_PROBE_S, check=False, errors="replace"
+            command,
+            env=child.environment(),  # it finds our packages where we are, and not in the working directory
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=False,
+            errors="replace",
         )
     except subprocess.TimeoutExpired:
         return [Finding(WARNING, "provider", "", f"did not load within {_PROBE_S:g} s", "try again on an idle host")]
