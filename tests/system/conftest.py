@@ -81,11 +81,6 @@ class Host(SystemdWorld):
         self.put(CA, (directory / "ca.pem").read_bytes())
         self.run("tlspool", "localid", "import", "/root/localhost.pem", "--key", key["uri"])
 
-    def page(self, block: str, server: str, secret: str) -> None:
-        """Run commands of a page as root, who needs no sudo, with another RADIUS server than the page has."""
-        block = block.replace("192.0.2.1", server).replace("SECRET", secret)
-        self.run("bash", "-e", "-o", "pipefail", "-c", f'sudo() {{ "$@"; }}\n{block}')
-
     def sessions(self, count: int) -> subprocess.Popen[str]:
         """Start so many sessions of alice's."""
         return self.start("/usr/bin/python3", SESSIONS, CA, str(count), user="alice")

@@ -16,6 +16,7 @@ from tests.fixtures.native import ROOT
 from tests.fixtures.page import commands
 from tests.fixtures.systemd_world import line_of
 from tests.system.conftest import CA, EPHEMERAL, SERVICES
+from tests.system.radius import CREDENTIAL, DROP_IN, ENCRYPTED, IN_ETC, SECRETS, Radius
 
 COUNT = int(os.environ.get("TLSPOOL_TEST_SESSIONS", "200"))
 MOST = {"tlspool-broker": 2.0, "tlspool-worker": 1.5, "tlspool-keyd": 1.5}
@@ -253,60 +254,23 @@ print(type(broker.receive().message).__name__)
     assert "OnlineHello" in done.stdout, done.stdout + done.stderr
 
 
-SECRETS = "/var/lib/tlspool/secrets/radius"
-IN_ETC = "/etc/tlspool/radius-secrets"
-CREDENTIAL = "/run/credentials/tlspool-broker.service/radius-secrets"
-DROP_IN = "/etc/systemd/system/tlspool-broker.service.d/radius-secrets.conf"
-SERVER = "127.0.0.1", "change-this-secret-of-the-pool"
-BY_FILE, MOVED, BY_CREDENTIAL = commands((ROOT / "docs/install.md").read_text(), "sh host")
-
-
 @pytest.fixture
 def radius(host):
     """The server of the examples, as the package has them, and afterwards a host that knows nothing of it."""
-    path = host.path("/etc/tlspool.conf")
-    before = path.read_text()
-    host.run("cp", "-r", "/usr/share/doc/tlspool/examples/radius", "/root/raddb")
-    host.run("mkdir", "/root/records")
-    local = host.path("/root/raddb/local.conf")
-    local.write_text(local.read_text().replace("/var/log/freeradius/tlspool", "/root/records"))
-    server = host.start("freeradius", "-d", "/root/raddb", "-D", "/usr/share/freeradius", "-f")
-    yield
-    server.terminate()
-    server.wait(30)
-    path.write_text(before)
-    host.run("rm", "-rf", "/root/raddb", "/root/records", SECRETS, IN_ETC, os.path.dirname(DROP_IN),
-             "/etc/credstore.encrypted/tlspool.radius-secrets")  # fmt: skip
-    host.run("systemctl", "daemon-reload")
-    host.run("systemctl", "restart", "tlspool-broker")
-    host.await_ready()
+    with Radius(host) as world:
+        yield world
 
 
-def asked(host, remote="alice@home.example"):
-    """Have the server asked about a remote, and return what came out."""
-    words = ("--localid", "home.example", "--service", "imap")
-    return host.run("tlspool", "radius", "test", remote, *words, check=False)
-
-
-def checked(host):
-    """What is said of the configuration: errors, and what is only worth a word."""
-    done = host.run("tlspool", "check", check=False)
-    return done.stdout + done.stderr
-
-
-def await_answer(host):
-    """Wait until the pool asks the server, and is let in."""
-    host.await_ready()
-    host.wait(lambda: asked(host).returncode == 0, what="nobody asks the server")
+BY_FILE, MOVED, BY_CREDENTIAL = commands((ROOT / "docs/install.md").read_text(), "sh host")
 
 
 def test_radius_by_the_pages(host, radius):
     broker = host.main_pid("tlspool-broker")
-    host.page(BY_FILE, *SERVER)
-    assert "radius_secret_file" not in checked(host), "nothing is to be said of it"
-    await_answer(host)
-    assert "< tags=staff" in asked(host).stdout
-    assert asked(host, "bob@home.example").returncode == 1
+    radius.page(BY_FILE)
+    assert "radius_secret_file" not in radius.checked(), "nothing is to be said of it"
+    radius.await_answer()
+    assert "< tags=staff" in radius.asked().stdout
+    assert radius.asked("bob@home.example").returncode == 1
     assert host.run("tlspool", "radius", "status").returncode == 0
     assert "0 records wait" in host.run("tlspool", "radius", "spool").stdout
     mode = host.run("stat", "-c", "%U %a", "/var/lib/tlspool/radius").stdout
@@ -316,64 +280,58 @@ def test_radius_by_the_pages(host, radius):
     assert host.main_pid("tlspool-broker") == broker, "the first server takes no restart"
     host.run("mv", SECRETS, IN_ETC)
     host.run("sed", "-i", f"s|{SECRETS}|{IN_ETC}|", "/etc/tlspool.conf")
-    assert "tlspool-online, which needs no secrets" in checked(host)
-    host.page(MOVED, *SERVER)
-    assert "radius_secret_file" not in checked(host)
-    await_answer(host)
-
-
-def records(host):
-    """What the server has been told of sessions."""
-    text = host.run("find", "/root/records", "-name", "detail*", "-exec", "cat", "{}", "+").stdout
-    return re.findall(r"Acct-Status-Type = (\w+)", text)
+    assert "tlspool-online, which needs no secrets" in radius.checked()
+    radius.page(MOVED)
+    assert "radius_secret_file" not in radius.checked()
+    radius.await_answer()
 
 
 @pytest.mark.parametrize("how", ["encrypted", "plain"])
 def test_radius_secrets_as_a_credential(host, radius, how):
     """A session is let in and accounted for with a secret that only systemd, and the helper, could read."""
-    host.page(BY_FILE, *SERVER)
-    host.page(BY_CREDENTIAL, *SERVER)
+    radius.page(BY_FILE)
+    radius.page(BY_CREDENTIAL)
     assert not host.path(SECRETS).exists()
     if how == "plain":
         host.run("install", "-m", "0600", "/dev/null", IN_ETC)
-        host.path(IN_ETC).write_text(" ".join(SERVER) + "\n")
+        host.path(IN_ETC).write_text(radius.LINE)
         host.path(DROP_IN).write_text(f"[Service]\nLoadCredential=radius-secrets:{IN_ETC}\n")
-        host.run("rm", "/etc/credstore.encrypted/tlspool.radius-secrets")
+        host.run("rm", ENCRYPTED)
     path = host.path("/etc/tlspool.conf")
     path.write_text(f"{path.read_text()}radius guests anonymous=alice@home.example NAS-Identifier=home.example\n")
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "restart", "tlspool-broker")
-    await_answer(host)
-    assert "radius_secret_file" not in checked(host)
-    assert SERVER[1] not in host.journal()
+    radius.await_answer()
+    assert "radius_secret_file" not in radius.checked()
+    assert radius.SECRET not in host.journal()
     for user in ("tlspool-worker", "tlspool-keyd", "alice"):
         assert host.run("cat", CREDENTIAL, user=user, check=False).returncode
     with live(host, 1) as process:
         assert echoed(process, 1) == 1
         assert "staff" in host.run("tlspool", "sessions", "--json").stdout
-    host.wait(lambda: records(host).count("Stop") == 1, what="the end of the session is not accounted for")
-    assert records(host).count("Start") == 1
+    host.wait(lambda: radius.records().count("Stop") == 1, what="the end of the session is not accounted for")
+    assert radius.records().count("Start") == 1
 
     # ... and another secret is in force with a restart, not with a reload
     if how == "plain":
         host.path(IN_ETC).write_text("192.0.2.1 of-another-server\n")
     else:
         host.run("systemd-creds", "encrypt", "--name=radius-secrets", "-",
-                 "/etc/credstore.encrypted/tlspool.radius-secrets", text="192.0.2.1 of-another-server\n")  # fmt: skip
+                 ENCRYPTED, text="192.0.2.1 of-another-server\n")  # fmt: skip
     host.run("tlspool", "reload")
-    assert asked(host).returncode == 0
+    assert radius.asked().returncode == 0
     host.run("systemctl", "restart", "tlspool-broker")
     host.await_ready()
     host.wait(lambda: "no-secret" in host.run("tlspool", "radius", "status", check=False).stdout)
-    assert asked(host).returncode
+    assert radius.asked().returncode
 
     # ... and without any nobody is let in.
-    host.run("rm", IN_ETC if how == "plain" else "/etc/credstore.encrypted/tlspool.radius-secrets")
+    host.run("rm", IN_ETC if how == "plain" else ENCRYPTED)
     failed = host.run("systemctl", "restart", "tlspool-broker", check=False).returncode
     assert bool(failed) == (how == "plain"), "only a path has to be there"
     said = "there only while its unit runs" if failed else "the unit has no such credential"
-    assert said in checked(host)
-    assert asked(host).returncode
+    assert said in radius.checked()
+    assert radius.asked().returncode
     if how == "encrypted":
         host.wait(lambda: f"radius_secret_file: {CREDENTIAL} cannot be read" in host.journal())
 
