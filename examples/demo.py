@@ -165,14 +165,23 @@ def who_did_what(pool: DevPool) -> None:
     for pid in pids:
         pids += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     print(f"  {'pid':>7}  {'process':<42} " + "  ".join(wanted))
+    closed = False
     for pid in sorted(set(pids)):
         try:
             title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except OSError:
+            continue  # it has ended
+        try:
             maps = Path(f"/proc/{pid}/maps").read_text()
+            marks = ["yes" if mark in maps else "-" for mark in wanted.values()]
+        except PermissionError:
+            marks, closed = ["?"] * len(wanted), True
         except OSError:
             continue
-        marks = "  ".join(f"{'yes' if mark in maps else '-':<{len(name)}}" for name, mark in wanted.items())
-        print(f"  {pid:>7}  {title[:42]:<42} {marks}")
+        columns = "  ".join(f"{mark:<{len(name)}}" for name, mark in zip(wanted, marks, strict=True))
+        print(f"  {pid:>7}  {title[:42]:<42} {columns}".rstrip())
+    if closed:
+        print("  ? is closed to all but root, even to its own user; as root, make demo shows what it has loaded")
     print("  The PIN is read by keyd only; keys were made on the token and cannot be extracted.")
 
 
