@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import socket
+import struct
 import termios
 from contextlib import suppress
 
@@ -19,6 +20,9 @@ LINGER_S = 2.0
 
 MOST = 1024
 """Sockets at once; with more the oldest is closed: a flood of failing handshakes must not hold descriptors."""
+
+NO_LINGER = struct.pack("ii", 0, 0)
+"""For SO_LINGER."""
 
 _ROUNDS = 16
 _ROUND_B = 65536
@@ -39,7 +43,7 @@ class Lingering:
         with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
         if self._drained(sock):
-            _close(sock)
+            close_now(sock)
             return
         while len(self._waiting) >= MOST:
             self._end(next(iter(self._waiting)))
@@ -70,14 +74,14 @@ class Lingering:
     def _end(self, fd: int) -> None:
         sock, _, _ = self._waiting.pop(fd)
         self._poller.forget(fd)
-        _close(sock)
+        close_now(sock)
 
     @staticmethod
     def _drained(sock: socket.socket) -> bool:
         """Drop what has come; say whether the remote has closed."""
         try:
             for _ in range(_ROUNDS):
-                if not sock.recv(_ROUND_B):
+                if not sock.recv(_ROUND_B, socket.MSG_DONTWAIT):
                     return True
         except BlockingIOError:
             return False
@@ -94,8 +98,14 @@ def _unsent(sock: socket.socket) -> int:
         return 0
 
 
-def _close(sock: socket.socket) -> None:
-    # Others may hold copies of this socket: an application that passed it on.  Closing alone would not end it.
+def close_now(sock: socket.socket) -> None:
+    """End a connection, whoever else holds a copy of its socket, and never wait for that.
+
+    An application that passed it on may have such a copy.  Closing alone would not end the connection; and close(2)
+    would wait if the application has told the socket to linger since then.
+    """
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     sock.close()

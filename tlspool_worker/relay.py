@@ -33,6 +33,7 @@ from enum import Enum, auto
 
 from tlspool_common.messages import EndReason, Traffic
 from tlspool_worker import tls
+from tlspool_worker.lingering import close_now
 from tlspool_worker.poller import IN, OUT, Poller, is_hung_up
 from tlspool_worker.tls import CIPHER, CIPHER_B, PLAIN, Stream
 
@@ -60,6 +61,10 @@ _RECORD_B = 16384
 _IDLE_MAX_MS = 2**32 - 1
 
 _NOTHING = bytearray()
+
+_NOW = int(socket.MSG_DONTWAIT)
+"""With each call, as in channel.py: who kept a copy of a socket could take O_NONBLOCK away, and with it everybody's
+relay."""
 
 
 class Flow(Enum):
@@ -243,7 +248,7 @@ class Relay:
     def _pull_tls(self) -> None:
         """Take a batch of the remote."""
         try:
-            count = self._tls.recv_into(CIPHER)
+            count = self._tls.recv_into(CIPHER, 0, _NOW)
         except BlockingIOError:
             return
         except OSError as error:
@@ -292,9 +297,9 @@ class Relay:
         at = 0
         try:
             if not self._packets:
-                return plain.send(data)
+                return plain.send(data, _NOW)
             while at < len(data):
-                at += plain.send(data[at : at + PACKET_B])
+                at += plain.send(data[at : at + PACKET_B], _NOW)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -340,9 +345,9 @@ class Relay:
         if plain is None:
             return -1
         try:
-            count = plain.recv_into(_BATCH)
+            count = plain.recv_into(_BATCH, 0, _NOW)
             if not count and self._packets:  # an end can be told before the last packets, see relay.c
-                count = plain.recv_into(_BATCH)
+                count = plain.recv_into(_BATCH, 0, _NOW)
         except BlockingIOError:
             return -1
         except OSError as error:  # it broke off: the remote is not told that this was the end
@@ -384,7 +389,7 @@ class Relay:
                 self._to_tls += CIPHER[:count]
                 continue
             try:
-                sent = self._tls.send(CIPHER[:count])
+                sent = self._tls.send(CIPHER[:count], _NOW)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -399,7 +404,7 @@ class Relay:
     def _push_tls(self) -> None:
         left = self._to_tls
         try:
-            sent = self._tls.send(left)
+            sent = self._tls.send(left, _NOW)
         except BlockingIOError:
             return
         except OSError as error:
@@ -486,9 +491,7 @@ class Relay:
             if sock is not None:
                 self._around.poller.forget(sock.fileno())
         if self._plain is not None:
-            with suppress(OSError):
-                self._plain.shutdown(socket.SHUT_RDWR)
-            self._plain.close()
+            close_now(self._plain)
         self._around.ended(self, self._reason or EndReason.CLEAN, self._traffic(), self._detail)
 
     def take_socket(self) -> socket.socket:

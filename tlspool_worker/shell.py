@@ -16,7 +16,6 @@ from __future__ import annotations
 import heapq
 import signal
 import socket
-import struct
 import time
 from collections import deque
 from contextlib import suppress
@@ -54,7 +53,7 @@ from tlspool_worker.effects import (
 from tlspool_worker.exits import Exit
 from tlspool_worker.handshakes import Handshakes, Waiting, Work
 from tlspool_worker.inquiry import Inquiry, asks
-from tlspool_worker.lingering import Lingering
+from tlspool_worker.lingering import NO_LINGER, Lingering, close_now
 from tlspool_worker.poller import IN, OUT, Poller
 from tlspool_worker.questions import Questions
 from tlspool_worker.reauth import Answering
@@ -96,7 +95,8 @@ class _Cipher:
         self.watched = 0
 
 
-_NO_LINGER = struct.pack("ii", 0, 0)
+_NOW = int(socket.MSG_DONTWAIT)
+"""With each call, as in channel.py: who kept a copy of a socket could take O_NONBLOCK away."""
 
 
 def _ours(fd: OwnedFd) -> socket.socket:
@@ -107,7 +107,7 @@ def _ours(fd: OwnedFd) -> socket.socket:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # close(2) waits on a socket that lingers, non-blocking or not (socket(7))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     return sock
 
 
@@ -193,7 +193,7 @@ class Shell:
         self._handshakes.close(THREAD_END_S)
         self._questions.close()
         for cipher in self._ciphers.values():
-            cipher.sock.close()
+            close_now(cipher.sock)
         self._poller.close()
 
     def _tick(self, now_s: float) -> None:
@@ -338,8 +338,8 @@ class Shell:
             return
         try:
             if cipher.unsent and events & ~IN:
-                del cipher.unsent[: cipher.sock.send(cipher.unsent)]
-            data = cipher.sock.recv(_HANDSHAKE_B) if cipher.listening and events & ~OUT else None
+                del cipher.unsent[: cipher.sock.send(cipher.unsent, _NOW)]
+            data = cipher.sock.recv(_HANDSHAKE_B, _NOW) if cipher.listening and events & ~OUT else None
         except BlockingIOError:
             return
         except OSError as error:
@@ -361,7 +361,7 @@ class Shell:
         sent = 0
         if not cipher.unsent:
             try:
-                sent = cipher.sock.send(data)
+                sent = cipher.sock.send(data, _NOW)
             except BlockingIOError:
                 pass
             except OSError:

@@ -1,7 +1,10 @@
 """The remote reads our last words although it had more to say, and no socket is kept for ever."""
 
+import contextlib
 import select
 import socket
+import struct
+import time
 
 import pytest
 
@@ -9,6 +12,9 @@ from tests.fixtures.lone_worker import tcp_pair
 from tlspool_worker import lingering
 from tlspool_worker.lingering import LINGER_S, Lingering
 from tlspool_worker.poller import Poller
+
+LONG_S = 8
+LONG = struct.pack("ii", 1, LONG_S)
 
 
 @pytest.fixture
@@ -24,6 +30,15 @@ def pair():
     ours, theirs = tcp_pair()
     theirs.setblocking(False)
     return ours, theirs
+
+
+def fill(sock):
+    """Send more than the remote takes without reading; return how much."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(65536))
+    return sent
 
 
 def test_a_remote_that_has_closed_is_let_go_at_once(made):
@@ -72,12 +87,7 @@ def test_a_remote_that_still_reads_gets_more_time(made):
     found, _ = made
     remote, sock = pair()
     with remote:
-        sent = 0
-        try:
-            while True:
-                sent += sock.send(bytes(65536))
-        except BlockingIOError:
-            pass
+        sent = fill(sock)
         found.add(sock, 0.0)
         got = len(remote.recv(1 << 20, socket.MSG_WAITALL))
         found.tick(LINGER_S)
@@ -110,3 +120,26 @@ def test_a_copy_of_the_socket_does_not_keep_it_open(made):
         found.add(sock, 0.0)
         found.tick(LINGER_S)
         assert remote.recv(1) == b""
+
+
+def test_nothing_blocks_although_a_copy_of_the_socket_was_made_blocking(made):
+    found, _ = made
+    remote, sock = pair()
+    with remote, sock.dup() as copy:
+        copy.setblocking(True)
+        found.add(sock, 0.0)
+        assert len(found) == 1
+
+
+def test_closing_does_not_wait_although_a_copy_of_the_socket_was_told_to_linger(made):
+    found, _ = made
+    remote, sock = pair()
+    with remote:
+        fill(sock)
+        with sock.dup() as copy:
+            found.add(sock, 0.0)
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LONG)
+        began_s = time.monotonic()
+        found.tick(LINGER_S)
+        assert len(found) == 0
+        assert time.monotonic() - began_s < LONG_S / 2

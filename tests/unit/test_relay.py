@@ -371,6 +371,53 @@ def test_an_application_that_did_not_read(world):
     assert reason is EndReason.PLAIN_LOST
 
 
+def flood(world):
+    """Have the remote send more than an application takes that does not read."""
+    world.remote.tls.write(bytes(8_000_000))
+    data = world.remote.outgoing.read()
+    world.cipher.setblocking(False)
+    for _ in range(200):
+        with contextlib.suppress(BlockingIOError):
+            data = data[world.cipher.send(data) :]
+        world.poller.run_once(0.001)
+    world.until(lambda: world.waiting() > 0)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_nothing_blocks_although_copies_of_the_sockets_were_made_blocking(world, kind):
+    """O_NONBLOCK is shared by all copies of a descriptor, and an application may keep one of what it gave away."""
+    world.app, plain = socket.socketpair(socket.AF_UNIX, kind)
+    world.app.settimeout(5)
+    plain.setblocking(False)
+    with plain.dup() as copy, world.relay._tls.dup() as other:
+        world.relay.attach(plain)
+        copy.setblocking(True)
+        other.setblocking(True)
+        world.app.send(b"out")
+        world.gets(b"out")
+        world.send(b"in")
+        assert world.app.recv(100) == b"in"
+        world.app.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(100_000):
+                world.app.send(bytes(60_000))
+                world.poller.run_once(0)
+        flood(world)
+
+
+def test_the_end_does_not_wait_although_a_copy_was_told_to_linger(world):
+    """close(2) waits on a socket that lingers, for as long as the application does not read."""
+    world.app, plain = tcp_pair()
+    plain.setblocking(False)
+    with plain.dup() as copy:
+        world.relay.attach(plain)
+        flood(world)
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 8))
+    began_s = time.monotonic()
+    world.relay.end()
+    assert time.monotonic() - began_s < 4
+
+
 def test_hold(world):
     """Bytes on their way stay so, in both directions and in their order, whenever a session is held."""
     uses = []

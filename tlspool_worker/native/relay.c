@@ -15,6 +15,10 @@
 
 enum { WANT_READ = 2, WANT_WRITE = 3, ERROR_SSL = 1, ERROR_SYSCALL = 5, ZERO_RETURN = 6 }; /* openssl/ssl.h */
 
+/* With each call, as in channel.py: O_NONBLOCK belongs to the open socket, and an application that kept a copy of it
+ * could take it away, and with it everybody's relay. */
+enum { SENDING = MSG_NOSIGNAL | MSG_DONTWAIT };
+
 static bool is_later(int error)
 {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
@@ -106,7 +110,7 @@ static void send_cipher(struct session *s)
         ssize_t sent = 0;
         if (s->out == DONE) continue; /* the answer to a KeyUpdate, after our end */
         if (!left(&s->to_tls)) {
-            sent = send(s->tls_fd, r->cipher, (size_t)count, MSG_NOSIGNAL);
+            sent = send(s->tls_fd, r->cipher, (size_t)count, SENDING);
             if (sent < 0 && !is_later(errno)) {
                 remote_lost(s, errno);
                 return;
@@ -123,7 +127,7 @@ static void send_cipher(struct session *s)
 
 static void push_tls(struct session *s)
 {
-    ssize_t sent = send(s->tls_fd, s->to_tls.data + s->to_tls.at, left(&s->to_tls), MSG_NOSIGNAL);
+    ssize_t sent = send(s->tls_fd, s->to_tls.data + s->to_tls.at, left(&s->to_tls), SENDING);
     if (sent >= 0) rest_sent(&s->to_tls, (size_t)sent);
     else if (!is_later(errno)) remote_lost(s, errno);
 }
@@ -150,10 +154,10 @@ static size_t take_plain(struct session *s)
 {
     struct relays *r = s->relays;
     struct pollfd hang_up = {.fd = s->plain_fd};
-    ssize_t count = recv(s->plain_fd, r->plain, BATCH_B, 0);
+    ssize_t count = recv(s->plain_fd, r->plain, BATCH_B, MSG_DONTWAIT);
     /* Linux looks for packets first and for the end afterwards, so that an end can be told before packets that came in
      * between; the second answer is the right one.  An empty packet is no end either. */
-    if (!count && s->packets) count = recv(s->plain_fd, r->plain, BATCH_B, 0);
+    if (!count && s->packets) count = recv(s->plain_fd, r->plain, BATCH_B, MSG_DONTWAIT);
     if (count < 0) {
         if (is_later(errno)) return 0;
         plain_lost(s, errno); /* it broke off: the remote is not told that this was the end */
@@ -186,7 +190,7 @@ static size_t send_plain(struct session *s, const unsigned char *data, size_t si
     size_t at = 0;
     do {
         size_t part = s->packets && size - at > PACKET_B ? PACKET_B : size - at;
-        ssize_t sent = send(s->plain_fd, data + at, part, MSG_NOSIGNAL);
+        ssize_t sent = send(s->plain_fd, data + at, part, SENDING);
         if (sent < 0) {
             if (!is_later(errno)) plain_lost(s, errno);
             break;
@@ -307,7 +311,7 @@ static size_t decrypt(struct session *s, int count)
 /* Take a batch of the remote. */
 static void pull_tls(struct session *s)
 {
-    ssize_t count = recv(s->tls_fd, s->relays->cipher, CIPHER_B, 0);
+    ssize_t count = recv(s->tls_fd, s->relays->cipher, CIPHER_B, MSG_DONTWAIT);
     if (count > 0) {
         decrypted(s, decrypt(s, (int)count));
     } else if (!count) {
@@ -340,12 +344,20 @@ void session_unwatch(struct session *s)
     set_mask(s, s->plain_fd, &s->plain_mask, 0);
 }
 
+/* End the application's connection, as lingering.close_now does: close(2) is not to wait, whatever was set meanwhile. */
+void session_close_plain(struct session *s)
+{
+    const struct linger none = {0};
+    shutdown(s->plain_fd, SHUT_RDWR);
+    setsockopt(s->plain_fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    close(s->plain_fd);
+    s->plain_fd = -1;
+}
+
 static void finish(struct session *s)
 {
     session_unwatch(s);
-    shutdown(s->plain_fd, SHUT_RDWR);
-    close(s->plain_fd);
-    s->plain_fd = -1;
+    session_close_plain(s);
     rest_drop(&s->to_plain);
     rest_drop(&s->to_tls);
     if (s->reason == NONE) s->reason = CLEAN;

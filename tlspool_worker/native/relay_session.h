@@ -70,6 +70,7 @@ void session_end(struct session *s);
 void session_tls_ready(struct session *s, unsigned events);
 void session_plain_ready(struct session *s, unsigned events);
 void session_unwatch(struct session *s);
+void session_close_plain(struct session *s);
 void session_slim(struct session *s);
 bool rest_add(struct rest *rest, const unsigned char *data, size_t size);
 void rest_drop(struct rest *rest);

@@ -393,8 +393,7 @@ PUBLIC void relay_close(struct relays *r)
         struct session *s = r->sessions;
         if (!s->over) {
             session_unwatch(s);
-            shutdown(s->plain_fd, SHUT_RDWR);
-            close(s->plain_fd);
+            session_close_plain(s);
         }
         rest_drop(&s->to_plain);
         rest_drop(&s->to_tls);
