@@ -16,6 +16,7 @@ import array
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
@@ -80,6 +81,9 @@ class Channel:
         self.me = me
         self.peer = peer
         self.is_shared = False  # somebody keeps a copy of this end: then it must be shut to be over
+        # For who has epoll watch the descriptor, which would go on to, by a number that is nobody's or another's, for
+        # as long as there is a copy (epoll(7)): takes it out.
+        self.before_close: Callable[[], None] | None = None
         self._queue: deque[tuple[bytes, OwnedFd | None]] = deque()
         self._queued_b = 0
         self._seen: set[int] = set()
@@ -103,6 +107,9 @@ class Channel:
 
     def close(self) -> None:
         """Close the socket and whatever is still queued."""
+        before_close, self.before_close = self.before_close, None
+        if before_close is not None:
+            before_close()
         if self.is_shared and self._sock.fileno() >= 0:
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)

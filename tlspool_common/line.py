@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
 
 from tlspool_common.channel import Channel, ChannelClosed, Received
 from tlspool_common.fd import OwnedFd
@@ -36,6 +35,7 @@ class Line:
         self._writing = False
         self.open = True
         self._loop.add_reader(self._fd, self._readable)
+        channel.before_close = self._unwatch
 
     @property
     def has_queued(self) -> bool:
@@ -70,12 +70,11 @@ class Line:
         """Close the channel, and call nobody any more."""
         if self.open:
             self.open = False
-            for remove in (self._loop.remove_reader, self._loop.remove_writer):
-                # A channel that found an error has closed its socket already; the number means nothing else yet, as
-                # nothing was opened since.  asyncio's selector forgets it all the same.
-                with suppress(OSError):
-                    remove(self._fd)
             self._channel.close()
+
+    def _unwatch(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
 
     def leave(self) -> None:
         """Close the channel here; who has a copy of it can go on with it."""

@@ -146,7 +146,8 @@ class Shell:
         self._titled = -1
         self._stirred = True  # something was done, after which there may be chores
         self._next_tick_s = 0.0
-        self._poller.watch(channel.fileno(), IN, self._channel_ready, late=True)
+        self._poller.watch(self._channel_fd, IN, self._channel_ready, late=True)
+        channel.before_close = lambda: self._poller.forget(self._channel_fd)
         self._poller.watch(self._handshakes.fileno(), IN, self._steps_ready)
         self._poller.watch(self._questions.fileno(), IN, self._questions.ready)
         self._poller.watch(signals.fileno(), IN, self._signals_ready)
@@ -234,7 +235,6 @@ class Shell:
     def _lose_broker(self) -> None:
         self._log.info("broker.gone", worker=self._worker_id, sessions=len(self._core), detail=self._lost)
         self._lost = ""
-        self._poller.forget(self._channel_fd)
         self._channel.close()
         self._aside.shut()
         self._channel_mask = IN

@@ -267,3 +267,19 @@ def test_a_line_that_is_left_is_open_for_who_has_a_copy(no_leaks):
             worker.receive()
 
     run(work)
+
+
+@pytest.mark.parametrize("who", ["hears", "tells"])
+def test_an_end_of_which_somebody_has_a_copy_does_not_wake_the_loop_for_ever(no_leaks, who):
+    """epoll would go on to watch what was closed, and not taken out, for as long as there is a copy."""
+
+    async def work():
+        ends = Ends()
+        with ends.line.copy():
+            ends.broker.close()
+            if who == "tells":
+                ends.line.send(KeyAnswer(code=0, detail="", spki=b""), exchange=1)
+            await ends.until(lambda: ends.lost)
+            assert asyncio.get_running_loop()._selector._selector.poll(0) == []
+
+    run(work)
