@@ -12,6 +12,7 @@ has been idle longest gives way to a new one, and who does not read its answer i
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -20,6 +21,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tlspool_common import peer
 from tlspool_common.errors import Code, PoolError
@@ -37,6 +39,9 @@ LINE_B = 1024 * 1024
 
 NESTING = 16
 """Lists and objects in each other: a batch has five.  What has hundreds is read, and then nobody can show it."""
+
+SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""The system is short of something, at the moment."""
 
 Request = dict[str, object]
 Answer = dict[str, object]
@@ -287,6 +292,15 @@ async def serve(
             clients.leave(client)
 
     return await asyncio.start_unix_server(converse, sock=passed or bind(path, mode), limit=line_b)
+
+
+def paused(context: Mapping[str, Any]) -> OSError | None:
+    """Return why nobody is accepted for a moment, if that is what asyncio tells the handler of exceptions.
+
+    It goes on by itself (asyncio.constants.ACCEPT_RETRY_DELAY), and what it tells is no bug.
+    """
+    error = context.get("exception")
+    return error if "socket" in context and isinstance(error, OSError) and error.errno in SHORT else None
 
 
 class LineServer:

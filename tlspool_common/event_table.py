@@ -79,7 +79,7 @@ TABLE: dict[str, Event] = {
     "caller.descriptor_hangs": Event(
         "B", "what a user has passed cannot be closed, as a file system does not answer: no more is taken", _YES, True
     ),
-    "listener.paused": Event("B", "no connection can be taken for a moment: descriptors are used up", provoked=True),
+    "listener.paused": Event("BK", "no connection can be taken for a moment: descriptors are used up", provoked=True),
     # --- the AAA of applications ----------------------------------------------------------------------------
     "aaa.accepted": Event("B", "a RADIUS server accepts whom an application has asked about", _YES, provoked=True),
     "aaa.rejected": Event("B", "it does not: whom, what for, and what it says", _YES, provoked=True),

@@ -31,13 +31,13 @@ def notify(text: str, fds: Sequence[int] = ()) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.connect(address)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             sock.sendmsg([text.encode()], rights)
-        except OSError:
-            return  # a supervisor that does not listen is no reason to stop
+    except OSError:
+        return  # neither a supervisor that does not listen, nor that no descriptor is left, is a reason to stop
 
 
 def is_credential(path: Path) -> bool:

@@ -165,6 +165,9 @@ class Shell:
 
     def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody expected came out of a call of the loop: nothing can be relied on any more."""
+        if (short := control.paused(context)) is not None:
+            self._log.error("listener.paused", detail=short.strerror or str(short))
+            return
         error = context.get("exception")
         trace = "".join(traceback.format_exception(error)) if error else context.get("message", "")
         sys.stderr.write(trace)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -358,6 +359,23 @@ def test_a_worker_that_takes_no_answer_delays_nobody(make_keyd, slow_module):
         theirs.setblocking(True)
         world.await_log(r"event=sign\.done")
         assert sign(world, good, worker_id=2).code == Code.OK
+
+
+def test_an_operator_for_whom_there_is_no_descriptor_does_not_end_it(make_keyd):
+    """It is served when there is one again."""
+    world = make_keyd()
+    worker = world.join(1)
+    assert sign(world, worker).code == Code.OK
+    pid, (soft, hard) = world.process.pid, resource.prlimit(world.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
+    with socket.socket(socket.AF_UNIX) as operator:
+        operator.settimeout(WAIT_S)
+        operator.connect(str(world.directory / "run" / "keyd.sock"))
+        operator.sendall(b"queue\n")
+        world.await_log(r"event=listener\.paused")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert b'"ok": true' in operator.recv(4096)
+    assert sign(world, worker).code == Code.OK
 
 
 def test_nothing_leaks(make_keyd):

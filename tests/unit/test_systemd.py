@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -27,6 +28,27 @@ def test_notify(tmp_path, monkeypatch):
         monkeypatch.setenv("NOTIFY_SOCKET", f"@tlspool-test-notify-{os.getpid()}")
         systemd.notify("STATUS=x")
         assert sock.recv(100) == b"STATUS=x"
+
+
+def test_a_process_without_descriptors_goes_on_and_is_heard_later(tmp_path, monkeypatch):
+    """Its heart beats on, too: systemd would end a daemon that was short of them once, and recovered."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "n"))
+        sock.setblocking(False)
+        heart = systemd.Heart()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            assert heart.beat() is not None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+        systemd.notify("WATCHDOG=1")
+        assert sock.recv(100) == b"WATCHDOG=1"
 
 
 def test_notify_with_descriptors(tmp_path, monkeypatch, no_leaks):
