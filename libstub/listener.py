@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import select
 import socket
 import threading
 import weakref
@@ -36,7 +35,7 @@ from libstub.errors import Misuse, PoolError
 from libstub.options import EitherOptions, ServerOptions
 from libstub.plain import PlainSocket
 from libstub.where import socket_path
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import OwnedFd, await_ready
 
 SETUPS = 400
 """Connections between accept(2) and the program: each has at most two descriptors, of 1024 that most programs have."""
@@ -119,7 +118,7 @@ class TlsListener(socket.socket):
                 raise OSError(errno.EBADF, "the listener is closed")
             if self._timeout_s == 0:
                 raise BlockingIOError(errno.EAGAIN, "no session is ready")
-            if not select.select([background.ready], [], [], self._timeout_s)[0]:
+            if not await_ready([background.ready.fileno()], self._timeout_s):
                 raise TimeoutError("timed out")
         sock.settimeout(socket.getdefaulttimeout())
         return sock, sock.getpeername()

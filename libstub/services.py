@@ -36,6 +36,7 @@ from libstub.line import connect
 from libstub.where import socket_path
 from tlspool_common import errors
 from tlspool_common.appwire import FRAME_B, BadPayload, Cmd, ErrorReply, Frame, frame_untrusted
+from tlspool_common.fd import await_ready
 from tlspool_common.identity import generalise, parse_selector_untrusted, parse_untrusted
 from tlspool_common.servicewire import CHOICE_REGISTRATION, Asker, ChoiceFlag, Lidentry, Pinentry
 
@@ -155,7 +156,7 @@ class _Service:
     def _send(self, data: bytes | bytearray) -> None:
         view = memoryview(data)
         while view:
-            select.select((), (self._sock,), (), ANSWER_S)
+            await_ready([self._sock.fileno()], ANSWER_S, select.POLLOUT)
             try:
                 view = view[self._sock.send(view, socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
@@ -195,12 +196,12 @@ class _Service:
         end_s = None if seconds is None else time.monotonic() + seconds
         while not self._stopping.is_set():
             left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
-            readable, _, _ = select.select((self._sock, self._wake), (), (), left_s)
-            if self._wake in readable:
+            found = await_ready([self._sock.fileno(), self._wake.fileno()], left_s)
+            if self._wake.fileno() in found:
                 self._wake.recv(64)  # a signal has come; its handler has run by now
-            if self._sock in readable:
+            if self._sock.fileno() in found:
                 return True
-            if not readable:
+            if not found:
                 return False
         return True
 

@@ -16,19 +16,19 @@ import fcntl
 import json
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
 import subprocess  # starts our own daemons
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tlspool_admin.client import ask
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import await_ready
 
 IDENTITIES = (
     "testsrv@tlspool.arpa2.lab",
@@ -67,14 +67,6 @@ def softhsm_module() -> str:
         if path and Path(path).exists():
             return path
     raise PoolError(Code.SETTING_INVALID, "SoftHSM2 is not installed; apt-get install softhsm2")
-
-
-def _readable(fds: Sequence[int], wait_s: float) -> list[int]:
-    """Wait for one of these to be readable, and return which are; they may be above 1023, where select(2) ends."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return [fd for fd, _ in poll.poll(wait_s * 1000)]
 
 
 def _start_ticks(pid: int) -> int:
@@ -278,7 +270,7 @@ class DevPool:
             try:
                 deadline = time.monotonic() + _START_S
                 while (left := deadline - time.monotonic()) > 0:
-                    readable = _readable([ready.fileno(), pid_fd], left)
+                    readable = await_ready([ready.fileno(), pid_fd], left)
                     if ready.fileno() in readable and b"READY=1" in ready.recv(4096):
                         return
                     if pid_fd in readable:
@@ -361,7 +353,7 @@ def _terminate(pid: int, ticks: int) -> None:
             return
         for number, wait_s in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
             signal.pidfd_send_signal(pid_fd, number)
-            if _readable([pid_fd], wait_s):
+            if await_ready([pid_fd], wait_s):
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
                 return

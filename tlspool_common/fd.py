@@ -7,8 +7,10 @@ exactly once: by ``close``, by leaving a ``with``, or when nobody holds it any m
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +92,20 @@ def shut_down(fd: OwnedFd) -> None:
             sock.shutdown(socket.SHUT_RDWR)
         finally:
             sock.detach()
+
+
+def await_ready(fds: Sequence[int], wait_s: float | None, events: int = select.POLLIN) -> list[int]:
+    """Wait for one of these to be readable, and return which are; they may be above 1023, where select(2) ends.
+
+    Args:
+        fds: their numbers.
+        wait_s: at most so long; None is for ever.
+        events: POLLOUT for writable.
+    """
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, events)
+    return [fd for fd, _ in poll.poll(None if wait_s is None else wait_s * 1000)]
 
 
 def open_fds() -> set[int]:

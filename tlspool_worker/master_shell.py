@@ -24,7 +24,7 @@ from tlspool_common.channel import Channel, ChannelClosed, raw_pair
 from tlspool_common.control import LineServer, Request
 from tlspool_common.dial import dial_broker
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.fd import OwnedFd, open_fds
+from tlspool_common.fd import OwnedFd, await_ready, open_fds
 from tlspool_common.grants import now_ms
 from tlspool_common.log import Log
 from tlspool_common.messages import (
@@ -222,7 +222,7 @@ class Master:
         if self._connect_at_ms is None or now_ms() < self._connect_at_ms:
             return
         self._connect_at_ms = None
-        if self._life is not None and select.select([self._life], [], [], 0)[0]:
+        if self._life is not None and await_ready([self._life.fileno()], 0):
             self._broker_died()  # its workers hear of that before another one speaks to them
         try:
             self._channel = dial_broker(self._settings, Party.MASTER)

@@ -13,6 +13,7 @@ import pytest
 
 import libstub
 from libstub.aio import server as server_module
+from tests.fixtures.crowd import crowded
 from tests.fixtures.fake_pool import answer, error
 from tlspool_common.appwire import Cmd
 
@@ -85,6 +86,13 @@ def test_timeouts(listen):
     listener = listen()
     listener.settimeout(0.01)
     with pytest.raises(TimeoutError):
+        listener.accept()
+
+
+def test_a_program_with_many_descriptors(listen):
+    listener = listen()
+    listener.settimeout(0.01)
+    with crowded(), pytest.raises(TimeoutError):
         listener.accept()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import libstub
 from libstub.services import _choice, _octets
+from tests.fixtures.crowd import crowded
 from tests.fixtures.services import localid_service, pin_service
 from tlspool_common.appwire import Cmd, ErrorReply, Frame, frame_untrusted
 from tlspool_common.errors import Code, app_text, com_err
@@ -81,6 +82,13 @@ def test_a_pin_goes_into_a_copy_of_the_callback(pool, pin):
         assert told.prompt == "Enter PIN: "
     if isinstance(pin, bytearray):
         assert pin == bytes(4)
+
+
+def test_a_program_with_many_descriptors(pool):
+    with crowded(), serving(pool, pin_service) as (service, _):
+        pool.say(Cmd.PINENTRY, Pinentry().to_payload())
+        service.answers.put("1234")
+        assert Pinentry.from_payload_untrusted(pool.frame().payload).pin_secret == "1234"
 
 
 @pytest.mark.parametrize("pin", ["x" * 128, "a\0b", b"\0"])
