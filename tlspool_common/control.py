@@ -17,6 +17,7 @@ import json
 import os
 import select
 import socket
+import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ costs a descriptor, and may cost as much memory as the longest request and the l
 
 READ_S = 30.0
 """For a client to read its answer; one on a stopped terminal can ask again."""
+
+PAUSE_S = 1.0
+"""Before accepting again when that has failed for want of descriptors or memory: operators wait in the backlog."""
 
 LINE_B = 1024 * 1024
 """Longest request, where nobody says otherwise: a certificate chain in base64 fits many times."""
@@ -304,12 +308,13 @@ def paused(context: Mapping[str, Any]) -> OSError | None:
 
 
 class LineServer:
-    """A control socket for a process that has its own loop: poll ``interests()``, call ``ready(fd)``."""
+    """A control socket for a process that has its own loop: poll ``interests()`` for ``wait_s``, call ``ready(fd)``."""
 
     def __init__(self, path: Path, handler: Handler, mode: int = 0o660, passed: socket.socket | None = None) -> None:
         self._listener = passed or bind(path, mode)
         self._handler = handler
         self._clients: dict[int, _Talk] = {}  # the one that was heard of longest ago first
+        self._pause_until_s = 0.0
 
     def filenos(self) -> list[int]:
         """Return the descriptors to poll: the listener first."""
@@ -318,7 +323,13 @@ class LineServer:
     def interests(self) -> dict[int, int]:
         """Return what to poll each descriptor for: who has not read its answer is not listened to."""
         waits = {fd: select.POLLOUT if talk.unsent else select.POLLIN for fd, talk in self._clients.items()}
-        return {self._listener.fileno(): select.POLLIN, **waits}
+        return waits if self.wait_s is not None else {self._listener.fileno(): select.POLLIN, **waits}
+
+    @property
+    def wait_s(self) -> float | None:
+        """Return how long to poll at most until connections are accepted again; None: they are."""
+        left_s = self._pause_until_s - time.monotonic()
+        return left_s if left_s > 0 else None
 
     def close(self) -> None:
         """Close the listener and all clients (in a forked child, too)."""
@@ -338,12 +349,16 @@ class LineServer:
                 talk.sock.close()
 
     def _accept(self) -> None:
-        with suppress(BlockingIOError, ConnectionError):
+        try:
             client, _ = self._listener.accept()
-            client.setblocking(False)
-            if len(self._clients) >= CLIENTS:
-                self._clients.pop(next(iter(self._clients))).sock.close()
-            self._clients[client.fileno()] = _Talk(client)
+        except OSError as error:  # else the fault of that one connection, which is gone (accept(2))
+            if error.errno in SHORT:
+                self._pause_until_s = time.monotonic() + PAUSE_S
+            return
+        client.setblocking(False)
+        if len(self._clients) >= CLIENTS:
+            self._clients.pop(next(iter(self._clients))).sock.close()
+        self._clients[client.fileno()] = _Talk(client)
 
     def _go_on(self, talk: _Talk) -> bool:
         """Send or receive; return whether there is more to come."""

@@ -132,6 +132,8 @@ class Master:
     def _wait_ms(self) -> int | None:
         beat_s = self._heart.beat()
         waits_ms = [] if beat_s is None else [int(beat_s * 1000)]
+        if (pause_s := self._control.wait_s) is not None:
+            waits_ms.append(int(pause_s * 1000) + 1)
         if self._connect_at_ms is not None:
             waits_ms.append(max(0, self._connect_at_ms - now_ms()))
         return min(waits_ms, default=None)
@@ -273,7 +275,11 @@ class Master:
             self._lost(str(error))
 
     def _fork(self) -> None:
-        ours, theirs = raw_pair()
+        try:
+            ours, theirs = raw_pair()
+        except OSError as error:
+            self._happened(m.ForkFailed(error.strerror or str(error)))
+            return
         # A signal between fork and the child's own handlers must neither end the child nor be queued into the
         # master's pipe; the worker lets signals in again when it can take them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
