@@ -127,23 +127,32 @@ class Handshakes:
         return self._fd
 
     def submit(self, handshake: Work, data: bytes) -> None:
-        """Have a step done by a thread."""
+        """Have a step done by a thread; it fails if the host gives us none at all."""
         self._pending += 1
-        self._todo.put((handshake, data))
-        self._grow()
+        why_not = self._grow()
+        if why_not is None or self._threads:
+            self._todo.put((handshake, data))
+        else:
+            self._done.append((handshake, why_not))
+            os.eventfd_write(self._fd, 1)
 
-    def _grow(self) -> None:
-        """Start the threads that are needed and allowed."""
+    def _grow(self) -> RuntimeError | None:
+        """Start the threads that are needed and allowed; return why the host gives no more, if that is so."""
         with self._lock:
             while (
                 len(self._threads) - self._asking < min(self._most, self._pending - self._asking)
                 and len(self._threads) < self._most + ASKING
             ):
-                before = threading.stack_size(STACK_B)
                 thread = threading.Thread(target=self._serve, name=f"handshake {len(self._threads)}", daemon=True)
+                before = threading.stack_size(STACK_B)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # those that there are do the work
+                    return error
+                finally:
+                    threading.stack_size(before)
                 self._threads.append(thread)
-                thread.start()
-                threading.stack_size(before)
+        return None
 
     def ask(self, waiting: Waiting, shown: RemoteShown) -> Verdict | None:
         """In a thread, within a step: let the broker be asked, and return its verdict; None: there is none."""

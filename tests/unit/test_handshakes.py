@@ -89,6 +89,35 @@ def test_an_idle_thread_holds_nothing(made):
     assert gone() is None
 
 
+def test_a_host_that_gives_no_more_threads(made, monkeypatch):
+    """What cannot be done at all fails, the rest is done by those that there are; and the loop goes on."""
+    before = threading.stack_size()
+    start = threading.Thread.start
+    steps = [Step(number) for number in range(4)]
+    for step in steps:
+        step.go.set()
+    monkeypatch.setattr(threading.Thread, "start", lambda _thread: start_new_thread_fails())
+    made.submit(steps[0], b"")
+    ((found, error),) = results(made, 1)
+    assert found is steps[0]
+    assert str(error) == "can't start new thread"
+    monkeypatch.setattr(threading.Thread, "start", start)
+    steps[1].go.clear()
+    made.submit(steps[1], b"")
+    monkeypatch.setattr(threading.Thread, "start", lambda _thread: start_new_thread_fails())
+    made.submit(steps[2], b"")
+    steps[1].go.set()
+    assert [result[0] for _, result in results(made, 2)] == [1, 2]
+    monkeypatch.setattr(threading.Thread, "start", start)
+    made.submit(steps[3], b"")
+    assert [result[0] for _, result in results(made, 1)] == [3]
+    assert threading.stack_size() == before
+
+
+def start_new_thread_fails():
+    raise RuntimeError("can't start new thread")
+
+
 # --- threads that wait for the broker ---------------------------------------------------------------------
 
 
