@@ -130,48 +130,54 @@ class _Shared:
 
     def ask(self, waiter: _Waiter, make: Callable[[Ticket], Event]) -> Outcome | None:
         """Ask the pool and wait for the outcome; None: the connection was over already, and nothing was asked."""
-        with self._lock:
-            if not self._line.over:
-                self._work(self._line.receive)  # what came, also the end, and nobody has read it yet
-            if self._line.over:
-                return None
-            self._last_ticket += 1
-            ticket = Ticket(self._last_ticket)
-            self._waiters[ticket] = waiter
-            self._work(lambda: self._line.handle(make(ticket)))
-        return self._wait(ticket, waiter)
-
-    def _wait(self, ticket: Ticket, waiter: _Waiter) -> Outcome:
+        ticket = None
         try:
-            while True:
-                with self._lock:
-                    if waiter.outcome is not None:
-                        return waiter.outcome
-                    question = waiter.question
-                    if question is not None and self._leader is waiter:
-                        self._leader = None
-                        self._call_leader()
-                    elif question is None and self._leader is None:
-                        self._leader = waiter
-                    leads = self._leader is waiter
-                if question is not None:
-                    event = waiter.decide(question)
-                    with self._lock:
-                        waiter.question = None
-                        self._work(partial(self._line.handle, event))
-                elif leads:
-                    self._lead()
-                else:
-                    waiter.wake.acquire()
-        finally:
             with self._lock:
-                if self._waiters.pop(ticket, None):  # a signal handler raised: nobody waits any more
-                    self._work(lambda: self._line.handle(Abandoned(ticket)))
-                if self._leader is waiter:
+                if not self._line.over:
+                    self._work(self._line.receive)  # what came, also the end, and nobody has read it yet
+                if self._line.over:
+                    return None
+                self._last_ticket += 1
+                ticket = mine = Ticket(self._last_ticket)
+                self._waiters[mine] = waiter
+                self._work(lambda: self._line.handle(make(mine)))
+            return self._wait(waiter)
+        finally:
+            if ticket is not None:
+                self._leave(ticket, waiter)
+
+    def _wait(self, waiter: _Waiter) -> Outcome:
+        while True:
+            with self._lock:
+                if waiter.outcome is not None:
+                    return waiter.outcome
+                question = waiter.question
+                if question is not None and self._leader is waiter:
                     self._leader = None
-                    if self._line.over:
-                        self._release()
                     self._call_leader()
+                elif question is None and self._leader is None:
+                    self._leader = waiter
+                leads = self._leader is waiter
+            if question is not None:
+                event = waiter.decide(question)
+                with self._lock:
+                    waiter.question = None
+                    self._work(partial(self._line.handle, event))
+            elif leads:
+                self._lead()
+            else:
+                waiter.wake.acquire()
+
+    def _leave(self, ticket: Ticket, waiter: _Waiter) -> None:
+        """Be done with a caller, however it ends; another one leads in its place."""
+        with self._lock:
+            if self._waiters.pop(ticket, None):  # a signal handler raised: nobody waits any more
+                self._work(lambda: self._line.handle(Abandoned(ticket)))
+            if self._leader is waiter:
+                self._leader = None
+                if self._line.over:
+                    self._release()
+                self._call_leader()
 
     def _call_leader(self) -> None:
         """Wake a caller that has nothing else to do, so that it leads; ``_lock`` is held."""

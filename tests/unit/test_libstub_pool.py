@@ -412,6 +412,40 @@ def test_an_interrupted_caller_gives_up_and_others_go_on(fake, pool, remote):
     assert pool.ping()
 
 
+class InterruptedLock:
+    """A lock at whose first release a signal comes."""
+
+    def __init__(self, shared):
+        self.shared, self.lock = shared, shared._lock
+        shared._lock = self
+
+    def __enter__(self):
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.shared._lock = self.lock
+        self.lock.release()
+        raise Interruption
+
+
+def test_a_caller_that_is_interrupted_before_it_waits_does_not_lead(fake, pool):
+    """It would be woken in place of one that waits, for ever."""
+    pool.ping()
+    kept = []
+    fake.on[Cmd.PING] = lambda peer, asked: kept.append((peer, asked))
+    InterruptedLock(pool._shared)
+    with pytest.raises(Interruption):
+        pool.ping()
+    first = Caller(pool.ping)
+    fake.await_change(lambda: len(kept) == 2)
+    second = Caller(pool.ping)
+    fake.await_change(lambda: len(kept) == 3)
+    answer(*kept[1])
+    assert isinstance(first.outcome(), libstub.Pong)
+    answer(*kept[2])
+    assert isinstance(second.outcome(), libstub.Pong)
+
+
 def test_an_interruption_inside_the_core_gives_the_connection_up(fake, pool, remote, monkeypatch):
     held(fake, Cmd.STARTTLS)
     ours, theirs = remote()
