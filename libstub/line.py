@@ -56,20 +56,36 @@ Told = AskPlain | AskLocalid | Finish
 
 def _connected(path: str, wait_s: float) -> socket.socket:
     """Connect, and return a socket that never waits.  A backlog that is full is waited for at most so long."""
+    until_s = time.monotonic() + wait_s
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if wait_s > 0:
-            # Only this bounds connect(2) on a UNIX socket: without waiting it knows no "in progress" (unix(7)).
-            bound = _TIMEVAL.pack(int(wait_s), int(wait_s % 1 * 1_000_000))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
-        else:
-            sock.setblocking(False)
-        sock.connect(path)
+        while True:
+            left_s = until_s - time.monotonic()
+            if wait_s > 0 and left_s > 0:
+                # Only this bounds connect(2) on a UNIX socket: without waiting it knows no "in progress" (unix(7)).
+                bound = _TIMEVAL.pack(int(left_s), max(1, int(left_s % 1 * 1_000_000)))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
+            else:
+                sock.setblocking(False)
+            sock.connect(path)
+            if _is_connected(sock):
+                break
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Tell whether connect(2) was done.  If a signal interrupts it, Python takes it for one that goes on by itself."""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        return False
+    return True
 
 
 def _unreachable(path: str, error: OSError) -> PoolError:

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -257,3 +259,32 @@ def test_a_pool_that_does_not_accept(tmp_path, wait_s):
         assert wait_s <= time.monotonic() - begun + 0.05
         assert time.monotonic() - begun < 5
         first.close()
+
+
+def test_a_signal_while_a_pool_does_not_accept_yet(tmp_path):
+    """Python takes a connect(2) that was interrupted for one that goes on by itself, and it does not."""
+    path = str(tmp_path / "s")
+    rung = threading.Event()
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.set())
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(path)
+        listener.listen(0)
+        listener.settimeout(5)
+        other.connect(path)  # now the backlog is full
+
+        def accept():
+            assert rung.wait(10)
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            line = Line(path, 10)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        thread.join()
+    assert line._sock.getpeername() == path
+    line.close()
+    line.release()
