@@ -129,9 +129,9 @@ def _remove_stale(path: str) -> None:
 
 
 def close_listener(sock: socket.socket) -> None:
-    """Close, and remove the file of a UNIX socket."""
+    """Close, and remove the file of a UNIX socket; before that, as afterwards it may be a successor's."""
     name = sock.getsockname()
-    sock.close()
     if isinstance(name, str) and name:
         with suppress(OSError):
             Path(name).unlink()
+    sock.close()

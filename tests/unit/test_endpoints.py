@@ -111,3 +111,20 @@ def test_unix_sockets_that_nobody_uses_are_replaced(tmp_path):
     with pytest.raises(OSError, match="in use"):
         listen(str(path))
     assert path.read_text() == "precious"
+
+
+def test_a_successor_that_is_quick_keeps_its_socket(tmp_path):
+    """It listens as soon as nobody else does."""
+    path = str(tmp_path / "s")
+    made = []
+
+    class Overtaken(socket.socket):
+        def close(self):
+            super().close()
+            made.extend(listen(path))
+
+    (sock,) = listen(path)
+    close_listener(Overtaken(sock.family, sock.type, 0, sock.detach()))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+    close_listener(*made)
