@@ -141,8 +141,12 @@ class TlsServer(asyncio.AbstractServer):
 
     def close(self) -> None:
         """Stop listening.  Handshakes under way go on, and so do sessions."""
-        for task in self._accepting:
+        for task, sock in zip(self._accepting, self.sockets, strict=False):
             task.cancel()
+            # The loop would forget it in its next step.  By then the number may be that of a socket made after this,
+            # whose reader the loop would take for this one's, and not watch.
+            if not task.get_loop().is_closed():
+                task.get_loop().remove_reader(sock)
         self._accepting = []
         for sock in self.sockets:
             sock.close()

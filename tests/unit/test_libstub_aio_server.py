@@ -63,6 +63,19 @@ async def test_serve_forever(fake):
 
 
 @running
+async def test_whose_socket_has_the_number_of_a_closed_one_is_heard(fake):
+    """The loop forgets a socket before it is closed, and not some steps later."""
+    server = await greeting(fake)
+    await asyncio.sleep(0)  # now it accepts
+    number = server.sockets[0].fileno()
+    pool = libstub.aio.AsyncPool(fake.path)
+    server.close()
+    assert await pool.ping(timeout_s=5)
+    assert pool._line.fileno() == number
+    pool.close()
+
+
+@running
 async def test_every_address_of_a_host(fake):
     sockets = await server_module.listening("", 0, 10)
     try:
