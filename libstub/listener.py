@@ -192,7 +192,8 @@ class _Background:
         except IndexError:
             os.eventfd_write(self.ready.fileno(), 1)  # it was the word that this has ended, which is for all who wait
             return None
-        self._loop.call_soon_threadsafe(self._places.release)
+        with suppress(RuntimeError):  # another thread has closed the listener meanwhile, and the loop with it
+            self._loop.call_soon_threadsafe(self._places.release)
         return sock
 
     def stop(self) -> None:
@@ -224,6 +225,10 @@ class _Background:
         except PoolError as error:
             self._places.release()
             self._on_error(error, remote)
+            return
+        except Exception as error:  # of ``on_localid``, as a rule
+            self._places.release()
+            self._loop.call_exception_handler({"message": "a handshake that a program broke off", "exception": error})
             return
         plain = cast("PlainSocket", session.take_sock())
         plain.tls = session

@@ -1,6 +1,7 @@
 """A listening socket that accepts plaintext: readiness, addresses, bounds, forks, and its end."""
 
 import asyncio
+import collections
 import errno
 import gc
 import logging
@@ -15,6 +16,7 @@ import libstub
 from libstub.aio import server as server_module
 from tests.fixtures.crowd import crowded
 from tests.fixtures.fake_pool import answer, error
+from tests.unit.test_libstub_localid import Host
 from tlspool_common.appwire import Cmd
 
 
@@ -96,6 +98,24 @@ def test_a_program_with_many_descriptors(listen):
         listener.accept()
 
 
+def test_a_session_that_is_taken_while_another_thread_closes_the_listener(listen, client):
+    listener = listen()
+
+    class Closing(collections.deque):
+        def popleft(self):
+            sock = super().popleft()
+            listener.close()
+            return sock
+
+    remote = client(listener)
+    assert select.select([listener], [], [], 15)[0]
+    background = listener._background
+    background._sessions = Closing(background._sessions)
+    with listener.accept()[0] as plain:
+        plain.sendall(b"x")
+        assert remote.recv(1) == b"x"
+
+
 def test_a_slow_handshake_delays_nobody(fake, listen, client):
     held = threading.Event()
     kept = []
@@ -134,6 +154,34 @@ def test_a_bound_on_what_is_under_way(fake, listen, client):
         plain.close()
         found.add(address)
     assert found == {remote.getsockname() for remote in remotes}
+
+
+def test_a_function_of_the_program_that_fails_costs_no_place(fake, client, caplog):
+    """What ``on_localid`` raises is raised where a handshake is waited for; here that is nowhere."""
+
+    happened = threading.Event()
+
+    def choose(localid):
+        happened.set()
+        raise KeyError(localid)
+
+    host = Host("a.example", "b.example")
+    fake.on[Cmd.STARTTLS] = host.starttls
+
+    def refused(peer, asked):
+        peer.crypts.popitem()[1].close()
+        peer.send(error(asked.frame, "[209] the application refuses"))
+
+    fake.on[Cmd.ERROR] = refused
+    with libstub.listen(("127.0.0.1", 0), pool=fake.path, on_localid=choose, setups=1) as listener:
+        for _ in range(2):
+            happened.clear()
+            client(listener)
+            listener.fileno()
+            assert happened.wait(15)
+    assert caplog.text.count("KeyError: ") == 2
+    caplog.clear()
+    host.asked.clear()
 
 
 def test_failures_are_told(fake, listen, client):
