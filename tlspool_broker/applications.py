@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import os
 import socket
@@ -21,7 +20,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from tlspool_broker import caller, passed
-from tlspool_broker.closing import Closer
+from tlspool_broker.closing import CONTROL_B, Closer
 from tlspool_broker.door import Door
 from tlspool_broker.events import (
     AppConnected,
@@ -41,9 +40,6 @@ from tlspool_common.channel import fds_of
 from tlspool_common.errors import Code
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
-
-_CONTROL_B = socket.CMSG_SPACE(253 * array.array("i").itemsize)
-"""Room for all descriptors that a message can have (SCM_MAX_FD of Linux), so that none is out of our hands."""
 
 _FRAMES_AT_ONCE = 16
 """Frames of one user before others have their turn: a few milliseconds, if each begins a handshake."""
@@ -88,8 +84,8 @@ class Applications:
         self._own = own
         self._most = most
         self._quota_of = quota_of
-        self._door = Door(log)
         self._closer = Closer(log)
+        self._door = Door(log, self._closer)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._lines: dict[ConnectionId, _Line] = {}
@@ -106,7 +102,7 @@ class Applications:
         uid = peer.credentials(sock).uid
         if len(self._lines) >= self._most or self._by_uid[uid] >= self._most // 2:
             self._refuse(uid)
-            sock.close()
+            self._closer.end(uid, sock)
             return
         who = caller.identify(sock)
         quota = self._quota_of(who)
@@ -145,9 +141,10 @@ class Applications:
         line = self._lines.get(connection)
         if line is None:
             return None
-        number = line.sock.dup().detach()
-        self._close(line)
-        return OwnedFd(number)
+        given = OwnedFd(line.sock.dup().detach())
+        self._forget(line)
+        line.sock.close()
+        return given
 
     def _refuse(self, uid: int) -> None:
         """Log that there are no descriptors to spare, but not each time."""
@@ -158,6 +155,10 @@ class Applications:
             self._refused, self._quiet_until_s = 0, now_s + _QUIET_S
 
     def _close(self, line: _Line) -> None:
+        self._forget(line)
+        self._closer.end(line.uid, line.sock)
+
+    def _forget(self, line: _Line) -> None:
         del self._lines[line.connection]
         self._by_uid[line.uid] -= 1
         if not self._by_uid[line.uid]:
@@ -172,7 +173,6 @@ class Applications:
             line.deaf.cancel()
         if line.passed is not None:
             line.passed.fd.close()
-        line.sock.close()
 
     def _lose(self, line: _Line, reason: str) -> None:
         self._close(line)
@@ -215,7 +215,7 @@ class Applications:
             try:
                 takes_fds = not self._closer.is_stuck(line.uid)
                 data, control, flags, _address = line.sock.recvmsg(
-                    FRAME_B - len(line.frame), _CONTROL_B if takes_fds else 0, socket.MSG_CMSG_CLOEXEC
+                    FRAME_B - len(line.frame), CONTROL_B if takes_fds else 0, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return count

@@ -5,6 +5,12 @@ even SIGKILL ends that.  A user may be the file system: with FUSE, in a namespac
 told not to linger (fd.py); all else is closed in a thread, one for each user who passes such things.  Of whose
 descriptors one does not come to an end, no more are taken: what is not taken the kernel closes, and waits for nobody.
 
+What has come over a connection and was not taken is closed by the kernel when the connection is, or when the bytes that
+it came with are read: in that call, and there sockets do linger, for as long as their maker liked.  So descriptors are
+taken always, and before a connection is closed.
+
+XXX Not of a user of whom one does not come to an end: taking more would be worse.  Such a user can still make us wait.
+
 XXX A process with a thread that waits like that does not end, either, before the file system has: a broker that is
 stopped then stays, and keeps its successor out.  The log names the user (``caller.descriptor_hangs``), whose processes
 are to be ended.
@@ -12,13 +18,24 @@ are to be ended.
 
 from __future__ import annotations
 
+import array
 import asyncio
+import os
+import socket
+import stat
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 
+from tlspool_common.channel import fds_of
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
+
+CONTROL_B = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+"""Room for all descriptors that a message can have (SCM_MAX_FD of Linux), so that none is out of our hands."""
+
+_READ_B = 65536
 
 _MOST = 64
 """Descriptors of one user that wait; between two frames one is closed, if nothing is wrong with it."""
@@ -55,6 +72,26 @@ class Closer:
                 fd.close()
         else:
             self._loop.call_later(_LONG_S, self._look, uid, fd)
+
+    def drop(self, uid: int, fds: Sequence[OwnedFd]) -> None:
+        """Close what nobody wants: sockets at once, as they are told not to linger."""
+        for fd in fds:
+            if stat.S_ISSOCK(os.fstat(fd.fileno()).st_mode):
+                fd.close()
+            else:
+                self.close(uid, fd)
+
+    def end(self, uid: int, sock: socket.socket) -> None:
+        """Close a connection of a user, and what has come over it."""
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # so nothing more comes
+            flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            while not self.is_stuck(uid):
+                data, control, _, _ = sock.recvmsg(_READ_B, CONTROL_B, flags)
+                self.drop(uid, fds_of(control))
+                if not data:
+                    break
+        sock.close()
 
     def is_stuck(self, uid: int) -> bool:
         """Whether a user's descriptors do not come to an end, or are too many: take nothing more."""

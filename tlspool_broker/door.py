@@ -12,7 +12,9 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from tlspool_broker.closing import CONTROL_B, Closer
 from tlspool_common.appwire import FRAME_B, Cmd, ErrorReply, Frame, frame_untrusted
+from tlspool_common.channel import fds_of
 from tlspool_common.errors import PoolError, app_text, com_err
 from tlspool_common.log import Log
 
@@ -39,8 +41,9 @@ class _Guest:
 class Door:
     """All that are at the door."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, closer: Closer) -> None:
         self._log = log
+        self._closer = closer
         self._loop = asyncio.get_running_loop()
         self._guests: set[_Guest] = set()
         self._by_uid: Counter[int] = Counter()
@@ -51,7 +54,7 @@ class Door:
     def turn_away(self, sock: socket.socket, uid: int, error: PoolError) -> None:
         """Take a connection, and end it with this error."""
         if len(self._guests) >= _GUESTS or self._by_uid[uid] >= _GUESTS_OF_USER:
-            sock.close()
+            self._closer.end(uid, sock)
             return
         guest = _Guest(sock, uid, error)
         self._guests.add(guest)
@@ -65,9 +68,11 @@ class Door:
             self._end(guest)
 
     def _readable_untrusted(self, guest: _Guest) -> None:
-        """Read until there is a frame; descriptors that come along are not taken, and so closed by the kernel."""
+        """Read until there is a frame; descriptors that come along are closed."""
         try:
-            data = guest.sock.recv(FRAME_B - len(guest.frame))
+            control_b = 0 if self._closer.is_stuck(guest.uid) else CONTROL_B
+            data, control, _, _ = guest.sock.recvmsg(FRAME_B - len(guest.frame), control_b, socket.MSG_CMSG_CLOEXEC)
+            self._closer.drop(guest.uid, fds_of(control))
         except BlockingIOError:
             return
         except OSError:
@@ -91,4 +96,4 @@ class Door:
         if guest.timer is not None:
             guest.timer.cancel()
         self._loop.remove_reader(guest.sock)
-        guest.sock.close()
+        self._closer.end(guest.uid, guest.sock)

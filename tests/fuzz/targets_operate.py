@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.fuzz.target import Target, octets, text
 from tests.playbook.broker import FakeRecords, kept_of
 from tlspool_admin.top.terminal import keys_untrusted
-from tlspool_broker import door, kept, scrape, views
+from tlspool_broker import closing, door, kept, scrape, views
 from tlspool_broker.session import Session, State
 from tlspool_broker.workers import Worker, WorkerNumber
 from tlspool_common import openmetrics, quota, settings
@@ -313,7 +313,7 @@ def _door():
     """Return a door for all inputs, where nobody is, and what it waits by."""
 
     async def made():
-        return door.Door(Log("broker"))
+        return door.Door(Log("broker"), closing.Closer(Log("broker")))
 
     turned, waiting = asyncio.run(made()), _Waiting()
     turned._loop = waiting

@@ -6,10 +6,13 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 import threading
+import time
 
 import pytest
 
+from tests.fixtures.lone_worker import tcp_pair
 from tests.fixtures.loops import Lines, on_loop, until
 from tlspool_broker import applications, caller, closing, door
 from tlspool_broker.events import AppConnected, AppFrame, AppGone, AppTurnedAway, Caller, FdKind
@@ -39,9 +42,12 @@ class World:
     def _happened(self, event):
         self.seen.append(event)
 
-    def connect(self, uid):
+    def connect(self, uid, passed=None):
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
+        if passed is not None:
+            socket.send_fds(ours, [b"x"], [passed.fileno()])
+            passed.close()
         self._uids[theirs.fileno()] = uid
         self._socks.append(ours)
         self.apps.accepted(theirs)
@@ -359,3 +365,39 @@ def test_where_no_thread_can_be_had_it_is_closed_all_the_same(make, monkeypatch)
         assert not world.apps._closer.is_stuck(1)
 
     on_loop(story)(None)
+
+
+# --- sockets that linger ------------------------------------------------------------------------------------
+
+LINGER_S = 6
+
+
+def lingering():
+    """Return a socket whose closing takes time, if it is the last copy; its remote reads nothing."""
+    remote, sock = tcp_pair()
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
+    return remote, sock
+
+
+@pytest.mark.parametrize("how", ["too many connections", "turned away", "turned away unread", "gone unread"])
+def test_nobody_makes_us_linger_by_what_nobody_takes(make, no_leaks, how):
+    """The kernel closes what came over a connection that is closed, and would wait for it in that call."""
+    remote, sock = lingering()
+
+    @on_loop
+    async def told():
+        few = "" if how == "gone unread" else "limit none user=1 connections=0\n"
+        world = make(few, most=1 if how == "too many connections" else 1000)
+        began_s = time.monotonic()
+        world.connect(1, sock)
+        if how == "turned away":
+            await until(lambda: world.apps._door._guests and next(iter(world.apps._door._guests)).frame)
+        world.close()
+        assert time.monotonic() - began_s < LINGER_S / 2
+
+    told(None)
+    remote.close()
