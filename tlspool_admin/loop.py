@@ -10,7 +10,6 @@ needed.
 from __future__ import annotations
 
 import abc
-import errno
 import secrets
 import select
 import signal
@@ -30,7 +29,7 @@ from tlspool_admin.endpoints import close_listener, shown
 from tlspool_admin.preambles.whole import Meeting
 from tlspool_admin.talk import Outcome, Talk
 from tlspool_common.appwire import CTLKEY_B, Flag, Starttls
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import SHORT, OwnedFd
 from tlspool_common.log import Log
 
 LINGER_S = 60.0
@@ -38,9 +37,6 @@ LINGER_S = 60.0
 
 TICK_S = 1.0
 """How often time is looked at while anything is being set up, or accepting pauses."""
-
-SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""The system is short of something."""
 
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 

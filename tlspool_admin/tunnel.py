@@ -42,12 +42,12 @@ from libstub.events import (
 )
 from libstub.line import Told
 from tlspool_admin.endpoints import Endpoint, tune
-from tlspool_admin.loop import SHORT, Ask, PoolLoop, Setup
+from tlspool_admin.loop import Ask, PoolLoop, Setup
 from tlspool_admin.preambles.proxyheader import origin_of
 from tlspool_admin.preambles.script import Fail, Side
 from tlspool_admin.preambles.whole import Meeting, Preamble
 from tlspool_admin.talk import TALK_S, Outcome, Talk
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import SHORT, OwnedFd
 from tlspool_common.log import Log
 
 SETUPS = 900

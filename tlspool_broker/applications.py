@@ -36,7 +36,6 @@ from tlspool_broker.events import (
 from tlspool_broker.quotas import Quota
 from tlspool_common import peer
 from tlspool_common.appwire import FRAME_B, Frame, frame_untrusted
-from tlspool_common.channel import fds_of
 from tlspool_common.errors import Code
 from tlspool_common.fd import OwnedFd
 from tlspool_common.log import Log
@@ -146,6 +145,10 @@ class Applications:
         line.sock.close()
         return given
 
+    def let_go(self, fd: OwnedFd) -> None:
+        """Close a descriptor that an application has passed, and wait for nothing."""
+        self._closer.drop([fd])
+
     def _refuse(self, uid: int) -> None:
         """Log that there are no descriptors to spare, but not each time."""
         self._refused += 1
@@ -172,7 +175,7 @@ class Applications:
         if line.deaf is not None:
             line.deaf.cancel()
         if line.passed is not None:
-            line.passed.fd.close()
+            self.let_go(line.passed.fd)
 
     def _lose(self, line: _Line, reason: str) -> None:
         self._close(line)
@@ -236,20 +239,19 @@ class Applications:
         return most
 
     def _take_fds_untrusted(self, line: _Line, control: list[tuple[int, int, bytes]], flags: int) -> None:
-        fds = fds_of(control)
+        fds = self._closer.take(line.uid, control)
         if flags & socket.MSG_CTRUNC:
             # There is room for all, so this process has no descriptors left; the request will be refused.
             self._log.error("caller.descriptors_lost", connection=line.connection, got=len(fds))
             kept = []
         else:
             kept = fds[:1] if line.passed is None else []
-        for fd in fds[len(kept) :]:
-            self._closer.close(line.uid, fd)
+        self._closer.drop(fds[len(kept) :])
         for fd in kept:
             line.passed = passed.looked_at(fd, self._own)
             if line.passed.kind is FdKind.OTHER:  # it will be refused; who refuses it must not wait for its end
                 line.passed = PassedFd(OwnedFd(os.eventfd(0, os.EFD_CLOEXEC)), FdKind.OTHER)
-                self._closer.close(line.uid, fd)
+                self._closer.drop([fd])
 
     # --- out ------------------------------------------------------------------------------------------
 

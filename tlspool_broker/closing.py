@@ -1,9 +1,10 @@
 """Descriptors that applications passed and nobody wants are closed elsewhere: closing may take for ever.
 
 close(2) of a file asks its file system to write out what is left (FLUSH of FUSE, NFS), and waits for the answer; not
-even SIGKILL ends that.  A user may be the file system: with FUSE, in a namespace of its own, anybody is.  Sockets are
-told not to linger (fd.py); all else is closed in a thread, one for each user who passes such things.  Of whose
-descriptors one does not come to an end, no more are taken: what is not taken the kernel closes, and waits for nobody.
+even SIGKILL ends that.  A user may be the file system: with FUSE, in a namespace of its own, anybody is.  Internet
+sockets are told not to linger (fd.py); in UNIX sockets others may wait that do, and are closed with them.  So all else
+is closed in a thread, one for each user who passes such things.  Of whose descriptors one does not come to an end, no
+more are taken: what is not taken the kernel closes, and of files it waits for nobody.
 
 What has come over a connection and was not taken is closed by the kernel when the connection is, or when the bytes that
 it came with are read: in that call, and there sockets do linger, for as long as their maker liked.  So descriptors are
@@ -20,12 +21,10 @@ from __future__ import annotations
 
 import array
 import asyncio
-import os
 import socket
-import stat
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 
 from tlspool_common.channel import fds_of
@@ -56,8 +55,8 @@ class Closer:
         ] = {}  # by user, as long as there is a thread; the first is being closed
         self._hanging: set[int] = set()
 
-    def close(self, uid: int, fd: OwnedFd) -> None:
-        """Close a descriptor that a user passed, some time."""
+    def _close(self, uid: int, fd: OwnedFd) -> None:
+        """Close a descriptor some time."""
         with self._lock:
             if uid in self._waiting:
                 self._waiting[uid].append(fd)
@@ -73,13 +72,20 @@ class Closer:
         else:
             self._loop.call_later(_LONG_S, self._look, uid, fd)
 
-    def drop(self, uid: int, fds: Sequence[OwnedFd]) -> None:
-        """Close what nobody wants: sockets at once, as they are told not to linger."""
+    def take(self, uid: int, control: list[tuple[int, int, bytes]]) -> list[OwnedFd]:
+        """Take the descriptors that a user has passed, from ancillary data as recvmsg returns it."""
+        fds = fds_of(control)
         for fd in fds:
-            if stat.S_ISSOCK(os.fstat(fd.fileno()).st_mode):
+            fd.giver_uid = uid
+        return fds
+
+    def drop(self, fds: Iterable[OwnedFd]) -> None:
+        """Close what is not wanted of what users have passed; or what is ours, which is closed at once."""
+        for fd in fds:
+            if fd.giver_uid < 0 or _is_internet(fd):
                 fd.close()
             else:
-                self.close(uid, fd)
+                self._close(fd.giver_uid, fd)
 
     def end(self, uid: int, sock: socket.socket) -> None:
         """Close a connection of a user, and what has come over it."""
@@ -88,7 +94,7 @@ class Closer:
             flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             while not self.is_stuck(uid):
                 data, control, _, _ = sock.recvmsg(_READ_B, CONTROL_B, flags)
-                self.drop(uid, fds_of(control))
+                self.drop(self.take(uid, control))
                 if not data:
                     break
         sock.close()
@@ -124,3 +130,14 @@ class Closer:
                 if not waiting:
                     del self._waiting[uid]
                     return
+
+
+def _is_internet(fd: OwnedFd) -> bool:
+    try:
+        sock = socket.socket(fileno=fd.fileno())
+    except OSError:  # a file
+        return False
+    try:
+        return sock.family in (socket.AF_INET, socket.AF_INET6)
+    finally:
+        sock.detach()

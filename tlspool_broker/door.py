@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from tlspool_broker.closing import CONTROL_B, Closer
 from tlspool_common.appwire import FRAME_B, Cmd, ErrorReply, Frame, frame_untrusted
-from tlspool_common.channel import fds_of
 from tlspool_common.errors import PoolError, app_text, com_err
 from tlspool_common.log import Log
 
@@ -72,7 +71,7 @@ class Door:
         try:
             control_b = 0 if self._closer.is_stuck(guest.uid) else CONTROL_B
             data, control, _, _ = guest.sock.recvmsg(FRAME_B - len(guest.frame), control_b, socket.MSG_CMSG_CLOEXEC)
-            self._closer.drop(guest.uid, fds_of(control))
+            self._closer.drop(self._closer.take(guest.uid, control))
         except BlockingIOError:
             return
         except OSError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from collections.abc import Callable
 
+from tlspool_common.fd import SHORT
 from tlspool_common.log import Log
 
 _AT_ONCE = 32
@@ -14,8 +14,6 @@ _AT_ONCE = 32
 
 _PAUSE_S = 0.2
 """Out of descriptors or memory: the connections wait in the backlog, and epoll would not let us rest."""
-
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Listener:
@@ -45,7 +43,7 @@ class Listener:
             except (BlockingIOError, ConnectionError):
                 return
             except OSError as error:
-                if error.errno not in _SHORT:
+                if error.errno not in SHORT:
                     raise
                 self._log.error("listener.paused", detail=error.strerror, seconds=_PAUSE_S)
                 self._loop.remove_reader(self._sock)

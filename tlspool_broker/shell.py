@@ -157,7 +157,7 @@ class Shell:
             case DropFd(dropped, shut):
                 if shut:
                     shut_down(dropped)
-                dropped.close()
+                self.applications.let_go(dropped)
             case _:
                 assert_never(effect)
 

@@ -12,7 +12,6 @@ has been idle longest gives way to a new one, and who does not read its answer i
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import select
@@ -26,6 +25,7 @@ from typing import Any
 
 from tlspool_common import peer
 from tlspool_common.errors import Code, PoolError
+from tlspool_common.fd import SHORT
 from tlspool_common.setting_errors import SettingError
 
 CLIENTS = 64
@@ -43,9 +43,6 @@ LINE_B = 1024 * 1024
 
 NESTING = 16
 """Lists and objects in each other: a batch has five.  What has hundreds is read, and then nobody can show it."""
-
-SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""The system is short of something, at the moment."""
 
 Request = dict[str, object]
 Answer = dict[str, object]

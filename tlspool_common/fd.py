@@ -6,6 +6,7 @@ exactly once: by ``close``, by leaving a ``with``, or when nobody holds it any m
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -15,7 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-_NO_LINGER = struct.pack("ii", 0, 0)
+NO_LINGER = struct.pack("ii", 0, 0)
+"""For SO_LINGER (socket(7))."""
+
+SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""The system is short of descriptors or memory, at the moment."""
 
 
 class OwnedFd:
@@ -24,13 +29,17 @@ class OwnedFd:
     One that was ``received`` from another process may be a socket that was told to linger: closing the last copy
     of it would then wait, for as long as its maker liked, until a remote has taken what is unsent (socket(7),
     SO_LINGER; O_NONBLOCK does not help).  It is told not to.
+
+    Attributes:
+        giver_uid: the user whose program passed it, where that is known; else -1.
     """
 
-    __slots__ = ("_fd", "_received")
+    __slots__ = ("_fd", "_received", "giver_uid")
 
     def __init__(self, fd: int, *, received: bool = False) -> None:
         self._fd = fd
         self._received = received
+        self.giver_uid = -1
 
     def fileno(self) -> int:
         """Return the number without giving up ownership.
@@ -61,7 +70,7 @@ class OwnedFd:
             os.close(fd)
             return
         with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         sock.close()
 
     @property

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import socket
-import struct
 import termios
 from contextlib import suppress
 
+from tlspool_common.fd import NO_LINGER
 from tlspool_worker.poller import IN, Poller
 
 LINGER_S = 2.0
@@ -20,9 +20,6 @@ LINGER_S = 2.0
 
 MOST = 1024
 """Sockets at once; with more the oldest is closed: a flood of failing handshakes must not hold descriptors."""
-
-NO_LINGER = struct.pack("ii", 0, 0)
-"""For SO_LINGER."""
 
 _ROUNDS = 16
 _ROUND_B = 65536

@@ -77,6 +77,7 @@ class Master:
         self._running = True
         self._control = LineServer(settings.run_dir / "worker.sock", self._answer, passed=passed)
         self._heart = Heart()
+        self._signals: set[int] = set()  # that have come
         self._wake_read, self._wake_write = socket.socketpair()
         for end in (self._wake_read, self._wake_write):
             end.setblocking(False)
@@ -87,9 +88,7 @@ class Master:
         """Take signals and what systemd has kept, fork the first workers, and make a first try to reach the broker."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one is kept for each worker, which has many more
-        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            signal.signal(number, _queue)
+        self._take_signals()
         gc.collect()
         gc.freeze()  # so that a worker's collector does not touch, and thereby copy, what all share
         for pid, protocol in self._keeping.take_stored(inherited):
@@ -97,6 +96,12 @@ class Master:
         self._carry_out(self._core.start())
         self._connect_if_due()
         self._show()
+
+    def _take_signals(self) -> None:
+        """Note signals in a handler, and wake up for them (signal.set_wakeup_fd); only what wakes may be too much."""
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda number, _frame: self._signals.add(number))
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -155,10 +160,9 @@ class Master:
             self._life.close()
 
     def _signalled(self) -> None:
-        try:
-            numbers = set(self._wake_read.recv(4096))
-        except BlockingIOError:
-            return
+        with suppress(BlockingIOError):
+            self._wake_read.recv(4096)
+        numbers, self._signals = self._signals, set()
         self._reap()
         if numbers & {signal.SIGTERM, signal.SIGINT}:
             self._happened(m.StopAsked())
@@ -385,10 +389,6 @@ class Master:
             ("tlspool_worker_memory_bytes", {}, sum(kib for kib in memory_kib if isinstance(kib, int)) * 1024),
             ("tlspool_worker_forks", {}, self._forks),
         ]
-
-
-def _queue(_number: int, _frame: object) -> None:
-    """Do nothing: the wake-up descriptor has the number already (signal.set_wakeup_fd)."""
 
 
 def title_of(pid: int) -> str:

@@ -24,7 +24,7 @@ import setproctitle
 
 from tlspool_common.channel import Channel, ChannelBroken, ChannelClosed
 from tlspool_common.errors import Code, PoolError
-from tlspool_common.fd import OwnedFd
+from tlspool_common.fd import NO_LINGER, OwnedFd
 from tlspool_common.log import Log
 from tlspool_common.messages import EndReason, Traffic, Verdict
 from tlspool_common.settings import Settings
@@ -53,7 +53,7 @@ from tlspool_worker.effects import (
 from tlspool_worker.exits import Exit
 from tlspool_worker.handshakes import Handshakes, Waiting, Work
 from tlspool_worker.inquiry import Inquiry, asks
-from tlspool_worker.lingering import NO_LINGER, Lingering, close_now
+from tlspool_worker.lingering import Lingering, close_now
 from tlspool_worker.poller import IN, OUT, Poller
 from tlspool_worker.questions import Questions
 from tlspool_worker.reauth import Answering

@@ -401,3 +401,46 @@ def test_nobody_makes_us_linger_by_what_nobody_takes(make, no_leaks, how):
 
     told(None)
     remote.close()
+
+
+def within(sock):
+    """Return a UNIX socket in which another socket waits to be received, and which has the last copy of that."""
+    ours, theirs = socket.socketpair()
+    socket.send_fds(theirs, [b"x"], [sock.fileno()])
+    sock.close()
+    theirs.close()
+    return ours
+
+
+@pytest.mark.parametrize("how", ["refused", "one too many", "half a frame", "turned away"])
+def test_nobody_makes_us_linger_by_what_waits_in_a_socket(make, no_leaks, how):
+    remote, sock = lingering()
+
+    @on_loop
+    async def told():
+        world = make("limit none user=1 connections=0\n" if how == "turned away" else "")
+        began_s = time.monotonic()
+        nested = within(sock)
+        if how == "turned away":
+            app = world.connect(1, nested)
+            await until(lambda: world.apps._door._guests and next(iter(world.apps._door._guests)).frame)
+        else:
+            app, (other, another) = world.connect(1), socket.socketpair()
+            frame = b"x" if how == "half a frame" else ping(1)
+            socket.send_fds(
+                app, [frame], [other.fileno(), nested.fileno()] if how == "one too many" else [nested.fileno()]
+            )
+            for one in (nested, other, another):
+                one.close()
+            if how == "half a frame":
+                await until(lambda: any(line.passed for line in world.apps._lines.values()))
+            else:
+                await until(lambda: world.frames() == [1])
+                world.apps.let_go(world.seen[-1].passed.fd)
+        app.close()
+        world.close()
+        assert time.monotonic() - began_s < LINGER_S / 2
+        remote.close()  # the other end of what lingers, so that what closes it ends
+        await until(lambda: not world.apps._closer._waiting)
+
+    told(None)

@@ -1,6 +1,8 @@
 """The worker master on a host where much is used up."""
 
+import contextlib
 import os
+import signal
 import socket
 import time
 
@@ -10,6 +12,8 @@ from tests.fixtures.crowd import crowded, exhausted
 from tests.fixtures.loops import Lines
 from tlspool_common import control, settings
 from tlspool_common.fd import OwnedFd
+from tlspool_worker import master_shell
+from tlspool_worker.master import StopAsked
 from tlspool_worker.master_shell import Master
 
 
@@ -59,3 +63,24 @@ def test_an_operator_for_whom_there_is_no_descriptor(master, tmp_path, monkeypat
             master._control.ready(fd)
         operator.settimeout(10)
         assert b"known: status" in operator.recv(4096)
+
+
+def test_more_signals_than_there_is_room_for(master, monkeypatch):
+    """Each death of a worker is one."""
+    happened = []
+    monkeypatch.setattr(master, "_happened", happened.append)
+    handlers = {number: signal.getsignal(number) for number in master_shell._SIGNALS}
+    try:
+        master._take_signals()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                master._wake_write.send(bytes([signal.SIGCHLD]))
+        signal.raise_signal(signal.SIGTERM)
+        master._signalled()
+        assert happened == [StopAsked()]
+        master._signalled()
+        assert happened == [StopAsked()]
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -149,7 +149,10 @@ static void plain_closed(struct session *s)
     s->plain_gone = true;
 }
 
-/* Receive from the application and encrypt; returns how much, 0 when there is nothing more now. */
+/* Receive from the application and encrypt; returns how much, 0 when there is nothing more now.
+ *
+ * XXX What an application passes over its plaintext is closed by the kernel in recv(2), which waits for a socket that
+ * lingers: its user's other sessions in this worker wait, too; with `isolation pool`, everybody's. */
 static size_t take_plain(struct session *s)
 {
     struct relays *r = s->relays;
