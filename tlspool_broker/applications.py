@@ -213,7 +213,7 @@ class Applications:
     def _read(self, line: _Line, most: int) -> int:
         """Read at most so many frames; return how many times something was read."""
         for count in range(most):
-            if line.queue or line.connection not in self._lines:
+            if line.queue or line.connection not in self._lines or self._closer.is_full(line.uid):
                 return count
             try:
                 takes_fds = not self._closer.is_stuck(line.uid)

@@ -6,6 +6,9 @@ sockets are told not to linger (fd.py); in UNIX sockets others may wait that do,
 is closed in a thread, one for each user who passes such things.  Of whose descriptors one does not come to an end, no
 more are taken: what is not taken the kernel closes, and of files it waits for nobody.
 
+UNIX sockets, of which every refused request may have one, wait in *bins*: passed to a socket of ours that nobody reads,
+and closed with that, many in one call, as the thread seldom has its turn while the loop is busy.
+
 What has come over a connection and was not taken is closed by the kernel when the connection is, or when the bytes that
 it came with are read: in that call, and there sockets do linger, for as long as their maker liked.  So descriptors are
 taken always, and before a connection is closed.
@@ -37,10 +40,40 @@ CONTROL_B = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 _READ_B = 65536
 
 _MOST = 64
-"""Descriptors of one user that wait; between two frames one is closed, if nothing is wrong with it."""
+"""Files and bins of one user that wait, before its frames do: one is closed within a millisecond, if nothing is wrong
+with it."""
+
+_IN_BIN = 64
+"""Sockets in a bin: the buffer of a socket has room for four times as many messages of one byte."""
 
 _LONG_S = 5.0
 """For one to be closed; a file system of the network takes milliseconds."""
+
+
+class _Bin:
+    """UNIX sockets to be closed together."""
+
+    def __init__(self) -> None:
+        self._inner, self._outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._outer.setblocking(False)
+        self._sockets = 0
+
+    def add(self, fd: OwnedFd) -> bool:
+        """Take a socket; return whether there was room."""
+        if self._sockets == _IN_BIN:
+            return False
+        try:
+            socket.send_fds(self._outer, [b"x"], [fd.fileno()])
+        except OSError:  # too many on the way (unix(7), ETOOMANYREFS)
+            return False
+        fd.close()  # not the last copy
+        self._sockets += 1
+        return True
+
+    def close(self) -> None:
+        """Close them all."""
+        self._outer.close()
+        self._inner.close()
 
 
 class Closer:
@@ -50,13 +83,12 @@ class Closer:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._waiting: dict[
-            int, deque[OwnedFd]
-        ] = {}  # by user, as long as there is a thread; the first is being closed
+        # By user, as long as there is a thread; the first is being closed.
+        self._waiting: dict[int, deque[OwnedFd | _Bin]] = {}
         self._hanging: set[int] = set()
 
-    def _close(self, uid: int, fd: OwnedFd) -> None:
-        """Close a descriptor some time."""
+    def _close(self, uid: int, fd: OwnedFd | _Bin) -> None:
+        """Close something some time."""
         with self._lock:
             if uid in self._waiting:
                 self._waiting[uid].append(fd)
@@ -82,17 +114,34 @@ class Closer:
     def drop(self, fds: Iterable[OwnedFd]) -> None:
         """Close what is not wanted of what users have passed; or what is ours, which is closed at once."""
         for fd in fds:
-            if fd.giver_uid < 0 or _is_internet(fd):
+            family = _family(fd)
+            if fd.giver_uid < 0 or family in (socket.AF_INET, socket.AF_INET6):
                 fd.close()
+            elif family == socket.AF_UNIX:
+                self._throw(fd.giver_uid, fd)
             else:
                 self._close(fd.giver_uid, fd)
+
+    def _throw(self, uid: int, fd: OwnedFd) -> None:
+        """Put a UNIX socket into a bin: the last one, or a new one if that is full or being closed."""
+        with self._lock:
+            last = self._waiting[uid][-1] if len(self._waiting.get(uid, ())) > 1 else None
+            if isinstance(last, _Bin) and last.add(fd):
+                return
+        with suppress(OSError):  # no descriptors are left
+            made = _Bin()
+            if made.add(fd):
+                self._close(uid, made)
+                return
+            made.close()
+        self._close(uid, fd)
 
     def end(self, uid: int, sock: socket.socket) -> None:
         """Close a connection of a user, and what has come over it."""
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)  # so nothing more comes
             flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            while not self.is_stuck(uid):
+            while not (self.is_stuck(uid) or self.is_full(uid)):
                 data, control, _, _ = sock.recvmsg(_READ_B, CONTROL_B, flags)
                 self.drop(self.take(uid, control))
                 if not data:
@@ -100,11 +149,16 @@ class Closer:
         sock.close()
 
     def is_stuck(self, uid: int) -> bool:
-        """Whether a user's descriptors do not come to an end, or are too many: take nothing more."""
+        """Whether a user's descriptors do not come to an end: take nothing more."""
         with self._lock:
-            return uid in self._hanging or len(self._waiting.get(uid, ())) >= _MOST
+            return uid in self._hanging
 
-    def _look(self, uid: int, seen: OwnedFd) -> None:
+    def is_full(self, uid: int) -> bool:
+        """Whether so many of a user wait that nothing should be read before the thread has had its turn."""
+        with self._lock:
+            return uid not in self._hanging and len(self._waiting.get(uid, ())) >= _MOST
+
+    def _look(self, uid: int, seen: OwnedFd | _Bin) -> None:
         """See whether the thread of a user is at the same descriptor still."""
         with self._lock:
             if uid not in self._waiting:
@@ -132,12 +186,13 @@ class Closer:
                     return
 
 
-def _is_internet(fd: OwnedFd) -> bool:
+def _family(fd: OwnedFd) -> socket.AddressFamily | int | None:
+    """Return a socket's family; None: it is a file."""
     try:
         sock = socket.socket(fileno=fd.fileno())
-    except OSError:  # a file
-        return False
+    except OSError:
+        return None
     try:
-        return sock.family in (socket.AF_INET, socket.AF_INET6)
+        return sock.family
     finally:
         sock.detach()

@@ -20,6 +20,7 @@ from tlspool_broker.out import Out
 from tlspool_broker.quotas import Quotas
 from tlspool_common import peer
 from tlspool_common.appwire import FRAME_B, Cmd, ErrorReply, Frame, frame_untrusted
+from tlspool_common.fd import OwnedFd
 from tlspool_common.settings import parse_untrusted
 
 
@@ -320,8 +321,9 @@ def test_what_cannot_be_closed_holds_up_nobody(make, pipes, count, monkeypatch):
     on_loop(story)(None)
 
 
-def test_of_whose_descriptors_do_not_come_to_an_end_no_more_are_taken(make, pipes):
+def test_of_whose_descriptors_do_not_come_to_an_end_no_more_are_taken(make, pipes, monkeypatch):
     async def story():
+        monkeypatch.setattr(closing, "_LONG_S", 0.2)
         world = make()
         bad, good = world.connect(1), world.connect(2)
         before = len(os.listdir("/proc/self/fd"))
@@ -442,5 +444,36 @@ def test_nobody_makes_us_linger_by_what_waits_in_a_socket(make, no_leaks, how):
         assert time.monotonic() - began_s < LINGER_S / 2
         remote.close()  # the other end of what lingers, so that what closes it ends
         await until(lambda: not world.apps._closer._waiting)
+
+    told(None)
+
+
+def test_many_sockets_wait_in_bins(make, no_leaks):
+    """Refused requests of one user, each with a socket, before the thread that closes them has had its turn."""
+
+    @on_loop
+    async def told():
+        world = make()
+        remote, sock = lingering()
+        first = OwnedFd(within(sock).detach(), received=True)
+        first.giver_uid = 1
+        closer = world.apps._closer
+        before = len(os.listdir("/proc/self/fd"))
+        closer.drop([first])
+        others = []
+        for _ in range(1000):
+            ours, theirs = socket.socketpair()
+            fd = OwnedFd(theirs.detach(), received=True)
+            fd.giver_uid = 1
+            closer.drop([fd])
+            others.append(ours)
+        assert not closer.is_stuck(1)
+        assert len(os.listdir("/proc/self/fd")) - before <= 1000 + 2 * (1 + 1000 // closing._IN_BIN + 1)
+        remote.close()
+        await _is_closed(world, 1)
+        for one in others:
+            one.settimeout(0)
+            assert one.recv(1) == b""
+            one.close()
 
     told(None)
