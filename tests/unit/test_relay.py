@@ -354,26 +354,9 @@ def test_an_application_that_breaks(world):
     assert world.cipher.recv(100) == b""  # the end, and no close_notify before it: ``received`` has taken all
 
 
-def test_an_application_that_did_not_read(world):
-    world.attach()
-    world.remote.tls.write(bytes(600_000))
-    data = world.remote.outgoing.read()
-    world.app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    world.cipher.setblocking(False)
-    for _ in range(100):
-        with contextlib.suppress(BlockingIOError):
-            data = data[world.cipher.send(data) :]
-        world.poller.run_once(0)
-    world.until(lambda: world.waiting() > 0)
-    world.app.close()
-    world.turn()
-    ((reason, _),) = world.ended()
-    assert reason is EndReason.PLAIN_LOST
-
-
-def flood(world):
+def flood(world, size):
     """Have the remote send more than an application takes that does not read."""
-    world.remote.tls.write(bytes(8_000_000))
+    world.remote.tls.write(bytes(size))
     data = world.remote.outgoing.read()
     world.cipher.setblocking(False)
     for _ in range(200):
@@ -381,6 +364,16 @@ def flood(world):
             data = data[world.cipher.send(data) :]
         world.poller.run_once(0.001)
     world.until(lambda: world.waiting() > 0)
+
+
+def test_an_application_that_did_not_read(world):
+    world.attach()
+    world.app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    flood(world, 600_000)
+    world.app.close()
+    world.turn()
+    ((reason, _),) = world.ended()
+    assert reason is EndReason.PLAIN_LOST
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
@@ -402,7 +395,7 @@ def test_nothing_blocks_although_copies_of_the_sockets_were_made_blocking(world,
             for _ in range(100_000):
                 world.app.send(bytes(60_000))
                 world.poller.run_once(0)
-        flood(world)
+        flood(world, 8_000_000)
 
 
 def test_the_end_does_not_wait_although_a_copy_was_told_to_linger(world):
@@ -411,7 +404,7 @@ def test_the_end_does_not_wait_although_a_copy_was_told_to_linger(world):
     plain.setblocking(False)
     with plain.dup() as copy:
         world.relay.attach(plain)
-        flood(world)
+        flood(world, 8_000_000)
         copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 8))
     began_s = time.monotonic()
     world.relay.end()
